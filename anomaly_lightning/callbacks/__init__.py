@@ -1,0 +1,1 @@
+"""Lightning callbacks: they write buffers of the module, or files; none reads another."""

@@ -1,0 +1,1 @@
+"""Pictures: folder layouts, splits, reading, transforms, synthetic categories, the datamodules."""

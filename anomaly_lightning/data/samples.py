@@ -1,0 +1,113 @@
+"""Folder layouts as lists of samples: pure functions that look at names, never into files."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly_lightning.errors import DataError
+
+GOOD = "good"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture.
+
+    Attributes:
+        path: The picture's file.
+        defect: Name of the defect type, "good" for none.
+        mask: File of the defect's mask (non-zero = defect), None where there is none.
+    """
+
+    path: Path
+    defect: str = GOOD
+    mask: Path | None = None
+
+    @property
+    def label(self) -> bool:
+        """Whether the picture shows a defect."""
+        return self.defect != GOOD
+
+
+@dataclass(frozen=True)
+class Category:
+    """What the layout of one category holds, before any split: training normals and test samples."""
+
+    name: str
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
+    """Sorting key that puts 2.png before 10.png; digits compare as numbers, the rest without case."""
+    parts = re.split(r"(\d+)", path.as_posix().lower())
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)
+
+
+def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """Picture files of a folder in natural order; hidden files are left out.
+
+    Args:
+        folder: Where to look; a folder that does not exist holds nothing.
+        recursive: Whether to look into folders below, too.
+    """
+    found: Iterable[Path] = folder.rglob("*") if recursive else folder.glob("*")
+    pictures = (p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") and p.is_file())
+    return sorted(pictures, key=natural_key)
+
+
+def categories_in(root: Path) -> list[str]:
+    """Names of the folders below `root` that look like MVNet categories (they have train/good)."""
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if (p / "train" / GOOD).is_dir())
+
+
+def read_category(root: Path, name: str) -> Category:
+    """List one category of the MVNet layout (that of MVTec AD).
+
+    Args:
+        root: Folder of categories.
+        name: The category, a folder below root with train/good, test/<defect>, ground_truth/<defect>.
+
+    Raises:
+        DataError: The root or the category is not there, or holds no training pictures.
+    """
+    folder = root / name
+    if not root.is_dir():
+        raise DataError(f"data.root={root} is not a folder. Expected <root>/{name}/train/good/*.png; check data.root.")
+    train = tuple(Sample(path) for path in pictures_in(folder / "train" / GOOD))
+    if not train:
+        raise DataError(_nothing_to_train_on(root, folder))
+    test = [sample for defect in _defects(folder) for sample in _test_samples(folder, defect)]
+    return Category(name, train, tuple(test))
+
+
+def _nothing_to_train_on(root: Path, folder: Path) -> str:
+    wanted = folder / "train" / GOOD
+    what = (
+        f"there is no folder {folder}"
+        if not folder.is_dir()
+        else f"there is no folder {wanted}"
+        if not wanted.is_dir()
+        else f"{wanted} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
+    )
+    others = categories_in(root)
+    there = f"Categories in {root}: {', '.join(others)}." if others else f"No category was found in {root}."
+    return f"Expected pictures of good parts in {wanted}, but {what}. {there}"
+
+
+def _defects(folder: Path) -> list[str]:
+    test = folder / "test"
+    names = sorted(p.name for p in test.iterdir() if p.is_dir()) if test.is_dir() else []
+    return sorted(names, key=lambda name: (name != GOOD, name))
+
+
+def _test_samples(folder: Path, defect: str) -> list[Sample]:
+    truth = {p.stem: p for p in pictures_in(folder / "ground_truth" / defect)}
+    pictures = pictures_in(folder / "test" / defect)
+    if defect == GOOD:
+        return [Sample(path) for path in pictures]
+    return [Sample(p, defect, truth.get(f"{p.stem}_mask", truth.get(p.stem))) for p in pictures]

@@ -1,0 +1,25 @@
+"""The errors that are a user's to mend: one readable paragraph, shown without a traceback by the command lines."""
+
+
+class UserError(Exception):
+    """Something stated by the user can't be done; the message says what was expected, what came, where, what to do."""
+
+
+class DataError(UserError):
+    """Pictures, masks or folders are missing, unreadable or contradictory."""
+
+
+class WeightsError(UserError):
+    """Pretrained weights can't be had, or don't fit the backbone."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, foreign, damaged or unsafe to load."""
+
+
+class NotCalibratedError(UserError):
+    """A decision was asked of a module whose threshold was never fitted."""
+
+
+class CalibrationError(UserError):
+    """The scores of the normals can't give the threshold that was asked for."""

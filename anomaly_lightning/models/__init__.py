@@ -1,0 +1,1 @@
+"""Detectors: one file a method, all behind the contract of `base.Detector`."""

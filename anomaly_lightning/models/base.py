@@ -1,0 +1,45 @@
+"""The contract every method keeps, so that a new one is one file here and one yaml in conf/model.
+
+Nothing here knows Lightning, Hydra, pictures or thresholds: a detector sees features and returns errors.
+"""
+
+from torch import Tensor, nn
+
+
+class Detector(nn.Module):
+    """Learns what normal features look like and measures how far others are from it.
+
+    Life of a detector: `observe` every training batch once, `finish`; then, where `trainable`, gradient steps on
+    `loss`; then, where `refines`, `refine` every training batch once more with the trained weights,
+    `finish_refine`. After that `error_map` may be called. All state is in parameters and buffers.
+
+    Attributes:
+        trainable: Whether `loss` is to be minimised by gradient steps.
+        refines: Whether a pass of `refine` over the training features is wanted after the gradient steps.
+    """
+
+    trainable: bool = False
+    refines: bool = False
+
+    def observe(self, features: Tensor) -> None:
+        """Take one training batch (B, C, h, w) float into the statistics (means, covariances, memory banks)."""
+
+    def finish(self) -> None:
+        """Turn what was observed into buffers; idempotent."""
+
+    def loss(self, features: Tensor) -> Tensor:
+        """Loss to minimise for features (B, C, h, w) float: () float. Only for `trainable` detectors."""
+        raise NotImplementedError(f"{type(self).__name__} is fitted without gradients: it has no loss")
+
+    def refine(self, features: Tensor) -> None:
+        """Take one training batch (B, C, h, w) float into the statistics that need the trained weights."""
+
+    def finish_refine(self) -> None:
+        """Turn what `refine` took in into buffers; idempotent."""
+
+    def error_map(self, features: Tensor) -> Tensor:
+        """Raw error of features (B, C, h, w) float: (B, h, w) float, >= 0, larger = stranger.
+
+        Never normalised or clipped, and never dependent on `self.training`.
+        """
+        raise NotImplementedError
