@@ -1,0 +1,71 @@
+"""What every command line shares: where the configs are, and how a user's mistake is told.
+
+Hydra itself rejects mistyped groups, keys and options; this file turns our own `UserError` into the same short form.
+"""
+
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_lightning.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+# A wheel carries the configs inside the package, a checkout has them beside it.
+CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+
+# An idle OpenMP thread that spins makes a single forward many times slower where another process wants the core.
+# Read when torch is imported, hence here, before any command imports it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+class CommandError(CompactHydraException):
+    """A user's mistake, printed by Hydra as its text alone; HYDRA_FULL_ERROR=1 shows the traceback."""
+
+
+def folder_name(text: object) -> str:
+    """Turn any text into one safe folder name, so that no config value can lead out of the outputs."""
+    name = re.sub(r"[^\w.+-]+", "_", str(text)).strip("._")
+    return name or "unnamed"
+
+
+def _backbone_name(name: str) -> str:
+    """Name of the backbone that `auto` stands for on this machine, any other name as it is."""
+    from anomaly_lightning.features.weights import resolve_backbone
+
+    return folder_name(resolve_backbone(name))
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+    """Make a function of a composed config a command line with Hydra's syntax.
+
+    Args:
+        config_name: Name of the primary config in conf/, without suffix.
+    """
+
+    def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
+        @functools.wraps(run)
+        def guarded(cfg: DictConfig) -> object:
+            try:
+                return run(cfg)
+            except UserError as error:
+                logging.getLogger(__name__).debug("user error", exc_info=True)
+                raise CommandError(f"{type(error).__name__}: {error}") from error
+
+        @functools.wraps(run)
+        def main() -> None:
+            OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
+            OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+            sys.argv[0] = f"anomaly_lightning.{config_name}"
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+
+        return main
+
+    return decorate

@@ -1,0 +1,98 @@
+"""From an error map to an anomaly map to one score a picture; pure functions, everything in raw error units."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomaly_lightning.errors import UserError
+
+REDUCTIONS = ("max", "top", "mean")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How errors become a map and a score.
+
+    Attributes:
+        sigma: Standard deviation of the Gaussian smoothing, in pixels of the picture as the backbone sees it; 0 = none.
+        reduction: "max", "top" (mean of the top share) or "mean" of the anomaly map.
+        share: Share of the pixels that "top" averages, in (0, 1].
+    """
+
+    sigma: float = 4.0
+    reduction: str = "max"
+    share: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense, by the name it has on the command line."""
+        if self.reduction not in REDUCTIONS:
+            raise UserError(f"scoring.reduction={self.reduction}: expected one of {', '.join(REDUCTIONS)}.")
+        if self.sigma < 0:
+            raise UserError(f"scoring.sigma={self.sigma}: expected 0 (no smoothing) or more pixels.")
+        if not 0 < self.share <= 1:
+            raise UserError(f"scoring.share={self.share}: expected a share in (0, 1].")
+
+    def __call__(self, error_map: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Maps and scores of a batch.
+
+        Args:
+            error_map: (B, h, w) float, raw errors.
+            size: (H, W) of the picture as the backbone sees it.
+
+        Returns:
+            anomaly_map (B, H, W) and score (B,), both float in the unit of the error map.
+        """
+        maps = anomaly_map(error_map, size, self.sigma)
+        return maps, image_score(maps, self.reduction, self.share)
+
+
+def anomaly_map(error_map: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    """Resample an error map (B, h, w) float to (B, H, W) and smooth it.
+
+    Args:
+        error_map: (B, h, w) float, raw errors.
+        size: (H, W) of the result, in pixels.
+        sigma: Standard deviation of the smoothing, in pixels of the result; 0 = none.
+    """
+    resized = F.interpolate(error_map[:, None], size=size, mode="bilinear", align_corners=False)  # (B, 1, H, W)
+    return gaussian_blur(resized, sigma)[:, 0]
+
+
+def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth maps (B, 1, H, W) float with a separable Gaussian, cut at 4 sigma, edges replicated.
+
+    Args:
+        maps: (B, 1, H, W) float.
+        sigma: Standard deviation, in pixels; 0 leaves the maps as they are.
+    """
+    if sigma == 0:
+        return maps
+    radius = max(1, round(4 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    maps = F.conv2d(_pad_edges(maps, 0, radius), kernel.view(1, 1, -1, 1))
+    return F.conv2d(_pad_edges(maps, radius, 0), kernel.view(1, 1, 1, -1))
+
+
+def _pad_edges(maps: Tensor, across: int, down: int) -> Tensor:
+    """Replicate the edges of (B, 1, H, W) by any width, pictures narrower than the kernel included."""
+    return F.pad(maps, (across, across, down, down), mode="replicate")
+
+
+def image_score(maps: Tensor, reduction: str, share: float = 0.01) -> Tensor:
+    """One score a picture, (B,) float, from anomaly maps (B, H, W) float.
+
+    Args:
+        maps: (B, H, W) float, raw errors.
+        reduction: "max", "top" (mean of the top share, at least one pixel) or "mean".
+        share: Share of the pixels that "top" averages.
+    """
+    flat = maps.flatten(1)  # (B, H * W)
+    if reduction == "max":
+        return flat.amax(1)
+    if reduction == "mean":
+        return flat.mean(1)
+    return flat.topk(max(1, round(share * flat.shape[1])), dim=1, sorted=False).values.mean(1)
