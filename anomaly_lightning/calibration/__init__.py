@@ -1,0 +1,38 @@
+"""Scores of normals -> threshold, and what that threshold promises: all the statistics of the decision.
+
+Pure functions and small frozen rules over one-dimensional scores; nothing here knows pictures, detectors or Lightning.
+Everywhere the decision is `score > threshold`. Scores stay in their own (raw error) unit, in float64.
+"""
+
+from anomaly_lightning.calibration.fitting import Rule
+from anomaly_lightning.calibration.folds import fold_indices
+from anomaly_lightning.calibration.result import Calibration, Influence, Verdict, decide
+from anomaly_lightning.calibration.rules import (
+    F1,
+    Conformal,
+    MeanStd,
+    Quantile,
+    Robust,
+    StudentT,
+    best_f1_threshold,
+)
+from anomaly_lightning.calibration.scores import binomial_upper
+from anomaly_lightning.calibration.shift import shift_warning
+
+__all__ = [
+    "F1",
+    "Calibration",
+    "Conformal",
+    "Influence",
+    "MeanStd",
+    "Quantile",
+    "Robust",
+    "Rule",
+    "StudentT",
+    "Verdict",
+    "best_f1_threshold",
+    "binomial_upper",
+    "decide",
+    "fold_indices",
+    "shift_warning",
+]

@@ -1,0 +1,97 @@
+"""What a calibration is: a threshold with its promise, and the verdicts it gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from numpy.typing import ArrayLike
+
+from anomaly_lightning.calibration.scores import as_scores
+
+Verdict = Literal["OK", "REVIEW", "NG"]
+
+STRONG_INFLUENCE = 0.1  # a tenth of the threshold by one picture is worth a word to the user
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The one normal whose removal moves the threshold most.
+
+    Attributes:
+        index: Its place in the scores given to `fit`.
+        shift: (threshold without it - threshold) / |threshold|; negative where it had pushed the threshold up.
+    """
+
+    index: int
+    shift: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, how it came to be, and what the normals say about its false alarms.
+
+    Attributes:
+        threshold: In the unit of the scores; the decision is `score > threshold`.
+        method: Name of the rule.
+        parameters: The rule's settings: plain numbers, booleans and None.
+        normals: How many scores it was fitted on, n.
+        mean: Mean of the normals' scores.
+        std: Their sample standard deviation (n - 1 in the denominator).
+        false_alarm_rate: Expected share of new normals above the threshold. `conformal` and `quantile` put the
+            threshold at a fixed rank k of the normals: then (n + 1 - k) / (n + 1), whatever the scores'
+            distribution. Others: the leave-one-out share (each normal against the threshold refitted without it).
+            None with two normals, where nothing can be left out.
+        false_alarm_upper: Upper bound of that share, one-sided, 95 % confidence (Clopper & Pearson 1934). Of the
+            plain count above a threshold the bound is valid where the threshold was *not* chosen on the same
+            normals; and for a threshold at a fixed rank k, which is (the bound from n - k exceedances is then
+            exactly Wilks' 1941 tolerance limit). The other rules choose on the same normals, so their count is the
+            leave-one-out one: then the bound is approximate, and in simulations it held at least as often as it
+            says (tests/test_calibration.py). All of it assumes normals and new parts drawn alike, and a detector
+            that has not seen these normals. 1.0 with two normals.
+        warnings: Sentences for the user.
+        review: Lower threshold of the review band, None without one: REVIEW is `review < score <= threshold`.
+        review_share: Predicted share of new normals in the review band, <= the budget. None without a band.
+        influence: The normal that the threshold hangs on most; None with two normals.
+    """
+
+    threshold: float
+    method: str
+    parameters: dict[str, Any]
+    normals: int
+    mean: float
+    std: float
+    false_alarm_rate: float | None
+    false_alarm_upper: float
+    warnings: tuple[str, ...] = ()
+    review: float | None = None
+    review_share: float | None = None
+    influence: Influence | None = None
+
+    @property
+    def per_thousand(self) -> tuple[float | None, float]:
+        """False alarms per 1,000 good parts: expected, and the upper bound at 95 % confidence."""
+        expected = None if self.false_alarm_rate is None else 1000 * self.false_alarm_rate
+        return expected, 1000 * self.false_alarm_upper
+
+    def influence_warning(self, names: Sequence[str]) -> str | None:
+        """Sentence naming the normal without which the threshold moves by over a tenth, None where there is none.
+
+        Args:
+            names: What to call each normal, say its file, in the order of the scores given to `fit`.
+        """
+        if self.influence is None or abs(self.influence.shift) <= STRONG_INFLUENCE:
+            return None
+        name, shift = names[self.influence.index], self.influence.shift
+        return f"The threshold hangs on one normal: without {name} it moves by {shift:+.0%}. Look at that picture."
+
+
+def decide(scores: ArrayLike | torch.Tensor, calibration: Calibration) -> list[Verdict]:
+    """Verdict on each of scores (n,): NG above the threshold, REVIEW above the review threshold, else OK.
+
+    Raises:
+        CalibrationError: A score is NaN or infinite: neither can be told good from defective.
+    """
+    low = calibration.threshold if calibration.review is None else calibration.review
+    values = as_scores(scores, where="scores to decide on")
+    return ["NG" if value > calibration.threshold else "REVIEW" if value > low else "OK" for value in values]
