@@ -9,9 +9,11 @@ from torch import Tensor, nn
 class Detector(nn.Module):
     """Learns what normal features look like and measures how far others are from it.
 
-    Life of a detector: `observe` every training batch once, `finish`; then, where `trainable`, gradient steps on
-    `loss`; then, where `refines`, `refine` every training batch once more with the trained weights,
-    `finish_refine`. After that `error_map` may be called. All state is in parameters and buffers.
+    Life of a detector: `build` with the shape of a picture's features; `observe` every training batch once,
+    `finish`; then, where `trainable`, gradient steps on `loss`; then, where `refines`, `refine` every training batch
+    once more with the trained weights, `finish_refine`. After `finish`, `error_map` may be called at any time. An
+    `observe` that follows a `finish` starts anew. All state is in parameters and buffers, so that a checkpoint is
+    loaded by `build` and `load_state_dict`.
 
     Attributes:
         trainable: Whether `loss` is to be minimised by gradient steps.
@@ -20,6 +22,9 @@ class Detector(nn.Module):
 
     trainable: bool = False
     refines: bool = False
+
+    def build(self, shape: tuple[int, int, int]) -> None:
+        """Make what depends on the features' shape (C, h, w); called once, before anything else."""
 
     def observe(self, features: Tensor) -> None:
         """Take one training batch (B, C, h, w) float into the statistics (means, covariances, memory banks)."""

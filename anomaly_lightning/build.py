@@ -1,0 +1,128 @@
+"""From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_lightning import __version__, sources
+from anomaly_lightning.checkpoint import FORMAT, create_detector
+from anomaly_lightning.cli import CONFIG_DIR
+from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.datamodule import FeatureDataModule, Progress
+from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore
+from anomaly_lightning.features.weights import resolve_backbone
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.scoring import Scoring
+
+CACHE_MODES = ("disk", "memory", "off")
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain Python values, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def build_backbone(cfg: DictConfig) -> Backbone:
+    """The backbone that is stated, or the one that `auto` stands for here."""
+    config = plain(cfg.backbone)
+    if config["name"] == "auto":
+        config = plain(OmegaConf.load(CONFIG_DIR / "backbone" / f"{resolve_backbone('auto')}.yaml"))
+    return Backbone(**config)
+
+
+def build_extractor(cfg: DictConfig) -> FeatureExtractor:
+    """Backbone and pooling to one grid."""
+    return FeatureExtractor(build_backbone(cfg), **plain(cfg.features))
+
+
+def build_pictures(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule, sources.Resolved]:
+    """Splits of the category, and what its pictures were resolved to."""
+    data = plain(cfg.data)
+    transform = PictureTransform(data["image_size"], backbone.mean, backbone.std, data["resize"])
+    resolved = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir))
+    pictures = MVNetDataModule(
+        resolved.category,
+        transform,
+        split=data["split"],
+        validation_share=data["validation_share"],
+        batch_size=data["batch_size"],
+        workers=data["workers"] if cfg.cache.mode == "off" else 0,
+        seed=cfg.seed,
+        on_corrupt=data["on_corrupt"],
+    )
+    return pictures, resolved
+
+
+def build_store(cfg: DictConfig, extractor: FeatureExtractor, transform: PictureTransform) -> FeatureStore:
+    """Store for the features that this extractor makes of pictures that went through this transform."""
+    shape = extractor.shape(tuple(transform.size))
+    if cfg.cache.mode == "memory":
+        return MemoryStore(shape, cfg.cache.dtype)
+    backbone = extractor.backbone
+    spec = {
+        "backbone": backbone.name,
+        "weights_sha256": backbone.weights_sha256,
+        "taps": list(backbone.taps),
+        "neighbourhood": extractor.neighbourhood,
+        "grid": list(shape[1:]),
+        "transform": transform.to_config(),
+    }
+    return DiskStore(Path(cfg.cache.dir) / "features", spec, shape, cfg.cache.dtype)
+
+
+def build_data(
+    cfg: DictConfig, pictures: MVNetDataModule, extractor: FeatureExtractor, on_progress: Progress | None = None
+) -> pl.LightningDataModule:
+    """Datamodule to train from: features out of a store, or pictures where `cache.mode=off`."""
+    if cfg.cache.mode not in CACHE_MODES:
+        raise UserError(f"cache.mode={cfg.cache.mode}: expected one of {', '.join(CACHE_MODES)}.")
+    if cfg.cache.mode == "off":
+        return pictures
+    store = build_store(cfg, extractor, pictures.transform)
+    return FeatureDataModule(pictures, extractor, store, workers=max(1, cfg.data.workers), on_progress=on_progress)
+
+
+def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: PictureTransform) -> AnomalyModule:
+    """Module with a fresh detector, and the settings that make its checkpoints self-contained."""
+    model, scoring = plain(cfg.model), plain(cfg.scoring)
+    shape = extractor.shape(tuple(transform.size))
+    detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])
+    detector.build(shape)
+    optimizer = instantiate(cfg.optimizer) if detector.trainable else None
+    module = AnomalyModule(extractor, detector, Scoring(**scoring), tuple(transform.size), optimizer)
+    module.settings = {
+        "format": FORMAT,
+        "version": __version__,
+        "category": str(cfg.category.name),
+        "backbone": extractor.backbone.config,
+        "weights_sha256": extractor.backbone.weights_sha256,
+        "weights_source": extractor.backbone.weights_source,
+        "features": plain(cfg.features),
+        "transform": transform.to_config(),
+        "model": model,
+        "scoring": scoring,
+        "shape": list(shape),
+        "split": str(cfg.data.split),
+        "seed": int(cfg.seed),
+    }
+    return module
+
+
+def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:
+    """Trainer with the named callbacks and loggers; one epoch suffices for methods without gradients."""
+    callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name != "best"}
+    epochs = cfg.trainer.max_epochs if trainable else 1
+    return instantiate(
+        cfg.trainer,
+        max_epochs=epochs,
+        default_root_dir=cfg.run_dir,
+        callbacks=[instantiate(node) for node in callbacks.values() if node],
+        logger=[instantiate(node) for node in cfg.logger.values() if node],
+        enable_progress_bar=False,
+    )

@@ -1,0 +1,47 @@
+"""Writes a heatmap for every test picture, in the picture's own pixels."""
+
+import logging
+from pathlib import Path
+
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.utilities import rank_zero_only
+
+from anomaly_lightning.data.images import read_picture
+from anomaly_lightning.heatmap import overlay
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.results import Results
+
+logger = logging.getLogger(__name__)
+
+
+class Heatmaps(pl.Callback):
+    """Writes `<folder>/<defect>/<name>.png` after testing.
+
+    Args:
+        folder: Where to.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    @rank_zero_only
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write them all; one that can't be written is told and does not stop the others."""
+        assert isinstance(pl_module, AnomalyModule)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        results = Results.of(pl_module, datamodule.splits.test, datamodule.transform)
+        for index in range(len(results.samples)):
+            try:
+                self._write(results, index)
+            except OSError as error:
+                logger.warning("No heatmap for %s: %s", results.samples[index].path, error)
+
+    def _write(self, results: Results, index: int) -> None:
+        sample = results.samples[index]
+        picture, truth = read_picture(sample.path), results.truth(index)
+        anomaly_map = results.anomaly_map(index, (picture.height, picture.width))
+        outlined = None if truth is None else truth.numpy()
+        target = self.folder / sample.defect / f"{sample.path.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(overlay(picture, anomaly_map, results.pixel_threshold, outlined)).save(target)

@@ -1,0 +1,55 @@
+"""One live line for the whole fit: an epoch of a small network on stored features is over before a bar is drawn."""
+
+import sys
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def progress_bar() -> Progress:
+    """Progress display that draws on a terminal and stays silent elsewhere."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        transient=True,
+        disable=not sys.stdout.isatty(),
+    )
+
+
+class EpochProgress(pl.Callback):
+    """Shows the epochs of the fit with the last losses."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the line."""
+        self._bar = progress_bar()
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=trainer.max_epochs, completed=trainer.current_epoch, note="")
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Move the line on."""
+        if self._bar is not None:
+            losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("loss")}
+            note = "  ".join(f"{name} {value:.4f}" for name, value in sorted(losses.items()))
+            self._bar.update(self._task, completed=trainer.current_epoch + 1, note=note)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the line away."""
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

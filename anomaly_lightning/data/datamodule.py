@@ -1,0 +1,123 @@
+"""The LightningDataModule of the MVNet splits: batches of pictures."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from anomaly_lightning.data.dataset import PictureDataset
+from anomaly_lightning.data.images import check_pictures, content_hash
+from anomaly_lightning.data.samples import Category, Sample
+from anomaly_lightning.data.splits import ROLES, Splits, make_splits
+from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.errors import DataError
+
+ON_CORRUPT = ("error", "skip")
+
+
+class MVNetDataModule(pl.LightningDataModule):
+    """Splits one category and serves batches of pictures (see `PictureDataset` for what a batch holds).
+
+    Args:
+        category: What the layout holds, as `data.samples.read_category` lists it.
+        transform: From picture to `images`; every path of a run uses this one.
+        split: Split policy, "official" or "pooled_80_20".
+        validation_share: Share of the training normals that validate.
+        batch_size: Pictures a batch.
+        workers: Processes that load pictures; 0 = the training process itself.
+        seed: Seed of the split and of the shuffling.
+        on_corrupt: What an unreadable picture does: "error" (all are named before training), or "skip".
+
+    Attributes:
+        splits: The three sets, less what was skipped.
+        skipped: Unreadable pictures that were left out, with the reason.
+    """
+
+    def __init__(
+        self,
+        category: Category,
+        transform: PictureTransform,
+        split: str = "official",
+        validation_share: float = 0.2,
+        batch_size: int = 32,
+        workers: int = 0,
+        seed: int = 0,
+        on_corrupt: str = "error",
+    ) -> None:
+        super().__init__()
+        if on_corrupt not in ON_CORRUPT:
+            raise DataError(f"data.on_corrupt={on_corrupt}: expected one of {', '.join(ON_CORRUPT)}.")
+        if batch_size < 1:
+            raise DataError(f"data.batch_size={batch_size}: expected 1 or more pictures.")
+        self.category, self.transform, self.split = category, transform, split
+        self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
+        self.splits: Splits = make_splits(category, split, seed, validation_share)
+        self.skipped: dict[Path, str] = {}
+        self._checked = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find unreadable pictures, once, before anything is computed."""
+        if not self._checked:
+            self.leave_out(check_pictures([sample.path for sample in self.samples()]))
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Samples of all three sets."""
+        return tuple(sample for role in ROLES for sample in getattr(self.splits, role))
+
+    def leave_out(self, unreadable: Mapping[Path, str]) -> None:
+        """Take the check's findings: raise with all of them, or go on without them, as `on_corrupt` says.
+
+        Raises:
+            DataError: There are unreadable pictures and `on_corrupt` is "error", or too few are left to train on.
+        """
+        self._checked = True
+        if unreadable and self.on_corrupt == "error":
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
+            raise DataError(
+                f"{len(unreadable)} of {len(self.samples())} pictures can't be read:\n{listed}\n"
+                "Mend or remove them, or leave them out with data.on_corrupt=skip."
+            )
+        self.skipped = dict(unreadable)
+        self.splits = self.splits.without({sample for sample in self.samples() if sample.path in unreadable})
+        if not self.splits.train or not self.splits.validation:
+            raise DataError(f"No readable training or validation picture of {self.category.name} is left.")
+
+    def dataset(self, role: str) -> PictureDataset:
+        """Pictures of the set "train", "validation" or "test"."""
+        return PictureDataset(getattr(self.splits, role), self.transform)
+
+    def fingerprint(self) -> str:
+        """Hex sha256 of what the three sets hold: roles, defect names, and every file's content."""
+        digest = hashlib.sha256()
+        for role in ROLES:
+            for sample in getattr(self.splits, role):
+                digest.update(f"{role}/{sample.defect}/{content_hash(sample.path)}".encode())
+        return digest.hexdigest()
+
+    def _loader(self, role: str, shuffle: bool = False) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(
+            self.dataset(role),
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Shuffled batches of training normals."""
+        return self._loader("train", shuffle=True)
+
+    def statistics_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of training normals in a fixed order."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of validation normals."""
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of test pictures."""
+        return self._loader("test")

@@ -1,0 +1,189 @@
+"""The same splits as a picture datamodule, served as features that were computed once."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.dataset import PictureDataset
+from anomaly_lightning.data.images import content_hash
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.errors import DataError
+from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.extract import fill
+from anomaly_lightning.features.store import FeatureStore
+
+Batch = dict[str, Tensor]
+
+
+class FeatureBatches(IterableDataset[Batch]):
+    """Batches of features straight from a store: `features` (B, C, h, w) float32, `label` (B,) bool, `index` (B,).
+
+    In a distributed run each process serves its own share of every epoch's order; the shares are made equally long by
+    repeating pictures, so that all processes take the same number of steps.
+
+    Args:
+        store: Where the features are.
+        rows: (N,) int64, the row of each picture of the set.
+        labels: (N,) bool.
+        batch_size: Pictures a batch.
+        epoch: The epoch that shuffles, or None for the fixed order.
+        seed: Seed of the shuffling.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        rows: np.ndarray,
+        labels: Tensor,
+        batch_size: int,
+        epoch: Callable[[], int] | None = None,
+        seed: int = 0,
+        shared: bool = True,
+    ) -> None:
+        self.store, self.rows, self.labels = store, rows, labels
+        self.batch_size, self.epoch, self.seed = batch_size, epoch, seed
+        distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.processes = torch.distributed.get_world_size() if distributed else 1
+
+    def __len__(self) -> int:
+        share = -(-len(self.rows) // self.processes)
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for chosen in torch.split(self._order(), self.batch_size):
+            features = self.store.batch(self.rows[chosen.numpy()])
+            yield {"features": features, "label": self.labels[chosen], "index": chosen}
+
+    def _order(self) -> Tensor:
+        """Places of this process's pictures in the set, in the order they are served."""
+        count = len(self.rows)
+        if self.epoch is None:
+            order = torch.arange(count)
+        else:
+            generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
+            order = torch.randperm(count, generator=generator)
+        repeated = order.repeat(-(-self.processes // max(count, 1)) + 1)
+        return repeated[: -(-count // self.processes) * self.processes][self.rank :: self.processes]
+
+
+class Progress(Protocol):
+    """What is told of a long pass: how many of how many pictures are done."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take the state of the pass."""
+
+
+class FeatureDataModule(pl.LightningDataModule):
+    """Serves features in place of pictures; computes, in one pass, those that the store does not hold.
+
+    Args:
+        pictures: The picture datamodule whose splits are served.
+        extractor: What computes the features.
+        store: Where they are kept, keyed by each picture's content.
+        batch_size: Pictures a forward of the backbone.
+        workers: Threads that decode pictures beside it.
+        on_progress: Told how the pass goes.
+
+    Attributes:
+        computed: Pictures whose features were computed by this process.
+        features_s: Seconds that the passes took.
+    """
+
+    def __init__(
+        self,
+        pictures: MVNetDataModule,
+        extractor: FeatureExtractor,
+        store: FeatureStore,
+        batch_size: int = 16,
+        workers: int = 2,
+        on_progress: Progress | None = None,
+    ) -> None:
+        super().__init__()
+        self.pictures, self.extractor, self.store = pictures, extractor, store
+        self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
+        self.computed, self.features_s = 0, 0.0
+        self._rows: dict[str, np.ndarray] | None = None
+
+    @property
+    def splits(self) -> object:
+        """The picture datamodule's sets."""
+        return self.pictures.splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fill the store with what it lacks of the three sets, once."""
+        if self._rows is not None:
+            return
+        start = time.perf_counter()
+        samples = self.pictures.samples()
+        keys, unreadable = self._keys(samples)
+        readable = [sample for sample in samples if sample.path not in unreadable]
+        unreadable |= self._fill(readable, keys)
+        self.pictures.leave_out(unreadable)
+        self._rows = {role: self._rows_of(role, keys) for role in ("train", "validation", "test")}
+        self.features_s += time.perf_counter() - start
+
+    def _keys(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
+        """Content hash of each picture, and the reason for each that has none."""
+        keys: dict[Path, str] = {}
+        unreadable: dict[Path, str] = {}
+        for sample in samples:
+            try:
+                keys[sample.path] = content_hash(sample.path)
+            except (DataError, OSError) as error:
+                unreadable[sample.path] = str(error)
+        return keys, unreadable
+
+    def _fill(self, samples: Sequence[Sample], keys: dict[Path, str]) -> dict[Path, str]:
+        """Compute what is missing; returns the pictures that can't be read."""
+        dataset = PictureDataset(samples, self.pictures.transform)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        extractor = self.extractor.to(device)
+
+        def compute(images: Tensor) -> Tensor:
+            return extractor(images.to(device, non_blocking=True))
+
+        wanted = [keys[sample.path] for sample in samples]
+        self.computed, errors = fill(
+            self.store, wanted, dataset.images, compute, self.batch_size, self.workers, self.on_progress
+        )
+        return {samples[index].path: str(error) for index, error in errors.items()}
+
+    def _rows_of(self, role: str, keys: dict[Path, str]) -> np.ndarray:
+        return self.store.rows([keys[sample.path] for sample in getattr(self.pictures.splits, role)])
+
+    def _loader(
+        self, role: str, epoch: Callable[[], int] | None = None, shared: bool = True
+    ) -> DataLoader[Batch]:
+        if self._rows is None:
+            self.setup()
+        assert self._rows is not None
+        labels = torch.tensor([sample.label for sample in getattr(self.pictures.splits, role)], dtype=torch.bool)
+        batches = FeatureBatches(
+            self.store, self._rows[role], labels, self.pictures.batch_size, epoch, self.pictures.seed, shared
+        )
+        return DataLoader(batches, batch_size=None, num_workers=0)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of training normals, shuffled anew in every epoch."""
+        return self._loader("train", epoch=lambda: self.trainer.current_epoch if self.trainer else 0)
+
+    def statistics_dataloader(self) -> DataLoader[Batch]:
+        """Batches of all training normals in a fixed order, the same in every process of a distributed run."""
+        return self._loader("train", shared=False)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of validation normals."""
+        return self._loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of test pictures."""
+        return self._loader("test")

@@ -1,0 +1,180 @@
+"""The LightningModule: glue between extractor, detector and scoring, and the owner of the thresholds."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anomaly_lightning.errors import NotCalibratedError
+from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.models.base import Detector
+from anomaly_lightning.scoring import Scoring
+
+Batch = dict[str, Tensor]
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
+
+
+class AnomalyModule(pl.LightningModule):
+    """Frozen features, a detector on them, and the decision.
+
+    A batch holds `images` (B, 3, H, W), or `features` (B, C, h, w) where a store served what the extractor would
+    have computed of them; `index` (B,) tells a picture's place in its set.
+
+    Args:
+        extractor: From pictures to aligned features; never trained, always in evaluation mode.
+        detector: The method; `build` has been called.
+        scoring: From error maps to maps and scores.
+        size: (H, W) of `images`.
+        optimizer: From parameters to the optimizer, for trainable detectors.
+
+    Attributes:
+        threshold: () float buffer, same unit as the scores; NaN = not calibrated.
+        pixel_threshold: () float buffer, same unit as the anomaly maps; NaN = not calibrated.
+        calibration: What the threshold was made of, plain values (method, parameters, normals, mean, std, ...).
+        outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
+        settings: Plain values that travel in every checkpoint, so that it needs nothing else to be loaded.
+    """
+
+    threshold: Tensor
+    pixel_threshold: Tensor
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        detector: Detector,
+        scoring: Scoring,
+        size: tuple[int, int],
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.extractor, self.detector, self.scoring, self.size = extractor, detector, scoring, size
+        self.optimizer = optimizer
+        self.register_buffer("threshold", torch.tensor(float("nan")))
+        self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
+        self.calibration: dict[str, Any] = {}
+        self.outputs: dict[int, tuple[float, Tensor]] = {}
+        self.settings: dict[str, Any] = {}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The calibration's plain values travel in the state dict, beside the threshold buffers."""
+        return {"calibration": self.calibration}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the calibration's plain values from a state dict."""
+        self.calibration = dict(state["calibration"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the settings into the checkpoint (read by `checkpoint.load_module`)."""
+        checkpoint["anomaly_lightning"] = self.settings
+
+    def features(self, batch: Batch) -> Tensor:
+        """Features (B, C, h, w) float of a batch: those a store served, else computed from its pictures."""
+        if "features" in batch:
+            return batch["features"]
+        with torch.no_grad():
+            return self.extractor(batch["images"])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
+        return self.scoring(self.detector.error_map(self.features({"images": images})), self.size)
+
+    def decide(self, scores: Tensor) -> Tensor:
+        """Decisions (B,) bool for scores (B,) float.
+
+        Raises:
+            NotCalibratedError: No threshold has been fitted.
+        """
+        if torch.isnan(self.threshold):
+            raise NotCalibratedError(
+                "This model has no threshold yet: its run ended before the calibration on validation normals. "
+                "Finish it (train with ckpt=<its last.ckpt>), or use the best.ckpt of a finished run."
+            )
+        return scores > self.threshold
+
+    def configure_optimizers(self) -> Optimizer | None:
+        """Optimizer over the detector's parameters; None for methods without gradients."""
+        if not self.detector.trainable:
+            return None
+        if self.optimizer is None:
+            raise ValueError(f"{type(self.detector).__name__} is trained by gradients: it needs an optimizer")
+        return self.optimizer(self.detector.parameters())
+
+    def on_fit_start(self) -> None:
+        """Statistics pass over the training features, before the first gradient step.
+
+        Every process passes over all of the training set: the features come from a store, and so all of them hold
+        the same statistics without exchanging any.
+        """
+        self.each_training_batch(self.detector.observe)
+        self.detector.finish()
+
+    def refine(self) -> None:
+        """Second statistics pass, with the trained weights, for detectors that want one."""
+        if self.detector.refines:
+            self.each_training_batch(self.detector.refine)
+            self.detector.finish_refine()
+
+    @torch.no_grad()
+    def each_training_batch(self, take: Callable[[Tensor], None]) -> None:
+        """Hand the features of every training picture, in a fixed order, to `take`."""
+        for batch in self.trainer.datamodule.statistics_dataloader():  # type: ignore[attr-defined]
+            take(self.features({key: value.to(self.device) for key, value in batch.items()}))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Loss of one batch, () float; None for methods without gradients."""
+        if not self.detector.trainable:
+            return None
+        features = self.features(batch)
+        loss = self.detector.loss(features)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(features), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss of validation normals while fitting; their scores and maps when validating after it."""
+        features = self.features(batch)
+        if self.detector.trainable:
+            loss = self.detector.loss(features)
+            self.log("val/loss", loss, on_epoch=True, batch_size=len(features), sync_dist=True, prog_bar=True)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._keep(batch, features)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores and maps of test pictures."""
+        self._keep(batch, self.features(batch))
+
+    def _keep(self, batch: Batch, features: Tensor) -> None:
+        error_maps = self.detector.error_map(features)
+        _, scores = self.scoring(error_maps, self.size)
+        for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
+            self.outputs[index] = (score, error_map)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self.outputs = {}
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self.outputs = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Bring the outputs of all processes together."""
+        self._gather()
+
+    def on_test_epoch_end(self) -> None:
+        """Bring the outputs of all processes together."""
+        self._gather()
+
+    def _gather(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self.outputs)
+            self.outputs = {index: output for part in parts for index, output in part.items()}
+
+    def evaluated(self) -> tuple[Tensor, Tensor]:
+        """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
+        ordered = [self.outputs[index] for index in sorted(self.outputs)]
+        return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])

@@ -1,0 +1,76 @@
+"""What an evaluation found, picture by picture, and the figures that follow from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomaly_lightning import metrics
+from anomaly_lightning.data.images import picture_size, read_mask
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.scoring import Scoring, anomaly_map
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores and maps of some pictures, with what is needed to look at them in their own pixels.
+
+    Attributes:
+        samples: The N pictures.
+        scores: (N,) float, raw errors.
+        error_maps: (N, h, w) float, raw errors.
+        scoring: From error maps to anomaly maps.
+        transform: Between the pictures' pixels and those that the backbone saw.
+        threshold: Of the scores; NaN = not calibrated.
+        pixel_threshold: Of the maps; NaN = not calibrated.
+    """
+
+    samples: Sequence[Sample]
+    scores: Tensor
+    error_maps: Tensor
+    scoring: Scoring
+    transform: PictureTransform
+    threshold: float
+    pixel_threshold: float
+
+    @classmethod
+    def of(cls, module: AnomalyModule, samples: Sequence[Sample], transform: PictureTransform) -> "Results":
+        """Results of the module's last evaluation, whose set was `samples`."""
+        scores, error_maps = module.evaluated()
+        thresholds = float(module.threshold), float(module.pixel_threshold)
+        return cls(tuple(samples), scores, error_maps, module.scoring, transform, *thresholds)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) bool: which pictures show a defect."""
+        return torch.tensor([sample.label for sample in self.samples], dtype=torch.bool)
+
+    def anomaly_map(self, index: int, size: tuple[int, int]) -> Tensor:
+        """Anomaly map of one picture in its own pixels, (H, W) = `size`, float."""
+        seen = anomaly_map(self.error_maps[index : index + 1], self.transform.size, self.scoring.sigma)
+        return self.transform.restore(seen[0], size)
+
+    def truth(self, index: int) -> Tensor | None:
+        """Mask of one picture in its own pixels, (H, W) bool: all False for a good one, None for an unknown one."""
+        sample = self.samples[index]
+        if sample.mask is not None:
+            return torch.from_numpy(read_mask(sample.mask))
+        return None if sample.label else torch.zeros(picture_size(sample.path), dtype=torch.bool)
+
+    def figures(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """The blocks "image", "pixel", "by_defect" and "notes" of metrics.json."""
+        defects = [sample.defect for sample in self.samples]
+        image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
+        pixels = metrics.PixelMetrics()
+        per_defect: dict[str, metrics.PixelMetrics] = {}
+        for index, defect in enumerate(defects):
+            truth = self.truth(index)
+            if truth is not None:
+                pixels.update(self.anomaly_map(index, tuple(truth.shape)), truth)
+        pixel, pixel_notes = pixels.compute(self.pixel_threshold, bootstrap // 5, seed)
+        rows, defect_notes = metrics.by_defect(self.scores, defects, self.threshold, pixels)
+        return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}

@@ -1,0 +1,169 @@
+"""One training run from a composed config: the seven steps, the files they leave, the words they print."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from anomaly_lightning import build, console, run_files
+from anomaly_lightning.callbacks.progress import progress_bar
+from anomaly_lightning.fitting import finalise, fit
+from anomaly_lightning.latency import single_picture_ms
+from anomaly_lightning.results import Results
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingSession:
+    """Builds everything at once, so that a mistake in any part shows before the first picture is read.
+
+    Args:
+        cfg: Composed from conf/train.yaml.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        quieten()
+        self.cfg, self.folder, self.clock = cfg, Path(cfg.run_dir), run_files.Clock()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        extractor = build.build_extractor(cfg)
+        self.pictures, self.resolved = build.build_pictures(cfg, extractor.backbone)
+        self.module = build.build_module(cfg, extractor, self.pictures.transform)
+        self.module.settings["data"] = self._data_settings()
+        self.data = build.build_data(cfg, self.pictures, extractor, self._tell_features)
+        self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
+        self._bar = progress_bar()
+
+    def run(self) -> float | None:
+        """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
+        console.banner(self._resolved())
+        with self.clock.stage("features_s"), self._bar:
+            self.data.trainer = self.trainer
+            self.data.setup()
+        self._write_run("training")
+        with self.clock.stage("fit_s"):
+            fit(self.trainer, self.module, self.data, self.cfg.ckpt)
+            validation_loss = self._best_loss()
+            checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
+        metrics = self._test()
+        self._write_run("finished")
+        console.summary(metrics, self.folder, checkpoint)
+        return validation_loss
+
+    def _test(self) -> dict[str, Any]:
+        """Score the test pictures and write what follows from them."""
+        results = None
+        with self.clock.stage("test_s"):
+            if self.cfg.test and self.pictures.splits.test:
+                self.trainer.test(self.module, datamodule=self.data, verbose=False)
+                results = Results.of(self.module, self.pictures.splits.test, self.pictures.transform)
+            metrics = self._metrics(results)
+        if self.trainer.is_global_zero:
+            if results is not None:
+                run_files.write_predictions(self.folder / "predictions.csv", results)
+                run_files.write_error_maps(self.folder / "error_maps.npy", results)
+            run_files.write_json(self.folder / "metrics.json", metrics)
+            self._log_figures(metrics)
+        return metrics
+
+    def _metrics(self, results: Results | None) -> dict[str, Any]:
+        """metrics.json: what was run, the threshold, the figures, the costs."""
+        if results is None:
+            reason = "test=false" if not self.cfg.test else "there are no test pictures"
+            figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
+            figures["notes"] = {"image": reason, "pixel": reason}
+        else:
+            figures = results.figures(self.cfg.bootstrap, self.cfg.seed)
+        latency = single_picture_ms(self.module, self.pictures.transform, self.pictures.samples())
+        return {
+            "category": str(self.cfg.category.name),
+            "model": self._model_name(),
+            "backbone": self.module.extractor.backbone.name,
+            "split": self.pictures.split,
+            "seed": self.cfg.seed,
+            "counts": self.pictures.splits.counts(),
+            "threshold": {"value": float(self.module.threshold), **self.module.calibration},
+            **figures,
+            "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
+            "peak_memory_mb": run_files.peak_memory_mb(),
+        }
+
+    def _log_figures(self, metrics: dict[str, Any]) -> None:
+        """Final figures with the settings that led to them, for TensorBoard's table of runs."""
+        blocks = {name: metrics[name] or {} for name in ("image", "pixel")}
+        figures = {
+            f"{block}/{name}": value
+            for block, values in blocks.items()
+            for name, value in values.items()
+            if isinstance(value, float)
+        }
+        settings = {"category": metrics["category"], "seed": self.cfg.seed, "backbone": metrics["backbone"]}
+        settings |= {f"model.{key}": value for key, value in self.module.settings["model"].items()}
+        for board in self.trainer.loggers:
+            if isinstance(board, pl.loggers.TensorBoardLogger):
+                board.log_hyperparams(settings, figures)
+                board.save()
+
+    def _best_loss(self) -> float | None:
+        losses = [c.best_model_score for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
+        return float(losses[0]) if losses and losses[0] is not None else None
+
+    def _model_name(self) -> str:
+        return str(self.module.settings["model"]["_target_"]).split(".")[-2]
+
+    def _data_settings(self) -> dict[str, Any]:
+        """What `evaluate` needs to find the same pictures and splits again."""
+        return {
+            "root": str(self.resolved.root.resolve()),
+            "layout": str(self.cfg.data.layout),
+            "split": self.pictures.split,
+            "validation_share": float(self.cfg.data.validation_share),
+            "cache_dtype": str(self.cfg.cache.dtype),
+        }
+
+    def _resolved(self) -> dict[str, Any]:
+        backbone = self.module.extractor.backbone
+        stated = "as stated" if self.cfg.backbone.name != "auto" else "not stated: the best one that is at hand here"
+        return {
+            "category": str(self.cfg.category.name),
+            "data": f"{self.resolved.root} ({self.resolved.why})",
+            "backbone": f"{backbone.name} ({stated}; weights {backbone.weights_source})",
+            "weights_sha256": backbone.weights_sha256,
+            "model": self._model_name(),
+            "split": f"{self.pictures.split}: {self.pictures.splits.counts()}",
+            "outputs": str(self.folder),
+        }
+
+    def _write_run(self, status: str) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        content = {
+            "status": status,
+            "resolved": self._resolved(),
+            "seed": self.cfg.seed,
+            "dataset_fingerprint": self.pictures.fingerprint(),
+            "skipped": {str(path): reason for path, reason in self.pictures.skipped.items()},
+            "counts": self.pictures.splits.counts(),
+            "calibration": self.module.calibration,
+            "wall_s": {**self.clock.stages, "total_s": self.clock.total()},
+            "settings": self.module.settings,
+            **run_files.environment(),
+        }
+        run_files.write_json(self.folder / "run.json", content)
+
+    def _tell_features(self, done: int, total: int) -> None:
+        if not self._bar.tasks:
+            self._bar.add_task("computing features", total=total, note="")
+        self._bar.update(self._bar.tasks[0].id, completed=done, total=total)
+
+
+def quieten() -> None:
+    """Silence Lightning's advice that does not hold here; its warnings about results stay."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*litlogger.*")

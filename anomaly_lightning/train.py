@@ -1,0 +1,23 @@
+"""python -m anomaly_lightning.train: from pictures of good parts to a calibrated detector, its figures and heatmaps."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from anomaly_lightning.cli import command
+
+logger = logging.getLogger("anomaly_lightning")
+
+
+@command("train")
+def main(cfg: DictConfig) -> float | None:
+    """Train as the config says; returns the best validation loss, for sweepers."""
+    from anomaly_lightning.session import TrainingSession
+
+    return TrainingSession(cfg).run()
+
+
+if __name__ == "__main__":
+    main()
