@@ -23,3 +23,7 @@ class NotCalibratedError(UserError):
 
 class CalibrationError(UserError):
     """The scores of the normals can't give the threshold that was asked for."""
+
+
+class CacheError(UserError):
+    """The feature store can't be read, written or trusted; what it held stays as it was."""

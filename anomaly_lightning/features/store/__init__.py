@@ -1,0 +1,21 @@
+"""Where features live between the backbone and the detectors: on disk or in memory, keyed by a picture's content.
+
+Knows torch, numpy, sqlite3 and filelock; nothing of pictures, backbones, Lightning or Hydra.
+"""
+
+from anomaly_lightning.features.store.base import DTYPES, FeatureStore
+from anomaly_lightning.features.store.disk import DiskStore
+from anomaly_lightning.features.store.housekeeping import CacheEntry, Freed, cache_usage, clear, trim
+from anomaly_lightning.features.store.memory import MemoryStore
+
+__all__ = [
+    "DTYPES",
+    "CacheEntry",
+    "DiskStore",
+    "FeatureStore",
+    "Freed",
+    "MemoryStore",
+    "cache_usage",
+    "clear",
+    "trim",
+]
