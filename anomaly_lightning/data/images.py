@@ -1,0 +1,241 @@
+"""Files as pictures: whatever a camera or a program wrote becomes RGB uint8 or a bool mask, or one `PictureError`.
+
+How each form becomes RGB is a function of the file's form, never of the values in it, so that two pictures of one
+camera stay comparable:
+
+- Grey, 1-bit, palette, CMYK, YCbCr: Pillow's conversion.
+- Alpha, of whatever kind: composited on black. What lies under transparent pixels is an editor's leftover that nobody
+  has seen.
+- 16-bit grey: value // 257, so that 65535 is white; 12-bit TIFF: 4095 is white. A camera of 12 bits that writes
+  0..4095 into a 16-bit file thus comes out dark, always by the same factor.
+- 16-bit colour: the upper byte, by Pillow.
+- 32-bit integers: read like 16-bit grey; floats: 0 is black, 1 is white. Values outside are refused, not clipped.
+- EXIF orientation is applied; of several frames or pages the first is read.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from anomaly_lightning.data.samples import pictures_in
+from anomaly_lightning.errors import DataError
+
+# Decoders of what cameras write. Others, some of which start external programs, are never tried.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
+MAX_PIXELS = 200_000_000
+_MAGIC = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WEBP",
+    b"GIF8": "GIF",
+}
+_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
+_PIXELS = re.compile(r"\d+|$")  # the first number in Pillow's words about a bomb is the claimed pixels
+_TRUNCATED = ("truncated", "unrecognized data stream", "broken data stream", "not enough", "decoder error -2")
+
+
+class PictureError(DataError):
+    """A file that can't be read as a picture.
+
+    Attributes:
+        path: The file.
+        reason: Why not, without the path, in one line.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, " ".join(reason.split())
+        shown = str(path) if str(path).isprintable() else repr(str(path))
+        super().__init__(f"{shown}: {self.reason}")
+
+
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture of any form as the module's docstring says.
+
+    Args:
+        path: The file; its content decides what it is, not its name.
+        max_pixels: Limit on width x height, held against the header before anything is decoded.
+
+    Returns:
+        (H, W) picture in mode RGB, upright.
+
+    Raises:
+        PictureError: The file is missing, empty, no picture, damaged, truncated or too large.
+    """
+    return _guarded(path, max_pixels, _to_rgb)
+
+
+def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
+    """Read a defect mask of any form: non-zero in any colour channel is defect, alpha is ignored.
+
+    Args:
+        path: The mask's file, or a folder of masks of one picture, of which the union is taken.
+        max_pixels: Limit on width x height.
+
+    Returns:
+        (H, W) bool, True = defect.
+
+    Raises:
+        PictureError: A file can't be read, the folder holds none, or they differ in size.
+    """
+    if not path.is_dir():
+        mask: NDArray[np.bool_] = _guarded(path, max_pixels, _to_mask)
+        return mask
+    masks = [read_mask(file, max_pixels) for file in pictures_in(path)]
+    sizes = {(mask.shape[1], mask.shape[0]) for mask in masks}
+    if len(sizes) != 1:
+        what = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        raise PictureError(path, f"holds masks of different sizes: {what}" if masks else "is a folder without masks")
+    return np.logical_or.reduce(masks)
+
+
+def check_pictures(paths: Iterable[Path], workers: int | None = None) -> dict[Path, str]:
+    """Decode every file and say which can't be read, all at once.
+
+    Args:
+        paths: The files.
+        workers: Threads; None = one a core, at most 8. Decoders release Python's lock, so threads do.
+
+    Returns:
+        The unreadable files with the reason, in the order of `paths`.
+    """
+    listed = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        reasons = pool.map(_why_unreadable, listed)
+        return {path: reason for path, reason in zip(listed, reasons, strict=True) if reason is not None}
+
+
+def content_hash(path: Path) -> str:
+    """Hex sha256 of the file's bytes.
+
+    Raises:
+        PictureError: The file can't be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PictureError(path, error.strerror or str(error)) from error
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        read_picture(path)
+    except PictureError as error:
+        return error.reason
+    return None
+
+
+def _guarded(path: Path, max_pixels: int, convert: Any) -> Any:
+    """Open, limit, decode and convert one file; whatever goes wrong becomes a `PictureError`."""
+    head = _head(path)
+    # Pillow's own guard is one number for the whole process: only ever raised to the limit in force here.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            _limit(picture, path, max_pixels)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return convert(picture)
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(path, _too_large(_PIXELS.findall(str(error))[0], max_pixels)) from error
+    except UnidentifiedImageError as error:
+        raise PictureError(path, _what_it_is(head)) from error
+    # Decoders raise nearly anything on damaged files, from struct.error to KeyError.
+    except Exception as error:
+        raise PictureError(path, _damage(error)) from error
+
+
+def _head(path: Path) -> bytes:
+    """First bytes of a regular file. A pipe or device would hang the decoder, so it is refused by its kind."""
+    try:
+        if not path.exists():
+            raise PictureError(path, "there is no such file")
+        if not path.is_file():
+            raise PictureError(path, "is a folder, not a picture" if path.is_dir() else "is not a regular file")
+        with path.open("rb") as file:
+            head = file.read(64)
+    except (OSError, ValueError) as error:
+        raise PictureError(path, f"can't be opened: {error}") from error
+    if not head:
+        raise PictureError(path, "0 bytes")
+    return head
+
+
+def _limit(picture: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise PictureError(path, _too_large(f"{width}x{height}", max_pixels))
+
+
+def _too_large(claimed: str, max_pixels: int) -> str:
+    return f"header claims {claimed} pixels, more than the limit of {max_pixels}"
+
+
+def _what_it_is(head: bytes) -> str:
+    """What a file that no decoder takes seems to be, by its first bytes."""
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            return f"truncated or damaged: starts like {name}, but its header can't be read"
+    if not any(head):
+        return "is no picture: starts with zero bytes only"
+    text = head.decode("utf-8", errors="ignore").strip()
+    if text and all(c.isprintable() or c.isspace() for c in text):
+        return f"is no picture: text ({text[:40]!r})"
+    return f"is no picture of a known form: starts with bytes {head[:8].hex(' ')}"
+
+
+def _damage(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(error, EOFError) or any(word in text.lower() for word in _TRUNCATED):
+        return f"truncated: {text}"
+    return f"damaged: {text}"
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(picture)).convert("RGB")
+    if picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        black.alpha_composite(picture.convert("RGBA"))
+        picture = black
+    return picture.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
+    """(H, W) uint8 of a grey picture with more than 8 bits, scaled by what its form can hold."""
+    values = np.asarray(picture)
+    is_float = picture.mode == "F"
+    bits = getattr(picture, "tag_v2", {}).get(_BITS_PER_SAMPLE)
+    white = 1.0 if is_float else 4095 if bits == (12,) else 65535
+    # Written so that a NaN is refused, too.
+    if not (values.min() >= 0 and values.max() <= white):
+        kind = "float" if is_float else "32-bit integer"
+        raise ValueError(
+            f"{kind} values from {values.min()} to {values.max()}; expected 0 to {white:g}, convert it first"
+        )
+    scaled: NDArray[Any] = np.rint(values * 255) if is_float else values // (white // 255)
+    return scaled.astype(np.uint8)
+
+
+def _to_mask(picture: Image.Image) -> NDArray[np.bool_]:
+    if picture.mode in ("LA", "La"):
+        picture = picture.convert("L")
+    elif picture.mode not in ("1", "L") and not picture.mode.startswith(("I", "F")):
+        picture = picture.convert("RGB")
+    values = np.asarray(picture) != 0
+    return values.any(axis=2) if values.ndim == 3 else values
