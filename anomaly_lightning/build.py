@@ -1,5 +1,6 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
-from anomaly_lightning.features.datamodule import FeatureDataModule, Progress
+from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.module import AnomalyModule
@@ -59,11 +60,13 @@ def build_pictures(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule
     return pictures, resolved
 
 
-def build_store(cfg: DictConfig, extractor: FeatureExtractor, transform: PictureTransform) -> FeatureStore:
+def store_for(
+    extractor: FeatureExtractor, transform: PictureTransform, mode: str, folder: Path, dtype: str
+) -> FeatureStore:
     """Store for the features that this extractor makes of pictures that went through this transform."""
-    shape = extractor.shape(tuple(transform.size))
-    if cfg.cache.mode == "memory":
-        return MemoryStore(shape, cfg.cache.dtype)
+    shape = extractor.shape(transform.size)
+    if mode == "memory":
+        return MemoryStore(shape, dtype)
     backbone = extractor.backbone
     spec = {
         "backbone": backbone.name,
@@ -73,29 +76,32 @@ def build_store(cfg: DictConfig, extractor: FeatureExtractor, transform: Picture
         "grid": list(shape[1:]),
         "transform": transform.to_config(),
     }
-    return DiskStore(Path(cfg.cache.dir) / "features", spec, shape, cfg.cache.dtype)
+    return DiskStore(folder / "features", spec, shape, dtype)
 
 
 def build_data(
-    cfg: DictConfig, pictures: MVNetDataModule, extractor: FeatureExtractor, on_progress: Progress | None = None
+    cfg: DictConfig,
+    pictures: MVNetDataModule,
+    extractor: FeatureExtractor,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> pl.LightningDataModule:
     """Datamodule to train from: features out of a store, or pictures where `cache.mode=off`."""
     if cfg.cache.mode not in CACHE_MODES:
         raise UserError(f"cache.mode={cfg.cache.mode}: expected one of {', '.join(CACHE_MODES)}.")
     if cfg.cache.mode == "off":
         return pictures
-    store = build_store(cfg, extractor, pictures.transform)
+    store = store_for(extractor, pictures.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
     return FeatureDataModule(pictures, extractor, store, workers=max(1, cfg.data.workers), on_progress=on_progress)
 
 
 def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: PictureTransform) -> AnomalyModule:
     """Module with a fresh detector, and the settings that make its checkpoints self-contained."""
     model, scoring = plain(cfg.model), plain(cfg.scoring)
-    shape = extractor.shape(tuple(transform.size))
+    shape = extractor.shape(transform.size)
     detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])
     detector.build(shape)
     optimizer = instantiate(cfg.optimizer) if detector.trainable else None
-    module = AnomalyModule(extractor, detector, Scoring(**scoring), tuple(transform.size), optimizer)
+    module = AnomalyModule(extractor, detector, Scoring(**scoring), transform.size, optimizer)
     module.settings = {
         "format": FORMAT,
         "version": __version__,

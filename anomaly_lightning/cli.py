@@ -36,6 +36,13 @@ def folder_name(text: object) -> str:
     return name or "unnamed"
 
 
+def cache_dir() -> str:
+    """Folder for features and generated pictures: $ANOMALY_CACHE, else below the user's cache folder."""
+    stated = os.environ.get("ANOMALY_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return str(Path(stated).expanduser() if stated else home / "anomaly_lightning")
+
+
 def _backbone_name(name: str) -> str:
     """Name of the backbone that `auto` stands for on this machine, any other name as it is."""
     from anomaly_lightning.features.weights import resolve_backbone
@@ -62,6 +69,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         @functools.wraps(run)
         def main() -> None:
             OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
+            OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             sys.argv[0] = f"anomaly_lightning.{config_name}"
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()

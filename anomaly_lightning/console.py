@@ -30,7 +30,9 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     console = Console()
     image, pixel = metrics["image"], metrics["pixel"]
     if image:
-        figures = Table(title=f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}", title_justify="left")
+        figures = Table(
+            title=f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}", title_justify="left"
+        )
         figures.add_column("figure")
         figures.add_column("value", justify="right")
         for name in HEADLINE:

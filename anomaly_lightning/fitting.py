@@ -21,9 +21,7 @@ def fit(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningData
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
 
 
-def finalise(
-    trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, checkpoints: Path
-) -> Path:
+def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, checkpoints: Path) -> Path:
     """Make the fitted module a finished one and write it to best.ckpt.
 
     The threshold can't be fitted in a training hook: it belongs to the best weights, known only after the last epoch.

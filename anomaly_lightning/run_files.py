@@ -20,7 +20,17 @@ import torch
 
 from anomaly_lightning.results import Results
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "timm", "numpy", "scipy", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "torchmetrics",
+    "timm",
+    "numpy",
+    "scipy",
+    "pillow",
+)
 
 
 class Clock:

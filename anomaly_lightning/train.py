@@ -1,8 +1,6 @@
 """python -m anomaly_lightning.train: from pictures of good parts to a calibrated detector, its figures and heatmaps."""
 
 import logging
-from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 

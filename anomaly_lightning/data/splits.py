@@ -26,7 +26,9 @@ class Splits:
             raise DataError("A picture stands in two of the sets training, validation, test, or twice in one.")
         defective = [sample.path for sample in self.train + self.validation if sample.label]
         if defective:
-            raise DataError(f"Training and validation hold pictures of good parts only, but {defective[0]} is defective.")
+            raise DataError(
+                f"Training and validation hold pictures of good parts only, but {defective[0]} is defective."
+            )
 
     def without(self, samples: set[Sample]) -> "Splits":
         """The same sets less some samples."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,6 +14,8 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.dataset import PictureDataset
 from anomaly_lightning.data.images import content_hash
 from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.splits import ROLES, Splits
+from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.extract import fill
@@ -75,13 +76,6 @@ class FeatureBatches(IterableDataset[Batch]):
         return repeated[: -(-count // self.processes) * self.processes][self.rank :: self.processes]
 
 
-class Progress(Protocol):
-    """What is told of a long pass: how many of how many pictures are done."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """Take the state of the pass."""
-
-
 class FeatureDataModule(pl.LightningDataModule):
     """Serves features in place of pictures; computes, in one pass, those that the store does not hold.
 
@@ -91,7 +85,8 @@ class FeatureDataModule(pl.LightningDataModule):
         store: Where they are kept, keyed by each picture's content.
         batch_size: Pictures a forward of the backbone.
         workers: Threads that decode pictures beside it.
-        on_progress: Told how the pass goes.
+        on_progress: Told how the pass goes: (pictures done, pictures to do).
+        roles: Sets that are served; of the others nothing is read.
 
     Attributes:
         computed: Pictures whose features were computed by this process.
@@ -105,30 +100,37 @@ class FeatureDataModule(pl.LightningDataModule):
         store: FeatureStore,
         batch_size: int = 16,
         workers: int = 2,
-        on_progress: Progress | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        roles: Sequence[str] = ROLES,
     ) -> None:
         super().__init__()
+        self.roles = tuple(roles)
         self.pictures, self.extractor, self.store = pictures, extractor, store
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
         self._rows: dict[str, np.ndarray] | None = None
 
     @property
-    def splits(self) -> object:
+    def splits(self) -> Splits:
         """The picture datamodule's sets."""
         return self.pictures.splits
+
+    @property
+    def transform(self) -> PictureTransform:
+        """The picture datamodule's transform."""
+        return self.pictures.transform
 
     def setup(self, stage: str | None = None) -> None:
         """Fill the store with what it lacks of the three sets, once."""
         if self._rows is not None:
             return
         start = time.perf_counter()
-        samples = self.pictures.samples()
+        samples = [sample for role in self.roles for sample in getattr(self.pictures.splits, role)]
         keys, unreadable = self._keys(samples)
         readable = [sample for sample in samples if sample.path not in unreadable]
         unreadable |= self._fill(readable, keys)
         self.pictures.leave_out(unreadable)
-        self._rows = {role: self._rows_of(role, keys) for role in ("train", "validation", "test")}
+        self._rows = {role: self._rows_of(role, keys) for role in self.roles}
         self.features_s += time.perf_counter() - start
 
     def _keys(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
@@ -152,17 +154,22 @@ class FeatureDataModule(pl.LightningDataModule):
             return extractor(images.to(device, non_blocking=True))
 
         wanted = [keys[sample.path] for sample in samples]
-        self.computed, errors = fill(
-            self.store, wanted, dataset.images, compute, self.batch_size, self.workers, self.on_progress
+        filled = fill(
+            self.store,
+            wanted,
+            dataset.images,
+            compute,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            on_progress=self.on_progress,
         )
-        return {samples[index].path: str(error) for index, error in errors.items()}
+        self.computed += filled.computed
+        return {samples[index].path: str(error) for index, error in filled.failures.items()}
 
     def _rows_of(self, role: str, keys: dict[Path, str]) -> np.ndarray:
         return self.store.rows([keys[sample.path] for sample in getattr(self.pictures.splits, role)])
 
-    def _loader(
-        self, role: str, epoch: Callable[[], int] | None = None, shared: bool = True
-    ) -> DataLoader[Batch]:
+    def _loader(self, role: str, epoch: Callable[[], int] | None = None, shared: bool = True) -> DataLoader[Batch]:
         if self._rows is None:
             self.setup()
         assert self._rows is not None

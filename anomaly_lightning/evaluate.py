@@ -1,0 +1,17 @@
+"""python -m anomaly_lightning.evaluate checkpoint=...: the figures of a trained detector, from its checkpoint alone."""
+
+from omegaconf import DictConfig
+
+from anomaly_lightning.cli import command
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Score the test pictures of the run's category, or of another folder, and write what training would write."""
+    from anomaly_lightning.evaluation import evaluate
+
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    main()

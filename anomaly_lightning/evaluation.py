@@ -1,0 +1,78 @@
+"""The evaluate command: the test pass of training, over again, from nothing but a checkpoint and pictures."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from anomaly_lightning import console, run_files
+from anomaly_lightning.build import plain, store_for
+from anomaly_lightning.callbacks.heatmaps import Heatmaps
+from anomaly_lightning.checkpoint import load_module
+from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.errors import DataError
+from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.latency import single_picture_ms
+from anomaly_lightning.results import Results
+from anomaly_lightning.session import quieten
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Do what the config says; returns what metrics.json holds."""
+    quieten()
+    clock, folder = run_files.Clock(), Path(cfg.run_dir)
+    module, transform, settings = load_module(Path(cfg.checkpoint), list(cfg.trust))
+    module.decide(module.threshold.new_zeros(1))
+    data = settings["data"]
+    root = Path(cfg.data.root or data["root"]).expanduser()
+    pictures = MVNetDataModule(
+        read_category(root, str(cfg.category or settings["category"])),
+        transform,
+        split=data["split"],
+        validation_share=data["validation_share"],
+        seed=settings["seed"],
+        on_corrupt=cfg.data.on_corrupt,
+    )
+    if not pictures.splits.test:
+        raise DataError(f"{root / pictures.category.name} holds no test pictures: there is nothing to evaluate.")
+    store = store_for(module.extractor, transform, cfg.cache.mode, Path(cfg.cache.dir), data["cache_dtype"])
+    features = FeatureDataModule(pictures, module.extractor, store, workers=cfg.data.workers, roles=("test",))
+    trainer = pl.Trainer(
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        devices=1,
+        callbacks=[Heatmaps(str(folder / "heatmaps"))] if cfg.heatmaps else [],
+        default_root_dir=folder,
+    )
+    console.banner({"checkpoint": cfg.checkpoint, "data": root / pictures.category.name, "outputs": folder})
+    with clock.stage("test_s"):
+        trainer.test(module, datamodule=features, verbose=False)
+    results = Results.of(module, pictures.splits.test, transform)
+    metrics = _metrics(cfg, settings, pictures, results)
+    latency = single_picture_ms(module, transform, pictures.splits.test)
+    metrics["timing"] = {**clock.stages, "total_s": clock.total(), **latency}
+    metrics["peak_memory_mb"] = run_files.peak_memory_mb()
+    metrics["threshold"] = {"value": float(module.threshold), **module.calibration}
+    run_files.write_predictions(folder / "predictions.csv", results)
+    run_files.write_error_maps(folder / "error_maps.npy", results)
+    run_files.write_json(folder / "metrics.json", metrics)
+    console.summary(metrics, folder, Path(cfg.checkpoint))
+    return metrics
+
+
+def _metrics(cfg: DictConfig, settings: dict[str, Any], pictures: MVNetDataModule, results: Results) -> dict[str, Any]:
+    return {
+        "category": pictures.category.name,
+        "model": str(settings["model"]["_target_"]).split(".")[-2],
+        "backbone": settings["backbone"]["name"],
+        "split": pictures.split,
+        "seed": settings["seed"],
+        "counts": pictures.splits.counts(),
+        **results.figures(plain(cfg.bootstrap), plain(cfg.seed)),
+    }

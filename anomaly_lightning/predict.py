@@ -1,0 +1,18 @@
+"""python -m anomaly_lightning.predict checkpoint=... input=... output=...: decisions on new pictures."""
+
+from omegaconf import DictConfig
+
+from anomaly_lightning.cli import command
+
+
+@command("predict")
+def main(cfg: DictConfig) -> None:
+    """Score a picture, a folder or a glob; exits with 1 where a picture could not be read."""
+    from anomaly_lightning.prediction import predict
+
+    if predict(cfg):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The predict command: a row, a heatmap and a mask for every picture, an error row for those that can't be read."""
+
+import csv
+import glob
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from anomaly_lightning.callbacks.progress import progress_bar
+from anomaly_lightning.data.images import read_picture
+from anomaly_lightning.data.samples import PICTURE_SUFFIXES, natural_key, pictures_in
+from anomaly_lightning.errors import DataError
+from anomaly_lightning.heatmap import overlay
+from anomaly_lightning.predictor import Prediction, Predictor
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("path", "score", "threshold", "decision", "error")
+
+
+def find_pictures(pattern: str) -> tuple[list[Path], Path]:
+    """Pictures that `input` names, in natural order, and the folder that their outputs' paths are relative to.
+
+    Raises:
+        DataError: Nothing is there, or no picture is.
+    """
+    path = Path(pattern).expanduser()
+    suffixes = ", ".join(PICTURE_SUFFIXES)
+    if path.is_file():
+        return [path], path.parent
+    if path.is_dir():
+        found = pictures_in(path, recursive=True)
+        if not found:
+            raise DataError(f"input={pattern}: the folder holds no picture ({suffixes}).")
+        return found, path
+    names = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    found = sorted((name for name in names if name.is_file()), key=natural_key)
+    if not found:
+        raise DataError(f"input={pattern}: there is no such picture or folder, and no file matches it as a glob.")
+    return found, Path(glob.escape(str(path)).partition("[")[0]).parent
+
+
+def output_names(pictures: list[Path], base: Path) -> dict[Path, Path]:
+    """Path of each picture's outputs below the output folder, without suffix; distinct for all."""
+    names: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    for picture in pictures:
+        relative = picture.relative_to(base) if picture.is_relative_to(base) else Path(picture.name)
+        name = relative.with_suffix("")
+        if name in taken:
+            name = relative.with_name(relative.name.replace(".", "_"))
+        taken.add(name)
+        names[picture] = name
+    return names
+
+
+class _Writer:
+    """Writes what is said of the pictures, one by one."""
+
+    def __init__(self, predictor: Predictor, output: Path, maps: bool) -> None:
+        self.threshold, self.pixel_threshold = (
+            float(predictor.module.threshold),
+            float(predictor.module.pixel_threshold),
+        )
+        self.output, self.maps = output, maps
+
+    def files(self, picture: Image.Image, prediction: Prediction, name: Path) -> None:
+        """Write heatmap, mask and, on request, raw map of one picture."""
+        drawn = overlay(picture, prediction.anomaly_map, self.pixel_threshold)
+        self._save(Image.fromarray(drawn), Path("heatmaps") / name)
+        self._save(Image.fromarray(prediction.mask.numpy().astype(np.uint8) * 255), Path("masks") / name)
+        if self.maps:
+            target = self.output / "maps" / name.with_name(f"{name.name}.npy")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.save(target, prediction.anomaly_map.numpy())
+
+    def _save(self, image: Image.Image, name: Path) -> None:
+        target = self.output / name.with_name(f"{name.name}.png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image.save(target)
+
+    def row(self, path: Path, prediction: Prediction) -> list[object]:
+        """Row of decisions.csv for a picture that was scored."""
+        return [path, repr(prediction.score), repr(self.threshold), "NG" if prediction.decision else "OK", ""]
+
+
+def predict(cfg: DictConfig) -> int:
+    """Do what the config says; returns how many pictures could not be read."""
+    predictor = Predictor.from_checkpoint(cfg.checkpoint, cfg.device, list(cfg.trust))
+    pictures, base = find_pictures(str(cfg.input))
+    output = Path(cfg.output)
+    output.mkdir(parents=True, exist_ok=True)
+    names, writer = output_names(pictures, base), _Writer(predictor, output, cfg.maps)
+    failed = found = 0
+    with (output / "decisions.csv").open("w", newline="", encoding="utf-8") as stream, progress_bar() as bar:
+        rows = csv.writer(stream)
+        rows.writerow(COLUMNS)
+        for path, result in bar.track(
+            _predictions(predictor, pictures, cfg.batch_size, cfg.workers),
+            total=len(pictures),
+            description="predicting",
+        ):
+            if isinstance(result, DataError):
+                failed += 1
+                logger.error("%s", result)
+                rows.writerow([path, "", "", "", str(result)])
+                continue
+            picture, prediction = result
+            found += prediction.decision
+            writer.files(picture, prediction, names[path])
+            rows.writerow(writer.row(path, prediction))
+    Console().print(
+        f"{len(pictures)} pictures: {found} NG, {len(pictures) - failed - found} OK, {failed} unreadable. "
+        f"Decisions, heatmaps and masks: {output}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return failed
+
+
+Loaded = tuple[Image.Image, Tensor] | DataError
+
+
+def _predictions(
+    predictor: Predictor, pictures: list[Path], batch_size: int, workers: int
+) -> Iterator[tuple[Path, tuple[Image.Image, Prediction] | DataError]]:
+    """Each picture with what is said of it, or with why it can't be read; decoding overlaps with scoring."""
+
+    def load(path: Path) -> Loaded:
+        try:
+            picture = read_picture(path)
+        except DataError as error:
+            return error
+        return picture, predictor.transform(picture)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        chunks = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
+        ahead = [pool.submit(load, path) for path in chunks[0]]
+        for position, chunk in enumerate(chunks):
+            loaded = [future.result() for future in ahead]
+            ahead = [pool.submit(load, path) for path in chunks[position + 1]] if position + 1 < len(chunks) else []
+            good = [item for item in loaded if not isinstance(item, DataError)]
+            said = iter(predictor.batch([i for _, i in good], [(p.height, p.width) for p, _ in good]) if good else [])
+            for path, item in zip(chunk, loaded, strict=True):
+                yield path, item if isinstance(item, DataError) else (item[0], next(said))

@@ -1,0 +1,81 @@
+"""A trained detector for use in code: pictures in, scores, decisions and maps in the pictures' own pixels out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anomaly_lightning.checkpoint import load_module
+from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.module import AnomalyModule
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one picture.
+
+    Attributes:
+        score: Raw error, larger = stranger.
+        decision: Whether the score is above the threshold: the part is called defective.
+        anomaly_map: (H, W) float in the picture's own pixels, same unit as the score.
+        mask: (H, W) bool, where the map is above the pixel threshold.
+    """
+
+    score: float
+    decision: bool
+    anomaly_map: Tensor
+    mask: Tensor
+
+
+class Predictor:
+    """Scores pictures with a trained module.
+
+    Args:
+        module: Calibrated.
+        transform: The one it was trained with.
+        device: "auto" (a GPU where there is one), or a torch device.
+
+    Raises:
+        NotCalibratedError: The module has no threshold.
+        UserError: There is no such device.
+    """
+
+    def __init__(self, module: AnomalyModule, transform: PictureTransform, device: str = "auto") -> None:
+        module.decide(torch.zeros(1))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.module = module.to(torch.device(device)).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
+        self.transform = transform
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> "Predictor":
+        """Predictor of a run's best.ckpt; see `checkpoint.load_module` for what it raises."""
+        module, transform, _ = load_module(Path(path), trust)
+        return cls(module, transform, device)
+
+    def __call__(self, picture: Image.Image) -> Prediction:
+        """What is said of one RGB picture."""
+        return self.batch([self.transform(picture)], [(picture.height, picture.width)])[0]
+
+    @torch.inference_mode()
+    def batch(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """What is said of some pictures that went through the transform.
+
+        Args:
+            images: Each (3, H, W) float32.
+            sizes: (H, W) of each picture in its own pixels.
+        """
+        maps, scores = self.module(torch.stack(list(images)).to(self.module.device))
+        decisions = self.module.decide(scores).tolist()
+        predictions = []
+        for anomaly_map, score, decision, size in zip(maps.cpu(), scores.tolist(), decisions, sizes, strict=True):
+            own = self.transform.restore(anomaly_map, size)
+            predictions.append(Prediction(score, decision, own, own > float(self.module.pixel_threshold)))
+        return predictions
