@@ -84,7 +84,7 @@ def build_data(
     pictures: MVNetDataModule,
     extractor: FeatureExtractor,
     on_progress: Callable[[int, int], None] | None = None,
-) -> pl.LightningDataModule:
+) -> MVNetDataModule | FeatureDataModule:
     """Datamodule to train from: features out of a store, or pictures where `cache.mode=off`."""
     if cfg.cache.mode not in CACHE_MODES:
         raise UserError(f"cache.mode={cfg.cache.mode}: expected one of {', '.join(CACHE_MODES)}.")

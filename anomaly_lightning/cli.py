@@ -4,6 +4,7 @@ Hydra itself rejects mistyped groups, keys and options; this file turns our own 
 """
 
 import functools
+import json
 import logging
 import os
 import re
@@ -12,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.errors import UserError
@@ -50,6 +53,22 @@ def _backbone_name(name: str) -> str:
     return folder_name(resolve_backbone(name))
 
 
+def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object:
+    """Run one job of a sweep; a failure becomes a row of the leaderboard and leaves the other jobs alone."""
+    try:
+        return run(cfg)
+    except Exception as error:
+        logging.getLogger(__name__).exception("this run of the sweep failed")
+        choices = HydraConfig.get().runtime.choices
+        names = {name: str(choices.get(name, "")) for name in ("category", "model", "backbone")}
+        names |= {"category": str(cfg.category.name), "seed": str(cfg.seed)}
+        report = {"names": names, "error": f"{type(error).__name__}: {error}"}
+        folder = Path(cfg.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+        return float("nan")
+
+
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
     """Make a function of a composed config a command line with Hydra's syntax.
 
@@ -60,10 +79,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return _one_of_many(run, cfg)
             try:
                 return run(cfg)
             except UserError as error:
-                logging.getLogger(__name__).debug("user error", exc_info=True)
                 raise CommandError(f"{type(error).__name__}: {error}") from error
 
         @functools.wraps(run)

@@ -41,14 +41,8 @@ class Row:
 
 def run_folders(folders: Iterable[Path]) -> list[Path]:
     """Folders of finished or failed runs at or below some folders."""
-    found = {
-        path.parent for folder in folders for name in ("metrics.json", FAILURE_FILE) for path in folder.rglob(name)
-    }
-    return sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in ()] or _job_key(path))
-
-
-def _job_key(path: Path) -> tuple[str, int, str]:
-    return (str(path.parent), int(path.name) if path.name.isdigit() else -1, path.name)
+    names = ("metrics.json", FAILURE_FILE)
+    return sorted({path.parent for folder in folders for name in names for path in folder.rglob(name)}, key=natural_key)
 
 
 def read_row(folder: Path) -> Row:
@@ -84,13 +78,13 @@ def write_leaderboard(rows: Sequence[Row], folder: Path) -> list[Path]:
     as_csv, as_markdown = folder / "leaderboard.csv", folder / "leaderboard.md"
     with as_csv.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([COLUMNS, *table])
-    lines = [
-        COLUMNS,
-        ["---"] * len(COLUMNS),
-        *([cell.replace("|", r"\|").replace("\n", " ") for cell in r] for r in table),
-    ]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *([_one_line(cell) for cell in line] for line in table)]
     as_markdown.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
     return [as_csv, as_markdown]
+
+
+def _one_line(cell: str) -> str:
+    return cell.replace("|", "/").replace("\n", " ")
 
 
 def cells(row: Row) -> list[str]:

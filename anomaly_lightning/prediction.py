@@ -40,7 +40,7 @@ def find_pictures(pattern: str) -> tuple[list[Path], Path]:
         if not found:
             raise DataError(f"input={pattern}: the folder holds no picture ({suffixes}).")
         return found, path
-    names = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    names = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
     found = sorted((name for name in names if name.is_file()), key=natural_key)
     if not found:
         raise DataError(f"input={pattern}: there is no such picture or folder, and no file matches it as a glob.")

@@ -66,11 +66,10 @@ class Results:
         defects = [sample.defect for sample in self.samples]
         image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
         pixels = metrics.PixelMetrics()
-        per_defect: dict[str, metrics.PixelMetrics] = {}
-        for index, defect in enumerate(defects):
+        for index in range(len(defects)):
             truth = self.truth(index)
             if truth is not None:
-                pixels.update(self.anomaly_map(index, tuple(truth.shape)), truth)
+                pixels.update(self.anomaly_map(index, (truth.shape[0], truth.shape[1])), truth)
         pixel, pixel_notes = pixels.compute(self.pixel_threshold, bootstrap // 5, seed)
         rows, defect_notes = metrics.by_defect(self.scores, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}

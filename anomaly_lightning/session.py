@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning import build, console, run_files
 from anomaly_lightning.callbacks.progress import progress_bar
@@ -42,7 +43,7 @@ class TrainingSession:
         console.banner(self._resolved())
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
-            self.data.setup()
+            self.data.setup("fit")
         self._write_run("training")
         with self.clock.stage("fit_s"):
             fit(self.trainer, self.module, self.data, self.cfg.ckpt)
@@ -108,8 +109,10 @@ class TrainingSession:
                 board.save()
 
     def _best_loss(self) -> float | None:
-        losses = [c.best_model_score for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)]
-        return float(losses[0]) if losses and losses[0] is not None else None
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
+                return float(callback.best_model_score)
+        return None
 
     def _model_name(self) -> str:
         return str(self.module.settings["model"]["_target_"]).split(".")[-2]

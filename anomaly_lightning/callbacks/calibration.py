@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -43,9 +44,9 @@ class CalibrationCallback(pl.Callback):
             logger.warning(warning)
 
 
-def plain(calibration: Calibration, threshold: torch.Tensor, names: list[Path]) -> dict[str, object]:
+def plain(calibration: Calibration, threshold: torch.Tensor, names: list[Path]) -> dict[str, Any]:
     """A calibration as plain values, with the threshold as the buffer holds it and the influential normal by name."""
-    values = dataclasses.asdict(calibration)
+    values: dict[str, Any] = dataclasses.asdict(calibration)
     values["threshold"] = float(threshold)
     influence = calibration.influence_warning([str(name) for name in names])
     values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]

@@ -78,7 +78,7 @@ def panel(results: Results, index: int) -> Figure:
 def histogram(results: Results) -> Figure:
     """Figure of the scores of good and defective test pictures, with the threshold."""
     figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    bins = np.linspace(float(results.scores.min()), float(results.scores.max()) + 1e-12, 40)
+    bins = np.linspace(float(results.scores.min()), float(results.scores.max()) + 1e-12, 40).tolist()
     for name, chosen, colour in (("good", ~results.labels, "tab:blue"), ("defect", results.labels, "tab:red")):
         axis.hist(results.scores[chosen].numpy(), bins=bins, alpha=0.6, label=name, color=colour)
     axis.axvline(results.threshold, color="black", linestyle="--", label="threshold")

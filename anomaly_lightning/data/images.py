@@ -99,6 +99,12 @@ def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     return np.logical_or.reduce(masks)
 
 
+def picture_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(H, W) of an upright picture in pixels, from its header; raises `PictureError` where that can't be read."""
+    size: tuple[int, int] = _guarded(path, max_pixels, lambda picture: (picture.height, picture.width))
+    return size
+
+
 def check_pictures(paths: Iterable[Path], workers: int | None = None) -> dict[Path, str]:
     """Decode every file and say which can't be read, all at once.
 

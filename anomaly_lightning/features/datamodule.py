@@ -1,5 +1,6 @@
 """The same splits as a picture datamodule, served as features that were computed once."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -56,8 +57,7 @@ class FeatureBatches(IterableDataset[Batch]):
         self.processes = torch.distributed.get_world_size() if distributed else 1
 
     def __len__(self) -> int:
-        share = -(-len(self.rows) // self.processes)
-        return -(-share // self.batch_size)
+        return math.ceil(math.ceil(len(self.rows) / self.processes) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for chosen in torch.split(self._order(), self.batch_size):
@@ -72,8 +72,8 @@ class FeatureBatches(IterableDataset[Batch]):
         else:
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
             order = torch.randperm(count, generator=generator)
-        repeated = order.repeat(-(-self.processes // max(count, 1)) + 1)
-        return repeated[: -(-count // self.processes) * self.processes][self.rank :: self.processes]
+        even = math.ceil(count / self.processes) * self.processes
+        return order.repeat(math.ceil(even / max(count, 1)))[:even][self.rank :: self.processes]
 
 
 class FeatureDataModule(pl.LightningDataModule):
