@@ -90,7 +90,7 @@ def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, P
         detector = create_detector(settings["model"], trust)
         detector.build(tuple(settings["shape"]))
         transform = PictureTransform.from_config(settings["transform"])
-        module = AnomalyModule(extractor, detector, Scoring(**settings["scoring"]), tuple(transform.size))
+        module = AnomalyModule(extractor, detector, Scoring(**settings["scoring"]), transform.size)
         module.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this version of anomaly_lightning: {error}") from error

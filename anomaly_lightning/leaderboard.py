@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from anomaly_lightning.data.samples import natural_key
+
 FIGURES = {
     "precision": ("image", "precision"),
     "recall": ("image", "recall"),
