@@ -69,7 +69,7 @@ class Results:
         for index in range(len(defects)):
             truth = self.truth(index)
             if truth is not None:
-                pixels.update(self.anomaly_map(index, (truth.shape[0], truth.shape[1])), truth)
+                pixels.update(self.anomaly_map(index, (truth.shape[0], truth.shape[1])), truth, defects[index])
         pixel, pixel_notes = pixels.compute(self.pixel_threshold, bootstrap // 5, seed)
-        rows, defect_notes = metrics.by_defect(self.scores, defects, self.threshold, pixels)
+        rows, defect_notes = metrics.by_defect(self.scores, self.labels, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}
