@@ -216,9 +216,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(picture)).convert("RGB")
     if picture.has_transparency_data:
-        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-        black.alpha_composite(picture.convert("RGBA"))
-        picture = black
+        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        picture = Image.new("RGB", layer.size)
+        picture.paste(layer, mask=layer)
     return picture.convert("RGB")
 
 
