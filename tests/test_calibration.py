@@ -280,3 +280,12 @@ def test_shift_warns_falsely_at_most_once_in_a_hundred(defects: int) -> None:
         at_hand[:defects] *= 5
         warned += shift_warning(normals, at_hand) is not None
     assert warned / sets <= 0.01 + binomial_slack(0.01, sets)
+
+
+def test_exceedances_are_counted_leaving_each_normal_out() -> None:
+    scores = [1.0, 1.0, 2.0, 2.0, 3.5]
+    # 3.5 lies below 1.9 + 1.6 * 1.02 = 3.54; the others give 1.5 + 1.6 * 0.58 = 2.42
+    fitted = MeanStd(k=1.6).fit(scores)
+    assert fitted.threshold > 3.5
+    assert fitted.false_alarm_rate == 1 / 5
+    assert fitted.false_alarm_upper == binomial_upper(1, 5)
