@@ -128,3 +128,164 @@ def test_shift_is_seen() -> None:
     assert shift_warning(scores, lognormal(100, seed=1)) is None
     assert "higher" in (shift_warning(scores, lognormal(100, seed=1) * 2) or "")
     assert "lower" in (shift_warning(scores, lognormal(100, seed=1) / 2) or "")
+
+
+def binomial_slack(rate: float, trials: int) -> float:
+    """Four standard errors: a true rate steps out of it about once in 30,000 tests, and the seed is fixed."""
+    return 4 * math.sqrt(rate * (1 - rate) / trials)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(9, 0.1), (40, 0.1), (99, 0.01), (150, 0.05)])
+def test_conformal_keeps_its_budget(n: int, alpha: float) -> None:
+    sets = 4000
+    draw = np.random.default_rng(7).gamma(2.0, size=(sets, n + 1))
+    alarms = np.mean([new > Conformal(alpha=alpha).place(normals) for *normals, new in draw])
+    expected = Conformal(alpha=alpha).fit(draw[0, :n]).false_alarm_rate
+    assert expected is not None
+    assert alpha - 1 / (n + 1) < expected <= alpha
+    assert abs(alarms - expected) <= binomial_slack(expected, sets)
+
+
+def test_ties_only_lower_the_share_of_false_alarms() -> None:
+    draw = np.random.default_rng(7).integers(0, 5, size=(4000, 20)).astype(float)
+    rule = Conformal(alpha=0.1)
+    assert np.mean([new > rule.place(normals) for *normals, new in draw]) <= 0.1
+    same = rule.fit([2.0] * 20)
+    assert decide([2.0, 2.1], same) == ["OK", "NG"]
+    assert any("same score" in warning for warning in same.warnings)
+
+
+@pytest.mark.parametrize(
+    "rule", [MeanStd(k=1), MeanStd(k=3), StudentT(alpha=0.1), Robust(), RULES[-2], RULES[-1]], ids=str
+)
+def test_false_alarm_rate_and_its_bound_hold(rule: MeanStd) -> None:
+    sets, truth = 400, stats.lognorm(0.4)
+    fits = [rule.fit(scores) for scores in truth.rvs((sets, 25), random_state=np.random.default_rng(5))]
+    true_rates = np.array([truth.sf(fit.threshold) for fit in fits])
+    held = np.mean([rate <= fit.false_alarm_upper for rate, fit in zip(true_rates, fits, strict=True)])
+    assert held >= 0.95 - binomial_slack(0.95, sets)
+    spread = 4 * np.std([fit.false_alarm_rate for fit in fits]) / math.sqrt(sets)
+    stated = np.mean([fit.false_alarm_rate for fit in fits])
+    assert abs(stated - true_rates.mean()) <= spread + 0.01
+    assert fits[0].per_thousand == (1000 * fits[0].false_alarm_rate, 1000 * fits[0].false_alarm_upper)
+
+
+def test_the_bound_at_a_fixed_rank_is_wilks() -> None:
+    # P(Beta(2, 39) <= bound) = 0.95: the share above the 39th of 40 is Beta(n + 1 - k, k)
+    bound = Conformal(alpha=0.05).fit(lognormal(40)).false_alarm_upper
+    assert stats.beta(2, 39).cdf(bound) == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("rule", [MeanStd(), Conformal(alpha=0.05), StudentT(log=True)], ids=str)
+def test_the_odd_normal_is_found(rule: MeanStd) -> None:
+    scores = lognormal(20)
+    scores[13] = 40.0
+    fitted = rule.fit(scores)
+    assert fitted.influence is not None
+    assert fitted.influence.index == 13
+    without = rule.place(np.delete(scores, 13))
+    assert fitted.influence.shift == pytest.approx((without - fitted.threshold) / fitted.threshold)
+    assert "good/013.png" in (fitted.influence_warning([f"good/{i:03}.png" for i in range(20)]) or "")
+
+
+def test_robust_has_no_odd_normal_to_name() -> None:
+    scores = lognormal(200)
+    scores[13] = 40.0
+    fitted = Robust().fit(scores)
+    assert fitted.influence_warning([str(i) for i in range(200)]) is None
+    assert MeanStd().fit(scores).influence_warning([str(i) for i in range(200)]) is not None
+
+
+def test_many_normals_are_left_out_by_their_extremes_alone() -> None:
+    scores = lognormal(5000)
+    scores[4321] = 40.0
+    fitted = MeanStd().fit(scores)
+    assert fitted.influence is not None
+    assert fitted.influence.index == 4321
+    left_out = [scores[i] > MeanStd().place(np.delete(scores, i)) for i in np.argsort(scores)[-200:]]
+    assert fitted.false_alarm_rate == np.sum(left_out) / 5000
+
+
+@pytest.mark.parametrize("rule", [Conformal(alpha=0.05, review_budget=0.2), MeanStd(k=2, review_budget=0.2)], ids=str)
+def test_review_band_sends_the_predicted_share(rule: MeanStd) -> None:
+    sets, n = 4000, 40
+    draw = lognormal(sets * (n + 1)).reshape(sets, n + 1)
+    first = rule.fit(draw[0, :n])
+    assert first.review_share is not None
+    assert 0.15 < first.review_share <= 0.2
+    verdicts = []
+    for *normals, new in draw[:1000]:
+        verdicts += decide([new], rule.fit(normals))
+    share = verdicts.count("REVIEW") / len(verdicts)
+    assert share <= first.review_share + binomial_slack(0.2, len(verdicts))
+    if isinstance(rule, Conformal):  # whole gaps: the prediction is exact
+        assert abs(share - first.review_share) <= binomial_slack(0.2, len(verdicts))
+
+
+def test_verdicts_of_a_review_band() -> None:
+    fitted = Conformal(alpha=0.1, review_budget=0.2).fit(np.arange(1.0, 20))  # threshold 18th of 19, 4 gaps of 20 below
+    assert (fitted.threshold, fitted.review, fitted.review_share) == (18.0, 14.0, 0.2)
+    assert decide([14.0, 14.5, 18.0, 18.5], fitted) == ["OK", "REVIEW", "REVIEW", "NG"]
+
+
+def test_a_review_budget_below_what_the_normals_resolve_is_refused() -> None:
+    with pytest.raises(CalibrationError, match="at least 99 normals, 40 came: 59 more"):
+        Conformal(alpha=0.05, review_budget=0.01).fit(lognormal(40))
+
+
+def test_few_normals_are_said() -> None:
+    (warning,) = MeanStd().fit(lognormal(5)).warnings
+    assert "5 normals" in warning
+    assert "45%" in warning  # 1 - 0.05 ** (1 / 5)
+    assert MeanStd().fit(lognormal(10)).warnings == ()
+    two = MeanStd().fit([1.0, 2.0])
+    assert (two.false_alarm_rate, two.false_alarm_upper, two.influence) == (None, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: MeanStd(k=-1), "threshold.k"),
+        (lambda: MeanStd(k="three"), "'three'"),
+        (lambda: Robust(k=math.nan), "threshold.k"),
+        (lambda: StudentT(alpha=1), "threshold.alpha"),
+        (lambda: Conformal(alpha=0), "threshold.alpha"),
+        (lambda: Quantile(q=99), "threshold.q"),
+        (lambda: MeanStd(review_budget=5), "threshold.review_budget"),
+        (lambda: MeanStd().fit([1.0]), "At least 2"),
+        (lambda: MeanStd().fit(torch.ones(3, 1)), r"\(3, 1\)"),
+        (lambda: MeanStd(log=True).fit([0.0, 1.0]), "log=false"),
+        (lambda: MeanStd(k=1e308).fit([1.0, 9.0]), "milder"),
+        (lambda: F1().fit([1.0, 2.0]), "labelled defects"),
+        (lambda: best_f1_threshold([1.0, 2.0], [True, True]), "2 defective"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(make: object, words: str) -> None:
+    with pytest.raises(CalibrationError, match=words):
+        make()
+
+
+def test_f1_on_labelled_defects() -> None:
+    fitted = F1().fit([1.0, 2.0, 3.0], [2.5, 5.0, 6.0])
+    assert fitted.threshold in (2.25, 4.0)  # 6 / 7 with 3 called, 1 false; 4 / 5 with 2 called
+    assert fitted.threshold == 2.25
+    assert fitted.normals == 3
+
+
+@pytest.mark.parametrize("defects", [0, 60])
+def test_shift_warns_falsely_at_most_once_in_a_hundred(defects: int) -> None:
+    draw, sets, warned = np.random.default_rng(9), 500, 0
+    for _ in range(sets):
+        normals, at_hand = np.exp(0.3 * draw.normal(size=30)), np.exp(0.3 * draw.normal(size=80))
+        at_hand[:defects] *= 5
+        warned += shift_warning(normals, at_hand) is not None
+    assert warned / sets <= 0.01 + binomial_slack(0.01, sets)
+
+
+def test_exceedances_are_counted_leaving_each_normal_out() -> None:
+    scores = [1.0, 1.0, 2.0, 2.0, 3.5]
+    # 3.5 lies below 1.9 + 1.6 * 1.02 = 3.54; the others give 1.5 + 1.6 * 0.58 = 2.42
+    fitted = MeanStd(k=1.6).fit(scores)
+    assert fitted.threshold > 3.5
+    assert fitted.false_alarm_rate == 1 / 5
+    assert fitted.false_alarm_upper == binomial_upper(1, 5)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -45,8 +46,11 @@ class Rule:
         """The threshold for scores (n,) that passed `as_scores`."""
         raise NotImplementedError
 
-    def rank(self, normals: int) -> int | None:
-        """Rank k of the normal score at or just below the threshold where n alone decides it, else None."""
+    def rank(self, normals: int) -> Fraction | int | None:
+        """Rank k of the threshold among the n normals' scores where n alone decides it, else None.
+
+        A fraction where the threshold is interpolated between two of them.
+        """
         return None
 
     def fit(self, scores: ArrayLike | torch.Tensor) -> Calibration:
@@ -66,7 +70,7 @@ def calibrate(rule: Rule, scores: Scores, place: Callable[[Scores], float]) -> C
         raise CalibrationError(f"{rule} gives the threshold {threshold} on {n} normals: use a milder setting.")
     others = _leave_one_out(scores, place, threshold) if n > 2 else None
     rate, upper = _false_alarms(scores, others, rank)
-    band = _review_band(scores, threshold, rank, rule.review_budget)
+    band = _review_band(scores, threshold, rule.review_budget)
     return Calibration(
         threshold=threshold,
         method=rule.method,
@@ -92,20 +96,18 @@ def _leave_one_out(scores: Scores, place: Callable[[Scores], float], threshold: 
     return others
 
 
-def _false_alarms(scores: Scores, others: Scores | None, rank: int | None) -> tuple[float | None, float]:
+def _false_alarms(scores: Scores, others: Scores | None, rank: Fraction | int | None) -> tuple[float | None, float]:
     """Expected share of false alarms and its upper bound; see `Calibration`."""
     n = len(scores)
     if rank is not None:
-        return (n + 1 - rank) / (n + 1), binomial_upper(n - rank, n)
+        return float((n + 1 - rank) / (n + 1)), binomial_upper(n - math.floor(rank), n)
     if others is None:
         return None, 1.0
     above = int((scores > others).sum())
     return above / n, binomial_upper(above, n)
 
 
-def _review_band(
-    scores: Scores, threshold: float, rank: int | None, budget: float | None
-) -> tuple[float, float] | None:
+def _review_band(scores: Scores, threshold: float, budget: float | None) -> tuple[float, float] | None:
     """Lower threshold and predicted share of the review band.
 
     A new normal falls into each of the n + 1 gaps between the ordered scores with probability 1 / (n + 1). The band

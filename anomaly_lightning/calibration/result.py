@@ -38,17 +38,16 @@ class Calibration:
         normals: How many scores it was fitted on, n.
         mean: Mean of the normals' scores.
         std: Their sample standard deviation (n - 1 in the denominator).
-        false_alarm_rate: Expected share of new normals above the threshold. `conformal` and `quantile` put the
-            threshold at a fixed rank k of the normals: then (n + 1 - k) / (n + 1), whatever the scores'
-            distribution. Others: the leave-one-out share (each normal against the threshold refitted without it).
-            None with two normals, where nothing can be left out.
-        false_alarm_upper: Upper bound of that share, one-sided, 95 % confidence (Clopper & Pearson 1934). Of the
-            plain count above a threshold the bound is valid where the threshold was *not* chosen on the same
-            normals; and for a threshold at a fixed rank k, which is (the bound from n - k exceedances is then
-            exactly Wilks' 1941 tolerance limit). The other rules choose on the same normals, so their count is the
-            leave-one-out one: then the bound is approximate, and in simulations it held at least as often as it
-            says (tests/test_calibration.py). All of it assumes normals and new parts drawn alike, and a detector
-            that has not seen these normals. 1.0 with two normals.
+        false_alarm_rate: Expected share of new normals above the threshold. `conformal` and `quantile` put it at a
+            fixed rank k of the n normals: then (n + 1 - k) / (n + 1), whatever the scores' distribution (nearly so
+            where `quantile` interpolates between two ranks). Others: the leave-one-out share, each normal against the
+            threshold refitted without it. None with two normals, where nothing can be left out.
+        false_alarm_upper: Upper bound of that share, one-sided, 95 % confidence (Clopper & Pearson 1934). From the
+            plain count of normals above a threshold, the bound is valid where the threshold was *not* chosen on the
+            same normals; chosen on them, it is still valid at a fixed rank k, from n - floor(k) exceedances (that is
+            Wilks' tolerance limit, 1941). The other rules count by leave-one-out as above: then it is approximate,
+            and in simulations it held at least as often as it says (tests/test_calibration.py). All of it takes
+            normals and new parts drawn alike, and a detector that has not seen these normals. 1.0 with two normals.
         warnings: Sentences for the user.
         review: Lower threshold of the review band, None without one: REVIEW is `review < score <= threshold`.
         review_share: Predicted share of new normals in the review band, <= the budget. None without a band.

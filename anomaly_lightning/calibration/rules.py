@@ -7,6 +7,7 @@ deviation of the raw scores is ruled by the largest of them. The threshold is th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -24,13 +25,14 @@ MAD_TO_STD = 1.4826  # 1 / Phi^-1(3/4): the median absolute deviation of a Gauss
 
 def _on_scale(scores: Scores, log: bool, place: Callable[[Scores], float]) -> float:
     """Place a threshold on the scores or on their logarithm; overflow is infinity, which `calibrate` refuses."""
-    if not log:
-        return place(scores)
-    if (low := float(scores.min())) <= 0:
-        raise CalibrationError(
-            f"threshold.log=true needs scores above 0; the lowest of {len(scores)} is {low:g}. Use threshold.log=false."
-        )
     with np.errstate(over="ignore"):
+        if not log:
+            return place(scores)
+        if (low := float(scores.min())) <= 0:
+            raise CalibrationError(
+                f"threshold.log=true needs scores above 0; the lowest of {len(scores)} is {low:g}. "
+                "Use threshold.log=false."
+            )
         return float(np.exp(place(np.log(scores))))
 
 
@@ -133,9 +135,9 @@ class Quantile(Rule):
         """Threshold for scores (n,)."""
         return float(np.quantile(scores, self.q))
 
-    def rank(self, normals: int) -> int:
-        """Rank of the score at or just below the quantile."""
-        return math.floor((normals - 1) * exact(self.q)) + 1
+    def rank(self, normals: int) -> Fraction:
+        """Rank of the quantile among the normals' scores, between two of them in general."""
+        return (normals - 1) * exact(self.q) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
