@@ -1,0 +1,66 @@
+"""The figures of each defect type against all good pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from anomaly_lightning.metrics import ranking as r
+from anomaly_lightning.metrics.checks import scores_and_labels, usable_threshold
+from anomaly_lightning.metrics.pixel import PixelMetrics
+
+
+def by_defect(
+    scores: Tensor,
+    labels: Tensor,
+    defects: Sequence[str],
+    threshold: float | None,
+    pixels: PixelMetrics | None = None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The "by_defect" block of metrics.json.
+
+    Args:
+        scores: raw and unbounded, larger = stranger, (N,) float.
+        labels: True for defective, (N,) bool.
+        defects: name of each picture's defect type, N of them; what stands at good pictures is not read.
+        threshold: decides by `score > threshold`; None or NaN when there is none.
+        pixels: maps and masks that were taken in with their defect's name; None when there are none.
+
+    Returns:
+        {"<defect>": {"n", "recall", "auroc", "pixel_auroc"}} in the names' order, None where undefined; and the
+        reasons, "by_defect.<defect>.<figure>" -> words.
+
+    Raises:
+        ValueError: scores are NaN or infinite, or shapes, dtypes or the number of names differ from the above.
+    """
+    values, anomalous = scores_and_labels(scores, labels)
+    if len(defects) != len(values):
+        raise ValueError(f"Expected a defect name for each of {len(values)} scores, got {len(defects)} names.")
+    threshold = usable_threshold(threshold)
+    names = np.asarray(defects, dtype=object)
+    pixel_auroc = pixels.auroc_by_defect() if pixels else {}
+    rows: dict[str, dict[str, Any]] = {}
+    notes: dict[str, str] = {}
+    for name in sorted(set(names[anomalous])):
+        own = anomalous & (names == name)
+        kept = own | ~anomalous
+        figures = {
+            "recall": None if threshold is None else float(np.mean(values[own] > threshold)),
+            "auroc": None if anomalous.all() else float(r.auroc(*_counts(values[kept], own[kept]))),
+            "pixel_auroc": pixel_auroc.get(name),
+        }
+        rows[name] = {"n": int(own.sum()), **figures}
+        notes |= {f"by_defect.{name}.{key}": _WHY[key] for key, figure in figures.items() if figure is None}
+    return rows, notes
+
+
+_WHY = {
+    "recall": "there is no calibrated threshold",
+    "auroc": "there are no good test pictures",
+    "pixel_auroc": "there are no masks of this defect type, or no normal pixels beside them",
+}
+
+
+def _counts(values: r.Array, labels: np.ndarray) -> tuple[r.Array, r.Array]:
+    return r.rank(values, labels).counts(np.ones(len(values)))
