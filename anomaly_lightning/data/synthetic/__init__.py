@@ -71,7 +71,11 @@ def generate(  # noqa: PLR0917 (the order is that of the arguments that people s
         for split, defect, count in _folders(category, counts)
         for index in range(count)
     ]
-    manifest: Parameters = {**common, "category": category, "pictures": len(keys)}
+    manifest: Parameters = {
+        **common,
+        "category": category,
+        "files": len(keys) + sum(key.defect != GOOD for key in keys),
+    }
     if not _finished(home / category, manifest):
         _write_atomically(home / category, keys, manifest, Path(root))
     return home
@@ -105,8 +109,8 @@ def _finished(folder: Path, manifest: Parameters) -> bool:
         written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    pictures = sum(1 for split in ("train", "test") for _ in (folder / split).glob("*/*.png"))
-    return bool(written == manifest and pictures == manifest["pictures"])
+    files = sum(1 for _ in folder.glob("*/*/*.png"))
+    return bool(written == manifest and files == manifest["files"])
 
 
 def _write_atomically(folder: Path, keys: list[Key], manifest: Parameters, root: Path) -> None:
