@@ -8,6 +8,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -71,11 +72,8 @@ def generate(  # noqa: PLR0917 (the order is that of the arguments that people s
         for split, defect, count in _folders(category, counts)
         for index in range(count)
     ]
-    manifest: Parameters = {
-        **common,
-        "category": category,
-        "files": len(keys) + sum(key.defect != GOOD for key in keys),
-    }
+    masks = sum(key.defect != GOOD for key in keys)
+    manifest: Parameters = {**common, "category": category, "files": len(keys) + masks}
     if not _finished(home / category, manifest):
         _write_atomically(home / category, keys, manifest, Path(root))
     return home
@@ -130,7 +128,8 @@ def _put_in_place(drawing: Path, folder: Path, manifest: Parameters) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists() and not _finished(folder, manifest):
         damaged = drawing.with_name(f".damaged-{uuid4().hex}")
-        folder.rename(damaged)
+        with suppress(FileNotFoundError):  # another process has just done the same
+            folder.rename(damaged)
         shutil.rmtree(damaged, ignore_errors=True)
     try:
         drawing.replace(folder)
