@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from anomaly_lightning.data.synthetic.defects import Defect
 from anomaly_lightning.data.synthetic.noise import Field, pixel, smooth_noise
-from anomaly_lightning.data.synthetic.objects import SCREW_CORE
+from anomaly_lightning.data.synthetic.objects import SCREW_CORE, SCREW_CREST
 from anomaly_lightning.data.synthetic.scene import Scene
 from anomaly_lightning.data.synthetic.shapes import blob, cover, path, place, shard, stroke, warp
 from anomaly_lightning.data.synthetic.textures import blend, colour, painted
@@ -109,6 +109,7 @@ def thread_side(scene: Scene, rng: np.random.Generator, strength: float) -> Scen
     start, side = rng.uniform(-25, 40), rng.choice([-1, 1])
     within = 8 + 26 * strength - np.abs(scene.u - np.float32(start))
     worn = np.minimum(within, side * scene.v - np.float32(SCREW_CORE + 0.2 + 1.0 * (1 - min(strength, 1))))
+    worn = np.minimum(worn, SCREW_CREST + 0.8 - side * scene.v)
     return replace(scene, albedo=blend(scene.albedo, scene.behind, cover(worn, scene.size)))
 
 
@@ -117,7 +118,7 @@ def thread_top(scene: Scene, rng: np.random.Generator, strength: float) -> Scene
     depth = blob(rng, scene.size, place(scene, rng, "thread"), 7 + 9 * strength, 0.4)
     inside = cover(depth, scene.size, 2.5) * scene.parts["all"]
     flat = gaussian_filter(scene.albedo, (4 / pixel(scene.size), 4 / pixel(scene.size), 0))
-    pale = flat * (1.1 + 0.4 * strength) + 0.10 * strength + 0.04 * smooth_noise(rng, scene.size, 3)[..., None]
+    pale = flat * (1.1 + 0.4 * strength) + 0.14 * strength + 0.03 * smooth_noise(rng, scene.size, 4)[..., None]
     albedo = blend(scene.albedo, pale, inside)
     return replace(scene, albedo=np.clip(albedo, 0, 1))
 

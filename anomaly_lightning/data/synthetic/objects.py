@@ -69,7 +69,7 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
     v, u = v / np.float32(SCREW_SCALE), u / np.float32(SCREW_SCALE)
     radius, slope = _screw_profile(u, v, rng.uniform(0, 1))
     cover = _edge((radius - np.abs(v)) * SCREW_SCALE * 0.9, size)
-    lamp = rng.uniform(0, 2 * np.pi) - angle
+    lamp = rng.normal(0.25 * np.pi, 0.3) - angle
     steel = _steel(v, radius, slope, lamp) + 0.02 * smooth_noise(rng, size, 6, 2, angle=angle)
     shade = gaussian_filter(cover, 5 / pixel(size))
     ground = 0.80 + 0.006 * smooth_noise(rng, size, 3)
