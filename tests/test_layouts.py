@@ -51,7 +51,7 @@ def test_ad_2_tests_on_what_is_public(tmp_path):
     touch(root, "train/good/000_regular.png", "validation/good/000_regular.png", "test_private/000_regular.png")
     touch(root, "test_public/good/000_shift_1.png", "test_public/bad/000_regular.png")
     touch(root, "test_public/bad/000_overexposed.png", "test_public/ground_truth/bad/000_regular_mask.png")
-    touch(root, "test_public/ground_truth/bad/000_overexposed_mask.png")
+    touch(root, "test_public/ground_truth/bad/000_overexposed_mask.png", "test_public/ground_truth/stray.png")
     category = read_layout(tmp_path, "can", "mvtec_ad_2")
     assert len(category.train) == 2
     assert listed(category.test, root / "test_public") == [

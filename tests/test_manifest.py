@@ -64,6 +64,7 @@ def test_absolute_paths_are_taken_as_they_are(folder, tmp_path_factory):
         ("split\ntrain\n", "line 2, path: expected a file's path"),
         ("path\na.png\na.png\n", "lists .*a.png twice"),
         ("path\na.png,b.png\n", "line 2: more values than columns"),
+        ('path,label\n"a.png,good\n', "unexpected end of data"),
         ("path,label\na.png,bad\n", "no normal picture to train on"),
         ("", "no normal picture to train on"),
     ],
