@@ -11,11 +11,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning import build, console, run_files
 from anomaly_lightning.callbacks.progress import progress_bar
+from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.results import Results
 
 logger = logging.getLogger(__name__)
+
+MASKS_TOLD = 10
 
 
 class TrainingSession:
@@ -41,6 +44,7 @@ class TrainingSession:
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
         console.banner(self._resolved())
+        self._tell_of_masks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -53,6 +57,14 @@ class TrainingSession:
         self._write_run("finished")
         console.summary(metrics, self.folder, checkpoint)
         return validation_loss
+
+    def _tell_of_masks(self) -> None:
+        """Say before training which masks don't fit: their pixel figures would be wrong, all else holds."""
+        findings = check_masks(self.pictures.splits.test) if self.cfg.test else []
+        for finding in findings[:MASKS_TOLD]:
+            logger.warning("mask: %s", finding)
+        if len(findings) > MASKS_TOLD:
+            logger.warning("mask: and %d more findings of this kind", len(findings) - MASKS_TOLD)
 
     def _test(self) -> dict[str, Any]:
         """Score the test pictures and write what follows from them."""
@@ -120,8 +132,7 @@ class TrainingSession:
     def _data_settings(self) -> dict[str, Any]:
         """What `evaluate` needs to find the same pictures and splits again."""
         return {
-            "root": str(self.resolved.root.resolve()),
-            "layout": str(self.cfg.data.layout),
+            **self.resolved.settings,
             "split": self.pictures.split,
             "validation_share": float(self.cfg.data.validation_share),
             "cache_dtype": str(self.cfg.cache.dtype),
@@ -132,7 +143,7 @@ class TrainingSession:
         stated = "as stated" if self.cfg.backbone.name != "auto" else "not stated: the best one that is at hand here"
         return {
             "category": str(self.cfg.category.name),
-            "data": f"{self.resolved.root} ({self.resolved.why})",
+            "data": f"{self.resolved.where} ({self.resolved.why})",
             "backbone": f"{backbone.name} ({stated}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
             "model": self._model_name(),

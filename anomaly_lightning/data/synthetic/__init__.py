@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 Parameters = dict[str, int | str | list[int]]
 
 
-def generate(  # noqa: PLR0917 (the order is that of the arguments that people state most)
+def generate(
     root: Path,
     category: str,
     seed: int = 0,
