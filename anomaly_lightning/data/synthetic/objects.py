@@ -74,10 +74,9 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
     shade = gaussian_filter(cover, 5 / pixel(size))
     ground = 0.80 + 0.006 * smooth_noise(rng, size, 3)
     shift = round(3 / pixel(size))
-    shaded = ground - 0.20 * np.roll(shade, (shift, shift), axis=(0, 1))
-    paper = colour(1.0, 1.0, 0.985)
-    behind = painted(ground, paper)
-    albedo = blend(painted(shaded, paper), painted(steel.astype(np.float32), colour(0.98, 0.98, 1.0)), cover)
+    shadow = 0.20 * np.roll(shade, (shift, shift), axis=(0, 1))
+    behind = painted(ground - shadow, colour(1.0, 1.0, 0.985))
+    albedo = blend(behind, painted(steel.astype(np.float32), colour(0.98, 0.98, 1.0)), cover)
     body = cover > 0.9
     parts = {
         "all": body,
