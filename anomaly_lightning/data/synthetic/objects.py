@@ -84,7 +84,6 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
         "head": body & (u < -74),
         "neck": body & (u > -66) & (u < -38),
         "thread": body & (u > -28) & (u < 62) & (np.abs(v) < SCREW_CORE),
-        "front": body & (u > 76),
     }
     flat = np.zeros(size, dtype=np.float32)
     return Scene(np.clip(albedo, 0, 1), flat, flat, behind, u, v, parts)
