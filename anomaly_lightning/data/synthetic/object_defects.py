@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from anomaly_lightning.data.synthetic.defects import Defect
 from anomaly_lightning.data.synthetic.noise import Field, pixel, smooth_noise
-from anomaly_lightning.data.synthetic.objects import SCREW_CORE, SCREW_CREST
+from anomaly_lightning.data.synthetic.objects import SCREW_CORE
 from anomaly_lightning.data.synthetic.scene import Scene
 from anomaly_lightning.data.synthetic.shapes import blob, cover, path, place, shard, stroke, warp
 from anomaly_lightning.data.synthetic.textures import blend, colour, painted
@@ -88,7 +88,10 @@ def manipulated_front(scene: Scene, rng: np.random.Generator, strength: float) -
     """The screw's tip bent aside or broken off."""
     if rng.random() < 0.5:
         missing = cover(scene.u - np.float32(94 - 6 - 24 * strength) + 0.25 * scene.v, scene.size)
-        return replace(scene, albedo=blend(scene.albedo, scene.behind, missing))
+        near = np.minimum(24 - np.abs(scene.v), 120 - scene.u)
+        missing = missing * cover(near, scene.size, 10)
+        ground = np.maximum(scene.behind, np.median(scene.behind, axis=(0, 1)))  # no tip, no shadow of it
+        return replace(scene, albedo=blend(scene.albedo, ground, missing))
     beyond = np.clip(scene.u - 58, 0, None) * (np.abs(scene.v) < 40) * (scene.u < 125)
     aside = rng.choice([-1, 1]) * (0.10 + 0.45 * strength) * beyond * (1 + beyond / 40)
     down_v, right_v = _axis(scene, scene.v)
@@ -109,7 +112,6 @@ def thread_side(scene: Scene, rng: np.random.Generator, strength: float) -> Scen
     start, side = rng.uniform(-25, 40), rng.choice([-1, 1])
     within = 8 + 26 * strength - np.abs(scene.u - np.float32(start))
     worn = np.minimum(within, side * scene.v - np.float32(SCREW_CORE + 0.2 + 1.0 * (1 - min(strength, 1))))
-    worn = np.minimum(worn, SCREW_CREST + 0.8 - side * scene.v)
     return replace(scene, albedo=blend(scene.albedo, scene.behind, cover(worn, scene.size)))
 
 

@@ -74,10 +74,9 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
     shade = gaussian_filter(cover, 5 / pixel(size))
     ground = 0.80 + 0.006 * smooth_noise(rng, size, 3)
     shift = round(3 / pixel(size))
-    shaded = ground - 0.20 * np.roll(shade, (shift, shift), axis=(0, 1))
-    paper = colour(1.0, 1.0, 0.985)
-    behind = painted(ground, paper)
-    albedo = blend(painted(shaded, paper), painted(steel.astype(np.float32), colour(0.98, 0.98, 1.0)), cover)
+    shadow = 0.20 * np.roll(shade, (shift, shift), axis=(0, 1))
+    behind = painted(ground - shadow, colour(1.0, 1.0, 0.985))
+    albedo = blend(behind, painted(steel.astype(np.float32), colour(0.98, 0.98, 1.0)), cover)
     body = cover > 0.9
     parts = {
         "all": body,
@@ -85,7 +84,6 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
         "head": body & (u < -74),
         "neck": body & (u > -66) & (u < -38),
         "thread": body & (u > -28) & (u < 62) & (np.abs(v) < SCREW_CORE),
-        "front": body & (u > 76),
     }
     flat = np.zeros(size, dtype=np.float32)
     return Scene(np.clip(albedo, 0, 1), flat, flat, behind, u, v, parts)
