@@ -39,6 +39,11 @@ def folder_name(text: object) -> str:
     return name or "unnamed"
 
 
+def in_sweep() -> bool:
+    """Whether this is a job of a multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def cache_dir() -> str:
     """Folder for features and generated pictures: $ANOMALY_CACHE, else below the user's cache folder."""
     stated = os.environ.get("ANOMALY_CACHE")
@@ -79,7 +84,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if in_sweep():
                 return _one_of_many(run, cfg)
             try:
                 return run(cfg)
@@ -89,6 +94,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         @functools.wraps(run)
         def main() -> None:
             OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
+            OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
             OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
             OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             sys.argv[0] = f"anomaly_lightning.{config_name}"

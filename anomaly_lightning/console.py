@@ -41,9 +41,7 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
             figures.add_row(f"pixel {name}", number((pixel or {}).get(name)))
         console.print(figures)
     for what, why in metrics["notes"].items():
-        console.print(f"{what}: not defined, because {why}", style="yellow", highlight=False)
-    for warning in metrics["threshold"].get("warnings", []):
-        console.print(warning, style="yellow", highlight=False)
+        console.print(f"{what}: {why}", style="yellow", highlight=False)
     threshold = metrics["threshold"]
     console.print(
         f"threshold {number(threshold['value'])} from {threshold.get('normals')} validation normals "

@@ -7,12 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from anomaly_lightning import console, run_files
+from anomaly_lightning import console, run_files, sources
 from anomaly_lightning.build import plain, store_for
 from anomaly_lightning.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.checkpoint import load_module
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.samples import read_category
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.latency import single_picture_ms
@@ -29,9 +28,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     module, transform, settings = load_module(Path(cfg.checkpoint), list(cfg.trust))
     module.decide(module.threshold.new_zeros(1))
     data = settings["data"]
-    root = Path(cfg.data.root or data["root"]).expanduser()
+    places = data if cfg.data.root is None else {**data, "layout": _root_layout(data), "root": cfg.data.root}
+    resolved = sources.resolve(places, str(cfg.category or settings["category"]), Path(cfg.cache.dir))
     pictures = MVNetDataModule(
-        read_category(root, str(cfg.category or settings["category"])),
+        resolved.category,
         transform,
         split=data["split"],
         validation_share=data["validation_share"],
@@ -39,7 +39,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         on_corrupt=cfg.data.on_corrupt,
     )
     if not pictures.splits.test:
-        raise DataError(f"{root / pictures.category.name} holds no test pictures: there is nothing to evaluate.")
+        raise DataError(
+            f"{resolved.where} holds no test pictures of {pictures.category.name}: there is nothing to evaluate."
+        )
     store = store_for(module.extractor, transform, cfg.cache.mode, Path(cfg.cache.dir), data["cache_dtype"])
     features = FeatureDataModule(pictures, module.extractor, store, workers=cfg.data.workers, roles=("test",))
     trainer = pl.Trainer(
@@ -50,7 +52,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         callbacks=[Heatmaps(str(folder / "heatmaps"))] if cfg.heatmaps else [],
         default_root_dir=folder,
     )
-    console.banner({"checkpoint": cfg.checkpoint, "data": root / pictures.category.name, "outputs": folder})
+    console.banner({"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": folder})
     with clock.stage("test_s"):
         trainer.test(module, datamodule=features, verbose=False)
     results = Results.of(module, pictures.splits.test, transform)
@@ -64,6 +66,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     run_files.write_json(folder / "metrics.json", metrics)
     console.summary(metrics, folder, Path(cfg.checkpoint))
     return metrics
+
+
+def _root_layout(data: dict[str, Any]) -> str:
+    """Layout for a stated root: the run's own where that has roots, else MVNet's."""
+    return str(data["layout"]) if data["root"] is not None else "mvnet"
 
 
 def _metrics(cfg: DictConfig, settings: dict[str, Any], pictures: MVNetDataModule, results: Results) -> dict[str, Any]:

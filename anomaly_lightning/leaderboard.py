@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from anomaly_lightning.data.samples import natural_key
+from anomaly_lightning.reuse import REUSED_FILE, standing_for
 
 FIGURES = {
     "precision": ("image", "precision"),
@@ -43,12 +44,13 @@ class Row:
 
 def run_folders(folders: Iterable[Path]) -> list[Path]:
     """Folders of finished or failed runs at or below some folders."""
-    names = ("metrics.json", FAILURE_FILE)
+    names = ("metrics.json", FAILURE_FILE, REUSED_FILE)
     return sorted({path.parent for folder in folders for name in names for path in folder.rglob(name)}, key=natural_key)
 
 
 def read_row(folder: Path) -> Row:
     """Row of one run folder."""
+    folder = standing_for(folder)
     failure, metrics = folder / FAILURE_FILE, folder / "metrics.json"
     if failure.is_file():
         content = json.loads(failure.read_text(encoding="utf-8"))

@@ -9,13 +9,16 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from anomaly_lightning import build, console, run_files
+from anomaly_lightning import build, console, reuse, run_files
 from anomaly_lightning.callbacks.progress import progress_bar
+from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.results import Results
 
 logger = logging.getLogger(__name__)
+
+MASKS_TOLD = 10
 
 
 class TrainingSession:
@@ -37,22 +40,42 @@ class TrainingSession:
         self.data = build.build_data(cfg, self.pictures, extractor, self._tell_features)
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()
+        self.validation_loss: float | None = None
+        self.identity = reuse.identity(build.plain(cfg), self.pictures.fingerprint(), extractor.backbone.weights_sha256)
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
         console.banner(self._resolved())
+        finished = self._finished_before()
+        if finished is not None:
+            logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
+            return reuse.take_over(finished, self.folder)
+        self._tell_of_masks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
         self._write_run("training")
         with self.clock.stage("fit_s"):
             fit(self.trainer, self.module, self.data, self.cfg.ckpt)
-            validation_loss = self._best_loss()
+            self.validation_loss = self._best_loss()
             checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
         metrics = self._test()
         self._write_run("finished")
         console.summary(metrics, self.folder, checkpoint)
-        return validation_loss
+        return self.validation_loss
+
+    def _finished_before(self) -> Path | None:
+        """A finished run of the same content among the sweeps; a run of its own is always run."""
+        sweep = self.folder.parent.parent
+        return reuse.find_finished(sweep, self.identity) if self.cfg.reuse else None
+
+    def _tell_of_masks(self) -> None:
+        """Say before training which masks don't fit: their pixel figures would be wrong, all else holds."""
+        findings = check_masks(self.pictures.splits.test) if self.cfg.test else []
+        for finding in findings[:MASKS_TOLD]:
+            logger.warning("mask: %s", finding)
+        if len(findings) > MASKS_TOLD:
+            logger.warning("mask: and %d more findings of this kind", len(findings) - MASKS_TOLD)
 
     def _test(self) -> dict[str, Any]:
         """Score the test pictures and write what follows from them."""
@@ -120,8 +143,7 @@ class TrainingSession:
     def _data_settings(self) -> dict[str, Any]:
         """What `evaluate` needs to find the same pictures and splits again."""
         return {
-            "root": str(self.resolved.root.resolve()),
-            "layout": str(self.cfg.data.layout),
+            **self.resolved.settings,
             "split": self.pictures.split,
             "validation_share": float(self.cfg.data.validation_share),
             "cache_dtype": str(self.cfg.cache.dtype),
@@ -132,7 +154,7 @@ class TrainingSession:
         stated = "as stated" if self.cfg.backbone.name != "auto" else "not stated: the best one that is at hand here"
         return {
             "category": str(self.cfg.category.name),
-            "data": f"{self.resolved.root} ({self.resolved.why})",
+            "data": f"{self.resolved.where} ({self.resolved.why})",
             "backbone": f"{backbone.name} ({stated}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
             "model": self._model_name(),
@@ -145,6 +167,8 @@ class TrainingSession:
             return
         content = {
             "status": status,
+            "identity": self.identity,
+            "validation_loss": self.validation_loss,
             "resolved": self._resolved(),
             "seed": self.cfg.seed,
             "dataset_fingerprint": self.pictures.fingerprint(),
@@ -165,8 +189,11 @@ class TrainingSession:
 
 def quieten() -> None:
     """Silence Lightning's advice that does not hold here; its warnings about results stay."""
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")
+    warnings.filterwarnings("ignore", ".*module.s. in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*litlogger.*")

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lightning.data import synthetic
+from anomaly_lightning.data.folder import read_folder
+from anomaly_lightning.data.layouts import read_layout
+from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.data.samples import Category, categories_in, read_category
 from anomaly_lightning.errors import DataError
 
 DEFAULT_ROOT = Path("data/mvnet")
+PLACES = ("root", "normal", "normal_test", "abnormal", "masks", "manifest")
 
 
 @dataclass(frozen=True)
@@ -19,41 +23,92 @@ class Resolved:
 
     Attributes:
         category: What the layout holds.
-        root: The folder of categories.
-        why: In words: how the root was found.
+        where: The folder of categories, the folders or the table.
+        why: In words: how that was found.
+        settings: Plain `layout` and places (absolute), from which `resolve` finds the same pictures again.
     """
 
     category: Category
-    root: Path
+    where: str
     why: str
+    settings: Mapping[str, Any]
 
 
 def resolve(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
     """Find a category's pictures.
 
     Args:
-        data: The plain `data` config: `root`, `layout` and `generate`.
+        data: The plain `data` config: `layout`, the places that it takes (`root`; `normal`, `abnormal`, ...;
+            `manifest`) and, where pictures may be generated, `generate`.
         name: The category.
         cache: Folder that generated pictures are kept in.
 
     Raises:
         DataError: What was stated is not there, or nothing is there and the category can't be generated.
     """
-    if data["root"] is not None and data["layout"] == "synthetic":
-        raise DataError(f"data.root={data['root']} contradicts data=synthetic, which generates its pictures.")
-    if data["root"] is not None:
-        return _read(Path(data["root"]).expanduser(), name, "data.root, as stated")
-    if data["layout"] == "synthetic":
+    layout = data["layout"]
+    if layout == "folder":
+        return _read_folder(data, name)
+    if layout == "manifest":
+        if not data["manifest"]:
+            raise DataError("data=manifest needs data.manifest=<a .csv or .jsonl file that lists the pictures>.")
+        file = _absolute(data["manifest"])
+        category = read_manifest(file, name)
+        return Resolved(category, str(file), "data.manifest, as stated", _settings(layout, manifest=str(file)))
+    if layout == "synthetic":
+        if data["root"] is not None:
+            raise DataError(f"data.root={data['root']} contradicts data=synthetic, which generates its pictures.")
         return _generate(data, name, cache, "data=synthetic, as stated")
+    return _resolve_root(data, name, cache)
+
+
+def _resolve_root(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
+    """A root that was stated, else one that is there, else generated pictures."""
+    layout = data["layout"]
+    if data["root"] is not None:
+        return _read(layout, _absolute(data["root"]), name, "data.root, as stated")
+    if layout != "mvnet":
+        raise DataError(f"data={layout} needs data.root=<the folder that holds {name}>.")
     if os.environ.get("MVNET_ROOT"):
-        return _read(Path(os.environ["MVNET_ROOT"]).expanduser(), name, "$MVNET_ROOT")
+        return _read(layout, _absolute(os.environ["MVNET_ROOT"]), name, "$MVNET_ROOT")
     if categories_in(DEFAULT_ROOT):
-        return _read(DEFAULT_ROOT, name, f"found in {DEFAULT_ROOT}")
+        return _read(layout, _absolute(DEFAULT_ROOT), name, f"found in {DEFAULT_ROOT}")
     return _generate(data, name, cache, f"no data.root stated, no $MVNET_ROOT, no {DEFAULT_ROOT}: generated pictures")
 
 
-def _read(root: Path, name: str, why: str) -> Resolved:
-    return Resolved(read_category(root, name), root, why)
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _settings(layout: str, **places: Any) -> dict[str, Any]:
+    return {"layout": layout, **dict.fromkeys(PLACES), **places}
+
+
+def _read(layout: str, root: Path, name: str, why: str) -> Resolved:
+    category = read_category(root, name) if layout == "mvnet" else read_layout(root, name, layout)
+    return Resolved(category, str(root), why, _settings(layout, root=str(root)))
+
+
+def _read_folder(data: Mapping[str, Any], name: str) -> Resolved:
+    def folders(key: str) -> list[Path]:
+        stated = data[key]
+        return [_absolute(folder) for folder in ([stated] if isinstance(stated, str) else stated or [])]
+
+    def folder(key: str) -> Path | None:
+        return _absolute(data[key]) if data[key] else None
+
+    if not data["normal"]:
+        raise DataError("data=folder needs data.normal=<folder of pictures of good parts>, or a list of such folders.")
+    normal, normal_test, abnormal, masks = (
+        folders("normal"),
+        folders("normal_test"),
+        folder("abnormal"),
+        folder("masks"),
+    )
+    category = read_folder(name, normal, abnormal, masks, normal_test)
+    places = {"normal": [str(path) for path in normal], "normal_test": [str(path) for path in normal_test]}
+    places |= {"abnormal": abnormal and str(abnormal), "masks": masks and str(masks)}  # type: ignore[dict-item]
+    return Resolved(category, ", ".join(map(str, normal)), "data.normal, as stated", _settings("folder", **places))
 
 
 def _generate(data: Mapping[str, Any], name: str, cache: Path, why: str) -> Resolved:
@@ -62,6 +117,14 @@ def _generate(data: Mapping[str, Any], name: str, cache: Path, why: str) -> Reso
             f"There are no pictures of category {name!r} ({why}), and it can't be generated. State data.root=<folder "
             f"that holds {name}/train/good>, or take one of: {', '.join(synthetic.CATEGORIES)}."
         )
-    settings = {key: tuple(value) if key == "size" else value for key, value in data["generate"].items()}
-    root = synthetic.generate(cache / "synthetic", name, **settings)
-    return Resolved(read_category(root, name), root, why)
+    wanted = data["generate"]
+    root = synthetic.generate(
+        cache / "synthetic",
+        name,
+        seed=wanted["seed"],
+        train=wanted["train"],
+        test_good=wanted["test_good"],
+        defects_each=wanted["defects_each"],
+        size=tuple(wanted["size"]),
+    )
+    return Resolved(read_category(root, name), str(root), why, _settings("mvnet", root=str(root.absolute())))

@@ -90,11 +90,12 @@ class MVNetDataModule(pl.LightningDataModule):
         return PictureDataset(getattr(self.splits, role), self.transform)
 
     def fingerprint(self) -> str:
-        """Hex sha256 of what the three sets hold: roles, defect names, and every file's content."""
+        """Hex sha256 of what the category holds: roles, defect names, and every file's content."""
         digest = hashlib.sha256()
-        for role in ROLES:
-            for sample in getattr(self.splits, role):
-                digest.update(f"{role}/{sample.defect}/{content_hash(sample.path)}".encode())
+        for role, samples in (("train", self.category.train), ("test", self.category.test)):
+            for sample in samples:
+                content = content_hash(sample.path) if sample.path.is_file() else "missing"
+                digest.update(f"{role}/{sample.defect}/{content}".encode())
         return digest.hexdigest()
 
     def _loader(self, role: str, shuffle: bool = False) -> DataLoader[dict[str, Tensor]]:

@@ -15,7 +15,6 @@ camera stay comparable:
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,38 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from anomaly_lightning.data.damage import PictureError, claimed_pixels, what_is_broken, what_it_is
 from anomaly_lightning.data.samples import pictures_in
-from anomaly_lightning.errors import DataError
 
 # Decoders of what cameras write. Others, some of which start external programs, are never tried.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
 MAX_PIXELS = 200_000_000
-_MAGIC = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8": "JPEG",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"RIFF": "WEBP",
-    b"GIF8": "GIF",
-}
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
-_PIXELS = re.compile(r"\d+|$")  # the first number in Pillow's words about a bomb is the claimed pixels
-_TRUNCATED = ("truncated", "unrecognized data stream", "broken data stream", "not enough", "decoder error -2")
-
-
-class PictureError(DataError):
-    """A file that can't be read as a picture.
-
-    Attributes:
-        path: The file.
-        reason: Why not, without the path, in one line.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path, self.reason = path, " ".join(reason.split())
-        shown = str(path) if str(path).isprintable() else repr(str(path))
-        super().__init__(f"{shown}: {self.reason}")
 
 
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -75,6 +49,16 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return _guarded(path, max_pixels, _to_rgb)
 
 
+def read_mask_values(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Read the values of one mask file as they are: (H, W), the largest of the colour channels, dtype of the file.
+
+    Raises:
+        PictureError: The file can't be read.
+    """
+    values: NDArray[Any] = _guarded(path, max_pixels, _mask_values)
+    return values
+
+
 def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """Read a defect mask of any form: non-zero in any colour channel is defect, alpha is ignored.
 
@@ -89,8 +73,7 @@ def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
         PictureError: A file can't be read, the folder holds none, or they differ in size.
     """
     if not path.is_dir():
-        mask: NDArray[np.bool_] = _guarded(path, max_pixels, _to_mask)
-        return mask
+        return np.asarray(read_mask_values(path, max_pixels) != 0)
     masks = [read_mask(file, max_pixels) for file in pictures_in(path)]
     sizes = {(mask.shape[1], mask.shape[0]) for mask in masks}
     if len(sizes) != 1:
@@ -156,12 +139,12 @@ def _guarded(path: Path, max_pixels: int, convert: Any) -> Any:
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(path, _too_large(_PIXELS.findall(str(error))[0], max_pixels)) from error
+        raise PictureError(path, _too_large(claimed_pixels(error), max_pixels)) from error
     except UnidentifiedImageError as error:
-        raise PictureError(path, _what_it_is(head)) from error
+        raise PictureError(path, what_it_is(head)) from error
     # Decoders raise nearly anything on damaged files, from struct.error to KeyError.
     except Exception as error:
-        raise PictureError(path, _damage(error)) from error
+        raise PictureError(path, what_is_broken(error)) from error
 
 
 def _head(path: Path) -> bytes:
@@ -190,28 +173,6 @@ def _too_large(claimed: str, max_pixels: int) -> str:
     return f"header claims {claimed} pixels, more than the limit of {max_pixels}"
 
 
-def _what_it_is(head: bytes) -> str:
-    """What a file that no decoder takes seems to be, by its first bytes."""
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return f"truncated or damaged: starts like {name}, but its header can't be read"
-    if not any(head):
-        return "is no picture: starts with zero bytes only"
-    text = head.decode("utf-8", errors="ignore").strip()
-    if text and all(c.isprintable() or c.isspace() for c in text):
-        return f"is no picture: text ({text[:40]!r})"
-    return f"is no picture of a known form: starts with bytes {head[:8].hex(' ')}"
-
-
-def _damage(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if isinstance(error, MemoryError):
-        return "needs more memory than there is"
-    if isinstance(error, EOFError) or any(word in text.lower() for word in _TRUNCATED):
-        return f"truncated: {text}"
-    return f"damaged: {text}"
-
-
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(picture)).convert("RGB")
@@ -238,10 +199,10 @@ def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def _to_mask(picture: Image.Image) -> NDArray[np.bool_]:
+def _mask_values(picture: Image.Image) -> NDArray[Any]:
     if picture.mode in ("LA", "La"):
         picture = picture.convert("L")
     elif picture.mode not in ("1", "L") and not picture.mode.startswith(("I", "F")):
         picture = picture.convert("RGB")
-    values = np.asarray(picture) != 0
-    return values.any(axis=2) if values.ndim == 3 else values
+    values = np.asarray(picture)
+    return values.max(axis=2) if values.ndim == 3 else values

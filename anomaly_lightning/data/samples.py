@@ -18,7 +18,8 @@ class Sample:
     Attributes:
         path: The picture's file.
         defect: Name of the defect type, "good" for none.
-        mask: File of the defect's mask (non-zero = defect), None where there is none.
+        mask: File of the defect's mask (non-zero = defect), or a folder of several that make one together; None where
+            there is none.
     """
 
     path: Path

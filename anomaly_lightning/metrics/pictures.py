@@ -15,7 +15,6 @@ from anomaly_lightning.metrics.ranking import Array
 
 Values = npt.NDArray[np.floating[Any]]
 SKETCH_POINTS = 4096
-_ROWS = (slice(0, 1), slice(1, 3))  # of counts: normal; anomalous and overlap
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
@@ -103,10 +102,11 @@ class Knots:
 
     def bracket(self, edges: Array) -> tuple[Array, Array]:
         """The lowest and the highest that the counts of pixels >= each edge (E',) can be, (R, E') float64 each."""
-        following = np.searchsorted(self.values, _not_below(edges, self.values.dtype))
+        cast = _not_below(edges, self.values.dtype)
+        following = np.searchsorted(self.values, cast)
         low = np.concatenate([self.from_value, np.zeros_like(self.total)], axis=1)[:, following]
         high = np.concatenate([self.total, self.above_value], axis=1)[:, following]
-        met = np.append(self.values, np.asarray(np.nan, self.values.dtype))[following] == edges
+        met = np.append(self.values, np.asarray(np.nan, self.values.dtype))[following] == cast
         return low, np.where(met, low, high)
 
     def counts(self, edges: Array) -> Array:
@@ -115,9 +115,10 @@ class Knots:
         following = np.searchsorted(self.values, _not_below(edges, self.values.dtype))
         padded = np.concatenate([[-np.inf], self.values, [np.inf]])
         before, behind = padded[following], padded[following + 1]
-        inside = np.isfinite(before) & np.isfinite(behind) & np.isfinite(edges)
-        way = np.divide(edges - before, behind - before, out=np.ones(len(edges)), where=inside)
-        return high + (low - high) * way
+        with np.errstate(invalid="ignore"):  # beyond the extremes, where nothing is open
+            between = high + (low - high) * (edges - before) / (behind - before)
+        counts: Array = np.where(low == high, low, between)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,14 @@ class SketchedPicture:
     @classmethod
     def of(cls, picture: ExactPicture) -> "SketchedPicture":
         """Reduce a picture; what is left is exact at the chosen values and interpolated between them."""
-        kinds = []
-        for chosen, kept, rows in zip(picture.spread(), (picture.normal, picture.anomalous), _ROWS, strict=True):
-            # Whole numbers fit 32 bits, sums of overlap need all 64.
-            small = np.int32 if rows == _ROWS[0] else np.float64
-            counts = (picture.counts(edges)[rows].astype(small) for edges in (chosen, np.nextafter(chosen, np.inf)))
-            kinds.append(Knots(chosen.astype(kept.dtype), *counts, picture.counts(np.array([-np.inf]))[rows]))
-        return cls(picture.defect, picture.regions, *kinds)
+        normal, anomalous = picture.spread()
+        # Whole numbers fit 32 bits, sums of overlap need all 64.
+        return cls(
+            picture.defect,
+            picture.regions,
+            _knots(picture, normal, picture.normal.dtype, slice(0, 1), np.int32),
+            _knots(picture, anomalous, picture.anomalous.dtype, slice(1, 3), np.float64),
+        )
 
     def spread(self) -> tuple[Array, Array]:
         """See Picture."""
@@ -161,6 +163,15 @@ class SketchedPicture:
         """See Picture; from the nearest chosen values on either side."""
         normal, anomalous = self.normal.bracket(edges), self.anomalous.bracket(edges)
         return np.concatenate([normal[0], anomalous[0]]), np.concatenate([normal[1], anomalous[1]])
+
+
+def _knots(
+    picture: ExactPicture, chosen: Array, dtype: npt.DTypeLike, rows: slice, count_dtype: npt.DTypeLike
+) -> Knots:
+    """Knots at the chosen values for some rows of `counts`."""
+    from_value = picture.counts(chosen)[rows].astype(count_dtype)
+    above_value = picture.counts(np.nextafter(chosen, np.inf))[rows].astype(count_dtype)
+    return Knots(chosen.astype(dtype), from_value, above_value, picture.counts(np.array([-np.inf]))[rows])
 
 
 def chosen_values(rising: Values, points: int) -> Array:

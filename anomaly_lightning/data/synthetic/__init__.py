@@ -8,6 +8,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,7 +33,7 @@ MANIFEST = "manifest.json"
 Parameters = dict[str, int | str | list[int]]
 
 
-def generate(  # noqa: PLR0917 (the order is that of the arguments that people state most)
+def generate(
     root: Path,
     category: str,
     seed: int = 0,
@@ -71,7 +72,8 @@ def generate(  # noqa: PLR0917 (the order is that of the arguments that people s
         for split, defect, count in _folders(category, counts)
         for index in range(count)
     ]
-    manifest: Parameters = {**common, "category": category, "pictures": len(keys)}
+    masks = sum(key.defect != GOOD for key in keys)
+    manifest: Parameters = {**common, "category": category, "files": len(keys) + masks}
     if not _finished(home / category, manifest):
         _write_atomically(home / category, keys, manifest, Path(root))
     return home
@@ -105,8 +107,8 @@ def _finished(folder: Path, manifest: Parameters) -> bool:
         written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    pictures = sum(1 for split in ("train", "test") for _ in (folder / split).glob("*/*.png"))
-    return bool(written == manifest and pictures == manifest["pictures"])
+    files = sum(1 for _ in folder.glob("*/*/*.png"))
+    return bool(written == manifest and files == manifest["files"])
 
 
 def _write_atomically(folder: Path, keys: list[Key], manifest: Parameters, root: Path) -> None:
@@ -126,7 +128,8 @@ def _put_in_place(drawing: Path, folder: Path, manifest: Parameters) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists() and not _finished(folder, manifest):
         damaged = drawing.with_name(f".damaged-{uuid4().hex}")
-        folder.rename(damaged)
+        with suppress(FileNotFoundError):  # another process has just done the same
+            folder.rename(damaged)
         shutil.rmtree(damaged, ignore_errors=True)
     try:
         drawing.replace(folder)

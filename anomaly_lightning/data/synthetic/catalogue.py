@@ -90,7 +90,7 @@ RECIPES: Mapping[str, Recipe] = {
             "thread_top": object_defects.thread_top,
         },
         light=Light(gradient=0.08, exposure=0.05, tint=0.008, noise=1.6),
-        faint=0.35,
+        faint=0.45,
     ),
     "tile": Recipe(
         textures.tile,

@@ -45,12 +45,12 @@ def oil(scene: Scene, rng: np.random.Generator, strength: float) -> Scene:
 def cut(scene: Scene, rng: np.random.Generator, strength: float) -> Scene:
     """A slit by a blade: a dark line with raised lips, what lies behind showing in its middle."""
     points = path(rng, place(scene, rng), rng.uniform(16, 30) + 34 * strength, 0.35)
-    width = rng.uniform(1.5, 2.2) + 2.2 * strength
+    width = rng.uniform(1.8, 2.4) + 2.2 * strength
     depth = stroke(points, scene.size, width)
     lips = np.exp(-(((depth + 2.0) / 1.8) ** 2)) * (depth > -6)
-    opened = cover(depth, scene.size, 0.8) * (0.35 + 0.6 * strength)
-    dark = scene.behind * 0.35
-    height = scene.height - 1.5 * strength * opened + 0.9 * strength * lips
+    opened = cover(depth, scene.size, 0.8) * (0.45 + 0.5 * strength)
+    dark = scene.behind * 0.45
+    height = scene.height - 1.5 * strength * opened + (0.2 + 0.9 * strength) * lips
     return replace(scene, albedo=_painted_over(scene, dark, opened), height=height.astype(np.float32))
 
 
@@ -90,9 +90,9 @@ def fold(scene: Scene, rng: np.random.Generator, strength: float) -> Scene:
     fade = np.sin(np.pi * np.clip(along, 0.02, 0.98)) ** 0.5
     ridge = np.exp(-((away / (2.0 + 2.0 * strength)) ** 2)) * fade
     valley = np.exp(-(((away - 6) / 2.5) ** 2)) * fade
-    height = scene.height + (0.6 + 3.0 * strength) * ridge - 1.2 * strength * valley
+    height = scene.height + (1.1 + 2.6 * strength) * ridge - (0.3 + 1.0 * strength) * valley
     pale = np.clip(scene.albedo * 1.3 + 0.05, 0, 1)
-    albedo = blend(scene.albedo, pale, (0.10 + 0.5 * strength) * ridge)
+    albedo = blend(scene.albedo, pale, (0.18 + 0.45 * strength) * ridge)
     return replace(scene, albedo=albedo, height=height.astype(np.float32))
 
 
@@ -115,7 +115,7 @@ def poke(scene: Scene, rng: np.random.Generator, strength: float) -> Scene:
     swollen = np.exp(-(((depth + 2.5) / 2.0) ** 2))
     height = scene.height + (0.8 * strength + 0.2) * swollen - 2.0 * inside
     amount = inside * (0.45 + 0.5 * min(strength, 1))
-    return replace(scene, albedo=_painted_over(scene, scene.behind * 0.25, amount), height=height.astype(np.float32))
+    return replace(scene, albedo=_painted_over(scene, scene.behind * 0.35, amount), height=height.astype(np.float32))
 
 
 def hole(scene: Scene, rng: np.random.Generator, strength: float) -> Scene:

@@ -40,9 +40,8 @@ def broken_small(scene: Scene, rng: np.random.Generator, strength: float) -> Sce
 
 def _chipped(scene: Scene, rng: np.random.Generator, radius: float, strength: float) -> Scene:
     """Glass missing around a place on the lip: a dull hollow with bright, faceted edges."""
-    depth = shard(rng, scene.size, place(scene, rng, "lip"), radius) + 0.05 * radius * smooth_noise(
-        rng, scene.size, max(4, radius / 2)
-    )
+    frayed = 0.05 * radius * smooth_noise(rng, scene.size, max(4, radius / 2))
+    depth = shard(rng, scene.size, place(scene, rng, "lip"), radius) + frayed
     inside = cover(depth, scene.size)
     facets = 0.5 + 0.5 * np.clip(smooth_noise(rng, scene.size, max(3, 0.6 * radius)), -1, 1)
     rim = np.exp(-((depth / 1.6) ** 2)) * facets
@@ -89,7 +88,10 @@ def manipulated_front(scene: Scene, rng: np.random.Generator, strength: float) -
     """The screw's tip bent aside or broken off."""
     if rng.random() < 0.5:
         missing = cover(scene.u - np.float32(94 - 6 - 24 * strength) + 0.25 * scene.v, scene.size)
-        return replace(scene, albedo=blend(scene.albedo, scene.behind, missing))
+        near = np.minimum(24 - np.abs(scene.v), 120 - scene.u)
+        missing = missing * cover(near, scene.size, 10)
+        ground = np.maximum(scene.behind, np.median(scene.behind, axis=(0, 1)))  # no tip, no shadow of it
+        return replace(scene, albedo=blend(scene.albedo, ground, missing))
     beyond = np.clip(scene.u - 58, 0, None) * (np.abs(scene.v) < 40) * (scene.u < 125)
     aside = rng.choice([-1, 1]) * (0.10 + 0.45 * strength) * beyond * (1 + beyond / 40)
     down_v, right_v = _axis(scene, scene.v)
@@ -108,8 +110,8 @@ def _axis(scene: Scene, coordinate: Field) -> tuple[float, float]:
 def thread_side(scene: Scene, rng: np.random.Generator, strength: float) -> Scene:
     """The crests of a few turns of the thread worn off on one side of the outline."""
     start, side = rng.uniform(-25, 40), rng.choice([-1, 1])
-    within = 5 + 20 * strength - np.abs(scene.u - np.float32(start))
-    worn = np.minimum(within, side * scene.v - np.float32(SCREW_CORE + 0.3 + 1.5 * (1 - min(strength, 1))))
+    within = 8 + 26 * strength - np.abs(scene.u - np.float32(start))
+    worn = np.minimum(within, side * scene.v - np.float32(SCREW_CORE + 0.2 + 1.0 * (1 - min(strength, 1))))
     return replace(scene, albedo=blend(scene.albedo, scene.behind, cover(worn, scene.size)))
 
 
@@ -118,7 +120,8 @@ def thread_top(scene: Scene, rng: np.random.Generator, strength: float) -> Scene
     depth = blob(rng, scene.size, place(scene, rng, "thread"), 7 + 9 * strength, 0.4)
     inside = cover(depth, scene.size, 2.5) * scene.parts["all"]
     flat = gaussian_filter(scene.albedo, (4 / pixel(scene.size), 4 / pixel(scene.size), 0))
-    albedo = blend(scene.albedo, flat + 0.04 * smooth_noise(rng, scene.size, 3)[..., None], inside)
+    pale = flat * (1.1 + 0.4 * strength) + 0.14 * strength + 0.03 * smooth_noise(rng, scene.size, 4)[..., None]
+    albedo = blend(scene.albedo, pale, inside)
     return replace(scene, albedo=np.clip(albedo, 0, 1))
 
 

@@ -9,8 +9,8 @@ from anomaly_lightning.data.synthetic.textures import blend, colour, painted
 
 SCREW_SCALE = 1.18
 SCREW_PITCH = 8.4
-SCREW_CORE = 7.0
-SCREW_CREST = 11.0
+SCREW_CORE = 7.2
+SCREW_CREST = 12.0
 
 
 def _pose(rng: np.random.Generator, size: Size, shift: float, angle: float) -> tuple[Field, Field]:
@@ -69,11 +69,13 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
     v, u = v / np.float32(SCREW_SCALE), u / np.float32(SCREW_SCALE)
     radius, slope = _screw_profile(u, v, rng.uniform(0, 1))
     cover = _edge((radius - np.abs(v)) * SCREW_SCALE * 0.9, size)
-    lamp = rng.uniform(0, 2 * np.pi) - angle
+    lamp = rng.normal(0.25 * np.pi, 0.3) - angle
     steel = _steel(v, radius, slope, lamp) + 0.02 * smooth_noise(rng, size, 6, 2, angle=angle)
     shade = gaussian_filter(cover, 5 / pixel(size))
-    ground = 0.80 + 0.006 * smooth_noise(rng, size, 3) - 0.20 * np.roll(shade, (3, 2), axis=(0, 1))
-    behind = painted(ground.astype(np.float32), colour(1.0, 1.0, 0.985))
+    ground = 0.80 + 0.006 * smooth_noise(rng, size, 3)
+    shift = round(3 / pixel(size))
+    shadow = 0.20 * np.roll(shade, (shift, shift), axis=(0, 1))
+    behind = painted(ground - shadow, colour(1.0, 1.0, 0.985))
     albedo = blend(behind, painted(steel.astype(np.float32), colour(0.98, 0.98, 1.0)), cover)
     body = cover > 0.9
     parts = {
@@ -82,7 +84,6 @@ def screw(rng: np.random.Generator, size: Size) -> Scene:
         "head": body & (u < -74),
         "neck": body & (u > -66) & (u < -38),
         "thread": body & (u > -28) & (u < 62) & (np.abs(v) < SCREW_CORE),
-        "front": body & (u > 76),
     }
     flat = np.zeros(size, dtype=np.float32)
     return Scene(np.clip(albedo, 0, 1), flat, flat, behind, u, v, parts)

@@ -25,7 +25,7 @@ def _surface(albedo: Field, height: Field, gloss: float, behind: Field, axes: tu
     """A texture's scene: a defect may lie anywhere but at the very edge of the picture."""
     y, x = grid((height.shape[0], height.shape[1]))
     v, u = axes
-    inner: Region = (np.abs(y) < 0.8 * y.max()) & (np.abs(x) < 0.8 * x.max())
+    inner: Region = (np.abs(y) < 0.75 * y.max()) & (np.abs(x) < 0.75 * x.max())
     shine = np.full(height.shape, gloss, dtype=np.float32)
     return Scene(np.clip(albedo, 0, 1), height, shine, behind, u, v, {"all": inner})
 

@@ -173,7 +173,8 @@ class DiskStore:
             remove_data(self.folder)
         index.create()
         rows = self.folder / ROWS
-        rows.touch()
+        if not rows.exists():  # touching it would make all its rows suspect
+            rows.touch()
         if rows.stat().st_size > index.next_row() * self._row_bytes:
             with rows.open("r+b") as file:
                 file.truncate(index.next_row() * self._row_bytes)

@@ -108,8 +108,11 @@ def _to_keep(entries: list[CacheEntry], excess: int) -> dict[Path, int]:
     for _, folder, entry in uses:
         if excess <= 0:
             break
+        rows = entry.pictures * _row_bytes(entry) if entry.pictures else 0
         keep[folder] = max(0, keep.get(folder, entry.pictures) - 1)
-        excess -= _row_bytes(entry) if entry.pictures else entry.bytes
+        excess -= rows // max(1, entry.pictures)
+        if keep[folder] == 0:  # the folder goes, and its index with it
+            excess -= entry.bytes - rows
     return keep
 
 

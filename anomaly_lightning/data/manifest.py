@@ -1,0 +1,122 @@
+"""Anybody's own pictures by a list: a CSV or JSON lines file, as a category."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anomaly_lightning.data.folder import UNNAMED_DEFECT
+from anomaly_lightning.data.samples import GOOD, Category, Sample
+from anomaly_lightning.errors import DataError
+
+COLUMNS = ("path", "split", "label", "defect", "mask")
+SPLITS = ("train", "test")
+NORMAL = ("good", "normal", "ok", "0", "false")
+ABNORMAL = ("bad", "abnormal", "anomaly", "anomalous", "defect", "defective", "ng", "ko", "nok", "1", "true")
+
+
+def read_manifest(file: Path, name: str) -> Category:
+    """List the pictures that a table names.
+
+    Only `path` is needed; paths are relative to the table. An empty or missing `label` follows from `defect`, a missing
+    `defect` of an abnormal picture is "defect", and a missing `split` is "train" for normals and "test" for defects.
+
+    Args:
+        file: .csv with a head line, or .jsonl (.ndjson) with one object a line.
+        name: What the category is to be called.
+
+    Raises:
+        DataError: No such file or form, or a row is wrong: an unknown column or value, a contradiction, a defect to
+            train on, a file that is not there or listed twice.
+    """
+    rows = [_sample(file, line, row) for line, row in _rows(file)]
+    _refuse_doubles(file, [sample.path for _, sample in rows])
+    train = tuple(sample for split, sample in rows if split == "train")
+    if not train:
+        raise DataError(f"{file} lists no normal picture to train on; expected rows of split train.")
+    return Category(name, train, tuple(sample for split, sample in rows if split == "test"))
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and values of each row; values are stripped, missing ones "" or absent."""
+    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".ndjson": _json_rows}
+    if file.suffix.lower() not in readers:
+        raise DataError(f"data.manifest={file}: expected a file named {', '.join(readers)}.")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.manifest={file} can't be read as UTF-8 text: {error}") from error
+    for line, row in readers[file.suffix.lower()](file, text):
+        unknown = sorted(set(map(str, row)) - set(COLUMNS))
+        if unknown:
+            raise DataError(f"{file}: unknown column {', '.join(unknown)}; expected {', '.join(COLUMNS)}.")
+        yield line, {key: "" if value is None else str(value).strip() for key, value in row.items()}
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[Any, Any]]]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise DataError(f"{file}, line {reader.line_num}: more values than columns.")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: {error}.") from error
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[Any, Any]]]:
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}, line {line}: no JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise DataError(f'{file}, line {line}: expected an object like {{"path": "a.png"}}.')
+        yield line, row
+
+
+def _sample(file: Path, line: int, row: dict[str, str]) -> tuple[str, Sample]:
+    """Split and sample of one row."""
+    where = f"{file}, line {line}"
+    path = _existing(file, row.get("path", ""), f"{where}, path")
+    defect = _defect(row, where)
+    split = row.get("split") or ("train" if defect == GOOD else "test")
+    if split not in SPLITS:
+        raise DataError(f"{where}: split={split}, expected {' or '.join(SPLITS)} (validation is split off by the run).")
+    if split == "train" and defect != GOOD:
+        raise DataError(f"{where}: {path} shows a defect ({defect}), but training takes good parts only.")
+    mask = _existing(file, row["mask"], f"{where}, mask") if row.get("mask") else None
+    return split, Sample(path, defect, mask)
+
+
+def _defect(row: dict[str, str], where: str) -> str:
+    """Defect type that label and defect agree on, "good" for none."""
+    label, defect = row.get("label", "").lower(), row.get("defect", "")
+    if label not in ("", *NORMAL, *ABNORMAL):
+        raise DataError(f"{where}: label={label}, expected one of {', '.join(NORMAL + ABNORMAL)}, or nothing.")
+    if not label and not defect and row.get("mask"):
+        raise DataError(f"{where}: there is a mask, but neither label nor defect; say whether the picture is normal.")
+    if (label in NORMAL and defect not in ("", GOOD)) or (label in ABNORMAL and defect == GOOD):
+        raise DataError(f"{where}: label={label} contradicts defect={defect}.")
+    return UNNAMED_DEFECT if label in ABNORMAL and not defect else defect or GOOD
+
+
+def _existing(file: Path, value: str, where: str) -> Path:
+    if not value:
+        raise DataError(f"{where}: expected a file's path, but there is none.")
+    path = file.parent / value
+    if not path.exists():
+        raise DataError(f"{where}: there is no file {path}; paths are relative to the table.")
+    return path
+
+
+def _refuse_doubles(file: Path, paths: list[Path]) -> None:
+    seen: set[Path] = set()
+    for path in paths:
+        if path in seen:
+            raise DataError(f"{file} lists {path} twice.")
+        seen.add(path)

@@ -1,0 +1,91 @@
+"""Own pictures by a table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from anomaly_lightning.data.manifest import read_manifest
+from anomaly_lightning.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("a.png", "b.png", "c d.png", "m.png"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "list.csv") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_paths_alone_are_normals_to_train_on(folder):
+    category = read_manifest(write(folder, "path\na.png\nc d.png\n"), "widgets")
+    assert [s.path.name for s in category.train] == ["a.png", "c d.png"]
+    assert (category.name, category.test) == ("widgets", ())
+
+
+def test_all_columns(folder):
+    rows = "path,split,label,defect,mask\na.png,train,good,,\nb.png,,,dent,m.png\nc d.png,test,OK,good,\n"
+    category = read_manifest(write(folder, "\ufeff" + rows), "x")
+    assert [(s.path.name, s.defect) for s in category.train] == [("a.png", "good")]
+    assert [(s.path.name, s.defect, s.mask) for s in category.test] == [
+        ("b.png", "dent", folder / "m.png"),
+        ("c d.png", "good", None),
+    ]
+
+
+def test_json_lines_say_the_same(folder):
+    rows = [{"path": "a.png", "label": False}, {"path": "b.png", "label": 1, "mask": None}]
+    text = "\n\n".join(map(json.dumps, rows))
+    category = read_manifest(write(folder, text, "list.jsonl"), "x")
+    assert [s.path.name for s in category.train] == ["a.png"]
+    assert [(s.path.name, s.defect) for s in category.test] == [("b.png", "defect")]
+
+
+def test_absolute_paths_are_taken_as_they_are(folder, tmp_path_factory):
+    table = write(tmp_path_factory.mktemp("elsewhere"), f"path\n{folder / 'a.png'}\n")
+    assert read_manifest(table, "x").train[0].path == folder / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,lable\na.png,bad\n", "unknown column lable; expected path, split"),
+        ("path,label\na.png,maybe\n", "line 2: label=maybe, expected one of good"),
+        ("path,split\na.png,val\n", "line 2: split=val, expected train or test"),
+        ("path,split,label\na.png,train,bad\n", "line 2: .* training takes good parts only"),
+        ("path,label,defect\na.png,good,dent\n", "line 2: label=good contradicts defect=dent"),
+        ("path,mask\na.png,m.png\n", "line 2: there is a mask, but neither label nor defect"),
+        ("path\na.png\ngone.png\n", "line 3, path: there is no file .*gone.png"),
+        ("path,defect,mask\na.png,dent,gone.png\n", "line 2, mask: there is no file"),
+        ("split\ntrain\n", "line 2, path: expected a file's path"),
+        ("path\na.png\na.png\n", "lists .*a.png twice"),
+        ("path\na.png,b.png\n", "line 2: more values than columns"),
+        ('path,label\n"a.png,good\n', "unexpected end of data"),
+        ("path,label\na.png,bad\n", "no normal picture to train on"),
+        ("", "no normal picture to train on"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(folder, text, words):
+    with pytest.raises(DataError, match=words):
+        read_manifest(write(folder, text), "x")
+
+
+def test_json_that_is_none_is_said_with_its_line(folder):
+    with pytest.raises(DataError, match="line 2: no JSON"):
+        read_manifest(write(folder, '{"path": "a.png"}\n{path}\n', "list.jsonl"), "x")
+    with pytest.raises(DataError, match="line 1: expected an object"):
+        read_manifest(write(folder, '["a.png"]\n', "list.jsonl"), "x")
+
+
+def test_other_files_are_refused(folder):
+    with pytest.raises(DataError, match=r"expected a file named .csv, .jsonl, .ndjson"):
+        read_manifest(write(folder, "path", "list.xlsx"), "x")
+    with pytest.raises(DataError, match="can't be read"):
+        read_manifest(folder / "gone.csv", "x")
+    (folder / "list.csv").write_bytes(b"path\n\xff\xfe.png\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_manifest(folder / "list.csv", "x")

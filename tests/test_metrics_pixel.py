@@ -1,0 +1,274 @@
+"""Figures of pixels against hand-computed cases, sklearn and a slow threshold loop of its own."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from sklearn import metrics as sk
+
+from anomaly_lightning.metrics import PixelMetrics, by_defect
+
+Case = list[tuple[torch.Tensor, torch.Tensor]]
+FIGURES = ("auroc", "average_precision", "aupro", "aupro_005", "f1", "iou")
+
+
+def random_case(seed: int, pictures: int = 6, ties: bool = False) -> Case:
+    """Maps (H, W), each of another size, whose masks hold many regions of all sizes; every third picture is good."""
+    rng = np.random.default_rng(seed)
+    case = []
+    for index in range(pictures):
+        shape = (rng.integers(16, 22), rng.integers(30, 40))
+        mask = ndimage.gaussian_filter(rng.normal(size=shape), 1) > 0.3
+        mask &= index % 3 > 0
+        values = rng.normal(size=shape) + mask * rng.uniform(0.5, 3)
+        values = np.round(values * 2) if ties else values
+        case.append((torch.tensor(values * 50 + 1000, dtype=torch.float32), torch.tensor(mask)))
+    return case
+
+
+def filled(case: Case, max_pixels: int = 50_000_000) -> PixelMetrics:
+    metrics = PixelMetrics(max_pixels)
+    for anomaly_map, mask in case:
+        metrics.update(anomaly_map, mask)
+    return metrics
+
+
+def slow_aupro(case: Case, limit: float) -> float:
+    """Every value a threshold, region by region, then the area by small trapezoids and a cut at the limit."""
+    values = np.unique(np.concatenate([m.numpy().ravel() for m, _ in case]))[::-1]
+    regions = []
+    for anomaly_map, mask in case:
+        labels, count = ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
+        regions += [anomaly_map.numpy()[labels == region] for region in range(1, count + 1)]
+    normal = np.concatenate([m.numpy()[~k.numpy()] for m, k in case])
+    x = [0.0, *(np.mean(normal >= value) for value in values)]
+    y = [0.0, *np.mean([(region >= values[:, None]).mean(axis=1) for region in regions], axis=0)]
+    area = 0.0
+    for x0, x1, y0, y1 in zip(x, x[1:], y, y[1:], strict=False):
+        if x0 >= limit:
+            break
+        end = min(x1, limit)
+        y_end = y1 if x1 == x0 else y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+        area += (end - x0) * (y0 + y_end) / 2
+    return area / limit
+
+
+def test_overlap_by_hand() -> None:
+    """Regions of 1 and of 3 pixels (one joined by a corner) weigh the same; the limit cuts a step."""
+    mask = torch.tensor([[1, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 1, 0, 0]], dtype=torch.bool)
+    values = torch.tensor([[9.0, 8, 1, 1, 1], [2, 2, 2, 7, 7], [2, 2, 3, 2, 5]])
+    metrics = PixelMetrics()
+    metrics.update(values, mask)
+    block, notes = metrics.compute(4.0, bootstrap=0)
+    assert notes == {}
+    assert block["regions"] == 2
+    # Falling: 9 -> region one whole, overlap 1/2; 8 normal; 7, 7 -> 1/2 + 1/3; 5 normal; 3 -> 1; then 9 normals.
+    x1, x2 = 1 / 11, 2 / 11
+    assert block["aupro_005"] == pytest.approx(1 / 2)
+    assert block["aupro"] == pytest.approx((x1 * 1 / 2 + (x2 - x1) * 5 / 6 + (0.3 - x2) * 1) / 0.3)
+    assert block["auroc"] == pytest.approx((11 + 10 + 10 + 9) / 44)
+    assert block["average_precision"] == pytest.approx((1 + 3 / 4 * 2 + 4 / 6) / 4)
+    assert block["f1"] == pytest.approx(6 / 9)
+    assert block["iou"] == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_brute_force_and_sklearn(seed: int, ties: bool) -> None:
+    case = random_case(seed, ties=ties)
+    block, _ = filled(case).compute(1070.0, bootstrap=0)
+    assert block["regions"] > 30
+    values = np.concatenate([m.numpy().ravel() for m, _ in case])
+    masks = np.concatenate([k.numpy().ravel() for _, k in case])
+    expected = {
+        "auroc": sk.roc_auc_score(masks, values),
+        "average_precision": sk.average_precision_score(masks, values),
+        "f1": sk.f1_score(masks, values > 1070.0),
+        "iou": sk.jaccard_score(masks, values > 1070.0),
+        "aupro": slow_aupro(case, 0.3),
+        "aupro_005": slow_aupro(case, 0.05),
+    }
+    assert {name: block[name] for name in expected} == pytest.approx(expected, abs=1e-10)
+    assert block["exact"] is True
+    assert block["error_bound"] == {}
+
+
+def test_a_value_at_the_threshold_is_not_called() -> None:
+    threshold = float(np.float32(0.1))
+    metrics = PixelMetrics()
+    metrics.update(torch.tensor([[0.1, 0.1, 0.2]]), torch.tensor([[False, True, True]]))
+    block, _ = metrics.compute(threshold, bootstrap=0)
+    assert block["iou"] == pytest.approx(1 / 2)
+
+
+def blobs(seed: int, pictures: int) -> Case:
+    """Larger smooth maps, so that sketching has something to leave out."""
+    rng = np.random.default_rng(seed)
+    case = []
+    for index in range(pictures):
+        mask = ndimage.gaussian_filter(rng.normal(size=(150, 210)), 6) > 0.09
+        mask &= index % 2 > 0
+        values = np.exp(2 * rng.normal() / 3 + ndimage.gaussian_filter(rng.normal(size=(150, 210)), 2) * 4 + mask)
+        case.append((torch.tensor(values, dtype=torch.float32), torch.tensor(mask)))
+    return case
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sketch_is_within_its_stated_bound(seed: int) -> None:
+    case = blobs(seed, 12)
+    exact, _ = filled(case).compute(5.0, bootstrap=0)
+    block, _ = filled(case, max_pixels=1000).compute(5.0, bootstrap=0)
+    assert block["exact"] is False
+    for name in FIGURES:
+        bound = block["error_bound"][name]
+        assert 0 < bound < 0.01
+        assert abs(block[name] - exact[name]) <= bound
+        assert abs(block[name] - exact[name]) < 2e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sketch_bound_holds_where_interpolation_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few chosen values and values in steps: the estimate is rough, and the bound must say so."""
+    monkeypatch.setattr("anomaly_lightning.metrics.pictures.SKETCH_POINTS", 12)
+    case = random_case(seed, ties=True)
+    exact, _ = filled(case).compute(1070.0, bootstrap=0)
+    block, _ = filled(case, max_pixels=1000).compute(1070.0, bootstrap=0)
+    for name in FIGURES:
+        assert abs(block[name] - exact[name]) <= block["error_bound"][name]
+    assert max(abs(block[name] - exact[name]) for name in FIGURES) > 1e-4
+
+
+@pytest.mark.parametrize("max_pixels", [50_000_000, 1000])
+def test_order_units_and_processes_do_not_matter(max_pixels: int) -> None:
+    case = random_case(7, pictures=9)
+    plain, _ = filled(case, max_pixels).compute(1070.0, bootstrap=30)
+    scaled = [((m.double() - 1000) * 2.0**-30, k) for m, k in reversed(case)]
+    here, there = filled(scaled[:4], max_pixels), filled(scaled[4:], max_pixels)
+    here.merge(pickle.loads(pickle.dumps(there)))
+    other, _ = here.compute(70.0 * 2.0**-30, bootstrap=30)
+    assert other.pop("threshold") == 70.0 * 2.0**-30
+    assert plain.pop("threshold") == 1070.0
+    for key in ("ci95", "error_bound"):
+        assert other[key].keys() == plain[key].keys()
+        for name, value in other.pop(key).items():
+            assert value == pytest.approx(plain[key][name], abs=1e-12)
+        plain.pop(key)
+    assert other == pytest.approx(plain, abs=1e-12)
+
+
+def test_merging_sketched_into_exact_sketches_all() -> None:
+    case = random_case(8)
+    exact, sketched = filled(case[:3], 6000), filled(case[3:], 1000)
+    exact.merge(sketched)
+    assert exact.compute(None, 0)[0]["exact"] is False
+
+
+def test_intervals_are_by_picture() -> None:
+    case = random_case(9, pictures=12)
+    metrics = filled(case)
+    block, _ = metrics.compute(1070.0, bootstrap=200, seed=0)
+    assert set(block["ci95"]) == set(FIGURES)
+    assert metrics.compute(1070.0, 200, 0)[0]["ci95"] == block["ci95"]
+    assert metrics.compute(1070.0, 200, 1)[0]["ci95"] != block["ci95"]
+    for name in FIGURES:
+        low, high = block["ci95"][name]
+        assert low < block[name] < high
+    # The same pictures four times over: as many pixels would shrink the interval fourfold, as many pictures by half.
+    low, high = block["ci95"]["auroc"]
+    low4, high4 = filled(case * 4).compute(1070.0, 200, 0)[0]["ci95"]["auroc"]
+    assert (high4 - low4) / (high - low) == pytest.approx(0.5, abs=0.15)
+
+
+def test_intervals_against_resampling_in_full() -> None:
+    """The edges that pictures share cost little: the same draws, with every pixel sorted anew."""
+    case = random_case(10, pictures=9)
+    block, _ = filled(case).compute(1070.0, bootstrap=300)
+    rng = np.random.default_rng(5)
+    strata = [[i for i in range(9) if i % 3 == 0], [i for i in range(9) if i % 3 > 0]]
+    samples = []
+    for _ in range(150):
+        chosen = [case[i] for stratum in strata for i in rng.choice(stratum, len(stratum))]
+        samples.append([filled(chosen).compute(1070.0, 0)[0][name] for name in FIGURES])
+    for name, column in zip(FIGURES, np.transpose(samples), strict=True):
+        low, high = block["ci95"][name]
+        assert np.mean((column >= low) & (column <= high)) == pytest.approx(0.95, abs=0.06)
+
+
+def test_random_maps_reach_chance_only() -> None:
+    rng = np.random.default_rng(11)
+    case = [(torch.tensor(rng.normal(size=m.shape)), k) for m, k in random_case(11, pictures=24)]
+    block, _ = filled(case).compute(None)
+    low, high = block["ci95"]["auroc"]
+    assert low < 0.5 < high
+    low, high = block["ci95"]["aupro"]
+    assert low < 0.15 < high  # a diagonal up to 0.3 has half of that as its height
+
+
+@pytest.mark.parametrize("max_pixels", [50_000_000, 100])
+def test_constant_maps(max_pixels: int) -> None:
+    case = [(torch.full(m.shape, 3.0), k) for m, k in random_case(12)]
+    block, _ = filled(case, max_pixels).compute(3.0, bootstrap=20)
+    assert block["auroc"] == pytest.approx(0.5)
+    assert block["aupro"] == pytest.approx(0.15)
+    assert block["iou"] == 0.0
+
+
+def test_undefined_figures_have_reasons() -> None:
+    good = [(m, torch.zeros_like(k)) for m, k in random_case(13)]
+    nothing_normal = [(m, torch.ones_like(k)) for m, k in random_case(13)]
+    for case, reason in (([], "no masks"), (good, "no mask has"), (nothing_normal, "no normal")):
+        metrics = filled(case)
+        block, notes = metrics.compute(1.0)
+        assert notes.keys() == {f"pixel.{name}" for name in FIGURES}
+        assert all(block[name] is None for name in FIGURES)
+        assert reason in notes["pixel.aupro"]
+        assert metrics.pro_curve() is None
+        assert metrics.auroc_by_defect() == {}
+        json.dumps(block, allow_nan=False)
+    block, notes = filled(random_case(13)).compute(float("nan"), bootstrap=5)
+    assert notes.keys() == {"pixel.f1", "pixel.iou"}
+    assert block["f1"] is block["iou"] is block["threshold"] is None
+    assert set(block["ci95"]) == set(FIGURES) - {"f1", "iou"}
+
+
+def test_what_may_not_enter() -> None:
+    values = torch.zeros(3, 5)
+    values[1, 2:4] = float("nan")
+    with pytest.raises(ValueError, match="2 of 15"):
+        PixelMetrics().update(values, torch.zeros(3, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"\(5, 3\)"):
+        PixelMetrics().update(torch.zeros(3, 5), torch.zeros(5, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="uint8"):
+        PixelMetrics().update(torch.zeros(3, 5), torch.zeros(3, 5, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("max_pixels", [50_000_000, 1000])
+def test_overlap_curve_ends_at_the_limit_and_keeps_its_area(max_pixels: int) -> None:
+    metrics = filled(blobs(3, 8), max_pixels)
+    drawn = metrics.pro_curve()
+    assert drawn is not None
+    x, y = drawn["false_alarm_rate"], drawn["overlap"]
+    assert (x[0], y[0], x[-1]) == (0.0, 0.0, 0.3)
+    assert 300 < len(x) == len(y) <= 500
+    area = np.trapezoid(y, x) / 0.3
+    assert area == pytest.approx(metrics.compute(None, 0)[0]["aupro"], abs=2e-3)
+
+
+@pytest.mark.parametrize(("max_pixels", "tolerance"), [(50_000_000, 1e-12), (1000, 1e-3)])
+def test_by_defect_sets_each_type_against_all_good_pictures(max_pixels: int, tolerance: float) -> None:
+    case = random_case(14, pictures=9)
+    names = ["good", "crack", "dent"] * 3
+    metrics = PixelMetrics(max_pixels)
+    for (anomaly_map, mask), name in zip(case, names, strict=True):
+        metrics.update(anomaly_map, mask, name)
+    labels = torch.tensor([name != "good" for name in names])
+    rows, notes = by_defect(torch.arange(9.0), labels, names, 4.0, metrics)
+    assert notes == {}
+    for defect in ("crack", "dent"):
+        chosen = [pair for pair, name in zip(case, names, strict=True) if name in (defect, "good")]
+        masks = np.concatenate([k.numpy().ravel() for _, k in chosen])
+        values = np.concatenate([m.numpy().ravel() for m, _ in chosen])
+        assert rows[defect]["pixel_auroc"] == pytest.approx(sk.roc_auc_score(masks, values), abs=tolerance)

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.models import patchcore
+from anomaly_lightning.models.patchcore import PatchCore, greedy_k_center, nearest_neighbours
+
+SHAPE = (6, 3, 4)  # channels, height, width
+PLAIN = {"bank": 500, "pool": 500, "projection": None, "neighbourhood": 1, "neighbours": 1}
+
+
+def features(pictures: int, seed: int = 0) -> Tensor:
+    return 3 + torch.randn(pictures, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def fitted(batches: list[Tensor], **settings: object) -> PatchCore:
+    detector = PatchCore(**{**PLAIN, **settings})
+    for batch in batches:
+        detector.observe(batch)
+    detector.finish()
+    return detector
+
+
+def patches(maps: Tensor) -> np.ndarray:
+    return maps.double().permute(0, 2, 3, 1).reshape(-1, SHAPE[0]).numpy()
+
+
+def test_greedy_k_center_by_brute_force() -> None:
+    points = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distances, chosen = cdist(points, points), [0]
+    while len(chosen) < 15:
+        chosen.append(int(distances[:, chosen].min(1).argmax()))
+    assert greedy_k_center(points, 15).tolist() == chosen
+
+
+def test_distance_to_the_whole_bank_is_brute_force() -> None:
+    train, test = features(4), features(3, seed=1)
+    expected = cdist(patches(test), patches(train)).min(1).reshape(3, 3, 4)
+    found = fitted([train]).error_map(test)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_a_picture_of_the_bank_has_no_error() -> None:
+    train = 1000 + features(4)  # where norms cancel badly
+    assert fitted([train]).error_map(train).max() == 0
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, queries = torch.randn(20, 6), torch.randn(57, 6)
+    whole = nearest_neighbours(queries, memory)
+    monkeypatch.setattr(patchcore, "DISTANCES_AT_ONCE", 100)
+    assert all(torch.equal(a, b) for a, b in zip(nearest_neighbours(queries, memory), whole, strict=True))
+
+
+def test_coreset_covers_better_than_chance() -> None:
+    train, test = features(30), patches(features(30))
+    chosen = fitted([train], bank=40, projection=None).memory.double().numpy()
+    assert chosen.shape == (40, 6)
+    random = patches(train)[np.random.default_rng(0).permutation(360)[:40]]
+    assert cdist(test, chosen).min(1).max() < cdist(test, random).min(1).max()
+    assert set(map(tuple, chosen)) <= set(map(tuple, patches(train)))
+    assert fitted([train], bank=40, projection=2).memory.shape == (40, 6)
+
+
+def test_reweighting_is_equation_7() -> None:
+    train, test = features(4), features(3, seed=1)
+    bank, found = patches(train), fitted([train], neighbours=5).error_map(test)
+    for picture, plain in enumerate(fitted([train]).error_map(test).double().numpy()):
+        x = patches(test[picture : picture + 1])[plain.argmax()]
+        star = bank[cdist([x], bank).argmin()]
+        near = bank[np.argsort(cdist([star], bank)[0])[:5]]
+        weight = 1 - np.exp(np.linalg.norm(x - star)) / np.exp(np.linalg.norm(x - near, axis=1)).sum()
+        np.testing.assert_allclose(found[picture].numpy(), weight * plain, rtol=1e-4)
+
+
+def test_neighbourhood_averages() -> None:
+    test = features(2)
+    averaged = F.avg_pool2d(test, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(averaged[0, :, 0, 0], test[0, :, :2, :2].mean((1, 2)))
+    train = F.avg_pool2d(features(4), 3, 1, 1, count_include_pad=False)
+    found = fitted([features(4)], neighbourhood=3).error_map(test)
+    torch.testing.assert_close(found, fitted([train]).error_map(averaged))
+
+
+@pytest.mark.parametrize("pool", [50, 500])
+def test_streaming_is_all_at_once(pool: int) -> None:
+    train = features(20)
+    at_once = fitted([train], pool=pool, bank=30)
+    streamed = fitted(list(train.split(3)), pool=pool, bank=30)
+    assert torch.equal(streamed.memory, at_once.memory)
+
+
+def test_the_pool_is_bounded_and_a_fair_sample() -> None:
+    train = torch.arange(400.0).view(100, 1, 2, 2)  # 400 patches, told by their value
+    seen = torch.zeros(400)
+    for seed in range(200):
+        detector = PatchCore(**{**PLAIN, "pool": 40, "bank": 40, "seed": seed})
+        for batch in train.split(7):
+            detector.observe(batch)
+            assert len(detector._patches) <= 40
+        detector.finish()
+        seen[detector.memory.flatten().long()] += 1
+    thirds = seen.view(4, 100).sum(1) / 2000  # each quarter of the stream holds a quarter of the samples
+    assert (thirds - 1).abs().max() < 0.1
+
+
+def test_bank_loads_back_and_nothing_depends_on_the_mode() -> None:
+    detector, test = fitted([features(4)], neighbours=3), features(3, seed=1)
+    twin = PatchCore(**{**PLAIN, "neighbours": 3})
+    twin.load_state_dict(detector.state_dict())
+    before = detector.error_map(test)
+    assert torch.equal(twin.train().error_map(test), before)
+    detector.finish()
+    assert torch.equal(detector.eval().error_map(test), before)
+
+
+def test_observing_again_starts_anew() -> None:
+    detector, test = fitted([features(20)]), features(3, seed=1)
+    detector.observe(features(9, seed=4))
+    detector.finish()
+    assert torch.equal(detector.error_map(test), fitted([features(9, seed=4)]).error_map(test))
+
+
+def test_settings_without_a_meaning_are_refused() -> None:
+    with pytest.raises(UserError, match="pool=10"):
+        PatchCore(bank=20, pool=10)
+    with pytest.raises(UserError, match="odd"):
+        PatchCore(neighbourhood=2)
