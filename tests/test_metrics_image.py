@@ -47,7 +47,7 @@ def test_hand_computed() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_sklearn(seed: int, ties: bool) -> None:
     scores, labels = random_case(seed, ties)
-    threshold = 560.0
+    threshold = 570.0  # with ties, the score of several pictures, and they are not called
     block, _ = image_metrics(scores, labels, threshold, bootstrap=0)
     y, s, decision = labels.numpy(), scores.numpy(), scores.numpy() > threshold
     precision, recall, f1, _ = sk.precision_recall_fscore_support(y, decision, average="binary")
@@ -132,6 +132,19 @@ def test_constant_scores_are_not_above_the_floor(threshold: float | None) -> Non
     assert block["f1_oracle"] == block["f1_floor"] == pytest.approx(0.5)
     assert block["above_floor"] is False
     assert "not above the floor" in notes["image.above_floor"]
+
+
+def test_resamples_keep_the_counts_of_both_kinds() -> None:
+    block, _ = image_metrics(torch.full((30,), 7.0), torch.arange(30) % 3 == 0, 6.9, bootstrap=100)
+    assert block["ci95"]["f1"] == pytest.approx([0.5, 0.5])
+    assert block["ci95"]["precision"] == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_a_false_alarm_rate_may_be_reached() -> None:
+    scores = torch.arange(30.0)
+    labels = (scores == 28) | (scores < 9)  # of 20 good pictures one, 5 %, is stranger than the strangest defect
+    block, _ = image_metrics(scores, labels, None, bootstrap=0)
+    assert block["recall_at_false_alarm_rate"] == {"0.01": 0.0, "0.05": pytest.approx(0.1)}
 
 
 def test_good_scores_are_above_the_floor() -> None:
