@@ -187,6 +187,11 @@ def test_without_threshold_and_without_pictures() -> None:
     assert "no test pictures" in notes["image.accuracy"]
 
 
+def test_a_score_at_the_threshold_is_not_called() -> None:
+    block, _ = image_metrics(HAND_SCORES, HAND_LABELS, 5.0, bootstrap=0)
+    assert block["confusion"] == {"tp": 1, "fp": 1, "tn": 4, "fn": 2}
+
+
 def test_nothing_called_leaves_precision_undefined() -> None:
     block, notes = image_metrics(HAND_SCORES, HAND_LABELS, 100.0, bootstrap=20)
     assert block["precision"] is None

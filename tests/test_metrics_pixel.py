@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 from anomaly_lightning.metrics import PixelMetrics, by_defect
 from anomaly_lightning.metrics.pictures import ExactPicture, SketchedPicture
 from anomaly_lightning.metrics.pixel_curve import area_bounds
+from anomaly_lightning.metrics.ranking import average_precision
 
 Case = list[tuple[torch.Tensor, torch.Tensor]]
 FIGURES = ("auroc", "average_precision", "aupro", "aupro_005", "f1", "iou")
@@ -189,6 +190,21 @@ def test_merging_sketched_into_exact_sketches_all() -> None:
     assert exact.compute(None, 0)[0]["exact"] is False
 
 
+def test_a_picture_after_the_figures_counts() -> None:
+    case = random_case(8)
+    metrics = filled(case[:3])
+    metrics.compute(None, 0)
+    for anomaly_map, mask in case[3:]:
+        metrics.update(anomaly_map, mask)
+    assert metrics.compute(None, 0) == filled(case).compute(None, 0)
+
+
+def test_precision_in_a_bin_is_taken_at_its_middle() -> None:
+    normal, anomalous = np.array([0.0, 0, 10]), np.array([0.0, 10, 20])
+    assert average_precision(normal, anomalous) == pytest.approx((1 + 20 / 30) / 2)
+    assert average_precision(normal, anomalous, binned=True) == pytest.approx((1 + 15 / 20) / 2)
+
+
 def test_intervals_are_by_picture() -> None:
     case = random_case(9, pictures=12)
     metrics = filled(case)
@@ -237,6 +253,7 @@ def test_constant_maps(max_pixels: int) -> None:
     assert block["auroc"] == pytest.approx(0.5)
     assert block["aupro"] == pytest.approx(0.15)
     assert block["iou"] == 0.0
+    assert block["ci95"]["iou"] == [0.0, 0.0]
 
 
 def test_undefined_figures_have_reasons() -> None:
