@@ -402,7 +402,7 @@ def test_a_full_disk_is_an_error_with_a_way_out_and_keeps_what_was_there(small_d
     with DiskStore(small_disk, SPEC, SHAPE) as store:
         store.append(names(4), many(names(4)))
         more = names(200, "more")
-        with pytest.raises(CacheError, match=r"no room.*stays usable.*action=trim.*cache\.dir.*cache=memory"):
+        with pytest.raises(CacheError, match=r"no room.*stays usable.*action=trim.*cache\.dir.*cache\.mode=memory"):
             store.append(more, many(more))
         assert len(store) == 4
         assert_holds(store, names(4))
@@ -436,7 +436,7 @@ def test_a_read_only_folder_is_served_and_refuses_to_grow(small_disk: Path) -> N
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with DiskStore(small_disk, SPEC, SHAPE) as store:
         assert_holds(store, names(4))
-        with pytest.raises(CacheError, match=r"can't be written to.*cache\.dir.*cache=memory or cache=off"):
+        with pytest.raises(CacheError, match=r"can't be written to.*cache\.dir.*cache\.mode=memory or cache\.mode=off"):
             store.append(["a"], many(["a"]))
     with pytest.raises(CacheError, match=r"can't be written to.*cache\.dir"):
         DiskStore(small_disk, SPEC, (5, 9, 6))
