@@ -571,6 +571,19 @@ def test_the_mark_of_a_killed_process_does_not_keep_its_folder(tmp_path: Path) -
     assert cache_usage(tmp_path) == []
 
 
+def test_a_folder_whose_spec_is_unreadable_can_be_cleared_and_is_mended_by_its_next_use(tmp_path: Path) -> None:
+    folder = aged_store(tmp_path, SPEC, names(3), start=1000.0)
+    (folder / "spec.json").write_text("{")
+    assert [(entry.pictures, entry.spec) for entry in cache_usage(tmp_path)] == [(3, {})]
+    with pytest.raises(CacheError, match=rf"spec\.json can't be read.*folders=\[{folder.name}\]"):
+        trim(tmp_path, 0)
+    append_in_turns(tmp_path, ["new"], 1)
+    assert [(entry.pictures, entry.spec) for entry in cache_usage(tmp_path)] == [(4, SPEC)]
+    (folder / "spec.json").unlink()
+    assert clear(tmp_path, [folder.name]).pictures == 4
+    assert not folder.exists()
+
+
 def test_clear_takes_the_named_folders_only_and_nothing_foreign(tmp_path: Path) -> None:
     one = aged_store(tmp_path, SPEC, names(3), start=1000.0)
     two = aged_store(tmp_path, SPEC | {"backbone": "other"}, names(2), start=1000.0)
