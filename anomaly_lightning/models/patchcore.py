@@ -105,8 +105,7 @@ class PatchCore(Detector):
         if count == 1:
             return torch.ones_like(patches[:, 0])
         around = torch.cdist(self.memory[nearest], self.memory, compute_mode="donot_use_mm_for_euclid_dist")
-        # m* itself comes first, duplicates or not
-        around[torch.arange(len(nearest), device=nearest.device), nearest] = -1
+        around.scatter_(1, nearest[:, None], -1.0)  # m* itself comes first, duplicates or not
         support = self.memory[around.topk(count, largest=False).indices]  # (B, count, C)
         distances = torch.linalg.vector_norm(patches[:, None] - support, dim=2)
         return 1 - distances.softmax(1)[:, 0]
