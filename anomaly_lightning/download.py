@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.prompt import Confirm
 
 from anomaly_lightning.cli import CONFIG_DIR, CommandError
-from anomaly_lightning.data.archive import unpack_category
+from anomaly_lightning.data.archive import ArchiveError, unpack_category
 from anomaly_lightning.data.fetch import AddressError, Connection, fetch
 from anomaly_lightning.data.images import content_hash
 from anomaly_lightning.errors import DataError, UserError
@@ -84,7 +84,7 @@ def _get(cfg: DictConfig, root: Path, name: str, console: Console) -> None:
         _compare_checksum(archive, name, cfg.archives[name].sha256)
     try:
         unpack_category(archive, root, name, int(cfg.limits.gigabytes * 1e9), cfg.limits.files)
-    except DataError:
+    except ArchiveError:
         # Kept, it would fail again at each call.
         if by_hand is None:
             archive.unlink(missing_ok=True)

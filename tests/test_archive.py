@@ -119,6 +119,22 @@ def test_a_plain_archive_cut_between_two_files(tmp_path):
         unpack_category(archive, tmp_path / "root", "leather", **LIMITS)
 
 
+def test_a_claim_that_is_too_large_is_refused_before_a_byte_is_written(tmp_path):
+    claim, _ = entry("leather/zeros")
+    claim.size = 3_000_000
+    (tmp_path / "a.tar").write_bytes(claim.tobuf())
+    with pytest.raises(DataError, match=r"more than 0.002 GB"):
+        unpack_category(tmp_path / "a.tar", tmp_path / "root", "leather", **LIMITS)
+
+
+def test_the_checksum_at_the_end_counts(tmp_path):
+    content = bytearray(pack(tmp_path / "a.tar", form="gz").read_bytes())
+    content[-6] ^= 0xFF
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged or truncated \(CRC check failed"):
+        unpack_category(tmp_path / "a.tar", tmp_path / "root", "leather", **LIMITS)
+
+
 def test_flipped_bytes_are_found_by_the_checksum(tmp_path):
     content = bytearray(pack(tmp_path / "a.tar").read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -1,5 +1,6 @@
 """The command line that fetches categories, against a local server."""
 
+import errno
 import functools
 import hashlib
 import io
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from anomaly_lightning.cli import CONFIG_DIR
+from anomaly_lightning.data import archive
 from anomaly_lightning.data.samples import read_category
 from anomaly_lightning.download import download
 from anomaly_lightning.errors import DataError
@@ -155,6 +157,19 @@ def test_an_evil_archive_is_not_kept(tmp_path, base, shelf):
     assert not list((tmp_path / "deep" / "root" / ".download").glob("*.xz"))
 
 
+def test_a_full_disk_does_not_cost_what_was_fetched(tmp_path, base, shelf, monkeypatch):
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archive, "_write", full)
+    with pytest.raises(DataError, match=r"can't be written: .*No space left.*leather.tar.xz is kept"):
+        run(config(tmp_path, "category=leather", *addresses(base)))
+    monkeypatch.undo()
+    (shelf / "leather.tar.xz").unlink()
+    run(config(tmp_path, "category=leather"))
+    assert (tmp_path / "leather").is_dir()
+
+
 def test_a_page_instead_of_an_archive(tmp_path, base, shelf):
     (shelf / "leather.tar.xz").write_text("<html>Please log in</html>" * 100)
     with pytest.raises(DataError, match="damaged or truncated"):
@@ -178,9 +193,9 @@ def test_a_mistyped_category_lists_the_choices(tmp_path):
 def test_every_category_has_an_https_address():
     archives = config(Path("x")).archives
     assert len(archives) == 15
-    for name, archive in archives.items():
-        assert archive.address.startswith("https://")
-        assert archive.address.endswith(f"/{name}.tar.xz")
+    for name, one in archives.items():
+        assert one.address.startswith("https://")
+        assert one.address.endswith(f"/{name}.tar.xz")
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:

@@ -77,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
     def wrong_piece(self, count: int) -> None:
         if count == 2:
             self.send_response(206)
+            self.send_header("ETag", '"1"')
             self.send_header("Content-Range", f"bytes 5-9/{len(BODY)}")
             self.send_header("Content-Length", "5")
             self.end_headers()

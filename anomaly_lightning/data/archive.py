@@ -1,6 +1,7 @@
 """Unpack a category's archive: nothing in it can do harm, and its folder is there whole or not at all."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import shutil
@@ -16,7 +17,12 @@ CHUNK = 2**20
 # What tarfile reads at once is an extended header, as large as a file claims; a true one has some hundred bytes.
 LARGEST_READ = 2**24
 _OPENERS = ((b"\xfd7zXZ\0", lzma.open), (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _BROKEN = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+
+
+class ArchiveError(DataError):
+    """The archive is at fault: damaged, unsafe, or of something else."""
 
 
 def unpack_category(archive: Path, root: Path, name: str, max_bytes: int, max_files: int) -> Path:
@@ -35,8 +41,9 @@ def unpack_category(archive: Path, root: Path, name: str, max_bytes: int, max_fi
         The category's folder, root / name.
 
     Raises:
-        DataError: Damaged or truncated archive, an entry that leads elsewhere or is a link or a device, a limit is
+        ArchiveError: Damaged or truncated archive, an entry that leads elsewhere or is a link or a device, a limit is
             exceeded, or the category is not in it. The folder is not there then.
+        DataError: The disk is full or may not be written; no folder then, either.
     """
     aside = root / ".download" / f"{name}.unpacking"
     shutil.rmtree(aside, ignore_errors=True)
@@ -44,12 +51,16 @@ def unpack_category(archive: Path, root: Path, name: str, max_bytes: int, max_fi
     try:
         _unpack(archive, aside, name, max_bytes, max_files)
         if not pictures_in(aside / name / "train" / GOOD):
-            raise DataError(f"{archive} holds no pictures in {name}/train/{GOOD}: it is not the archive of {name}.")
+            raise ArchiveError(f"{archive} holds no pictures in {name}/train/{GOOD}: it is not the archive of {name}.")
         (aside / name).rename(root / name)
     except _BROKEN as error:
-        raise DataError(f"{archive} is damaged or truncated ({error}); delete it and fetch it anew.") from error
+        raise ArchiveError(f"{archive} is damaged or truncated ({error}); delete it and fetch it anew.") from error
     except OSError as error:
-        raise DataError(f"{archive} can't be unpacked into {root}: {error}. Is the disk full or read-only?") from error
+        if error.errno in _DISK:
+            raise DataError(
+                f"{root} can't be written: {error}. Mend that and call again; {archive} is kept."
+            ) from error
+        raise ArchiveError(f"{archive} can't be unpacked into {root}: {error}.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return root / name
@@ -63,15 +74,15 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= LARGEST_READ:
-            raise DataError(f"An entry of the archive has a header of {size} bytes; it is no archive of pictures.")
+            raise ArchiveError(f"An entry of the archive has a header of {size} bytes; it is no archive of pictures.")
         self.last = self._stream.read(size)
         if self._stream.tell() > self._max_bytes:
-            raise DataError(_too_much(self._max_bytes))
+            raise ArchiveError(_too_much(self._max_bytes))
         return self.last
 
     def seek(self, position: int) -> int:
         if position > self._max_bytes:
-            raise DataError(_too_much(self._max_bytes))
+            raise ArchiveError(_too_much(self._max_bytes))
         return self._stream.seek(position)
 
     def tell(self) -> int:
@@ -88,13 +99,13 @@ def _unpack(archive: Path, folder: Path, name: str, max_bytes: int, max_files: i
         with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
             for number, member in enumerate(tar, start=1):
                 if number > max_files:
-                    raise DataError(
+                    raise ArchiveError(
                         f"{archive} has more than {max_files} entries; raise limits.files if it is to be so."
                     )
                 path = _safe(member, archive)
                 total += member.size
                 if total > max_bytes:
-                    raise DataError(_too_much(max_bytes))
+                    raise ArchiveError(_too_much(max_bytes))
                 if path.parts and path.parts[0] == name:
                     _write(tar, member, folder / path)
         # tarfile takes a missing end for an end.
@@ -117,9 +128,11 @@ def _safe(member: tarfile.TarInfo, archive: Path) -> PurePosixPath:
     """Relative path of an entry that is a file or folder and leads nowhere else."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name or "\0" in member.name:
-        raise DataError(f"{archive} has an entry that leads out of its folder: {member.name!r}. Nothing was unpacked.")
+        raise ArchiveError(
+            f"{archive} has an entry that leads out of its folder: {member.name!r}. Nothing was unpacked."
+        )
     if member.size < 0 or member.issparse() or not (member.isreg() or member.isdir()):
-        raise DataError(f"{archive} has an entry that is a link or a device: {member.name!r}. Nothing was unpacked.")
+        raise ArchiveError(f"{archive} has an entry that is a link or a device: {member.name!r}. Nothing was unpacked.")
     return path
 
 
@@ -133,5 +146,3 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     with path.open("xb") as file:
         while source is not None and (block := source.read(CHUNK)):
             file.write(block)
-    if path.stat().st_size != member.size:
-        raise tarfile.ReadError(f"{member.name} ends early")
