@@ -58,6 +58,14 @@ def _backbone_name(name: str) -> str:
     return folder_name(resolve_backbone(name))
 
 
+def register_resolvers() -> None:
+    """Make known to OmegaConf the functions that the configs call."""
+    OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
+    OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
 def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object:
     """Run one job of a sweep; a failure becomes a row of the leaderboard and leaves the other jobs alone."""
     try:
@@ -93,10 +101,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
 
         @functools.wraps(run)
         def main() -> None:
-            OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
-            OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
-            OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
-            OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+            register_resolvers()
             sys.argv[0] = f"anomaly_lightning.{config_name}"
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
 
