@@ -77,13 +77,12 @@ def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
     box = box_of(size)
     maps = results.anomaly_map(index, _fitted(size, _MAP_SIDE))
     calibrated = results.pixel_threshold > 0
-    heat = webp_within(_overlay(maps, results.pixel_threshold), budget // 4, lossless=True) if calibrated else None
-    truth = results.truth(index)
+    heat = webp_within(_overlay(maps, results.pixel_threshold), budget // 3, lossless=True) if calibrated else None
     return {
         "box": list(box),
         "picture": data_url(webp_within(picture, budget - len(heat or b""))),
         "heat": data_url(heat) if heat else None,
-        "truth": None if truth is None else _truth_path(truth, box),
+        "truth": _truth_path(results, index, box),
         "predicted": outline_path(maps.double().numpy(), results.pixel_threshold, box) if calibrated else None,
         "why": "",
     }
@@ -95,8 +94,17 @@ def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _truth_path(truth: Tensor, box: tuple[int, int]) -> str:
-    """Outline of a mask (H, W) bool; a large one is reduced so that not even a lone defect pixel is lost."""
+def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | None:
+    """Outline of a picture's mask, None where it is unknown or can't be read.
+
+    A large mask is reduced so that not even a lone defect pixel is lost.
+    """
+    try:
+        truth = results.truth(index)
+    except PictureError:
+        return None
+    if truth is None:
+        return None
     size = _fitted((truth.shape[0], truth.shape[1]), _MASK_SIDE)
     reduced = F.adaptive_max_pool2d(truth.float()[None], size)[0] if size != tuple(truth.shape) else truth.float()
     return outline_path(reduced.numpy().astype(np.float64), 0.5, box)
@@ -119,7 +127,8 @@ def webp_within(picture: Image.Image, budget: int, lossless: bool = False) -> by
         stream = io.BytesIO()
         height, width = _fitted((picture.height, picture.width), side)
         shrunk = picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BOX)
-        shrunk.save(stream, "WEBP", quality=80, method=3, lossless=lossless)
+        # For lossless files quality is effort alone; these settings are the knee of time against size.
+        shrunk.save(stream, "WEBP", quality=30 if lossless else 80, method=1 if lossless else 2, lossless=lossless)
         content = stream.getvalue()
         if len(content) <= budget:
             break

@@ -111,7 +111,7 @@ def _band(grid: npt.NDArray[np.floating], samples: npt.NDArray[np.floating]) -> 
 
 def _overlap_curve(results: Results) -> dict[str, str] | None:
     """The per-region overlap curve up to a false-alarm rate of PRO_LIMIT."""
-    pixels = PixelMetrics(max_pixels=0)
+    pixels = PixelMetrics()
     for index, sample in enumerate(results.samples):
         truth = results.truth(index)
         if truth is not None:
