@@ -26,6 +26,7 @@ from anomaly_lightning.results import Results
 TOTAL_BYTES = 5_500_000  # of all pictures and overlays before base64, which adds a third
 MOST_BYTES = 40_000  # of one picture, however few there are
 MOST_PICTURES = 600  # more of them would each be too small to see anything on
+OPACITY_POWER = 3  # so that what is common to all parts hardly tints the picture
 _SIDES = (512, 448, 384, 320, 256, 224, 192, 160, 128, 96, 64)
 _MAP_SIDE = 256  # long side of the maps that outlines are traced on
 _OVERLAY_SIDE = 112  # maps are smooth: the browser's interpolation does the rest
@@ -114,7 +115,7 @@ def _overlay(maps: Tensor, pixel_threshold: float) -> Image.Image:
     """Heatmap with opacity: clear where the error is small, opaque from the pixel threshold on."""
     small = F.interpolate(maps[None, None], size=_fitted((maps.shape[0], maps.shape[1]), _OVERLAY_SIDE), mode="area")
     values = scaled(small[0, 0], pixel_threshold)
-    opacity = (2 * values).clamp(max=1) ** 2
+    opacity = (2 * values).clamp(max=1) ** OPACITY_POWER
     alpha = (255 * opacity).round().to(torch.uint8).numpy()
     return Image.fromarray(np.dstack([heatmap(small[0, 0], pixel_threshold), alpha]))
 
