@@ -27,7 +27,7 @@ TOTAL_BYTES = 5_500_000  # of all pictures and overlays before base64, which add
 MOST_BYTES = 40_000  # of one picture, however few there are
 MOST_PICTURES = 600  # more of them would each be too small to see anything on
 OPACITY_POWER = 3  # so that what is common to all parts hardly tints the picture
-_SIDES = (512, 448, 384, 320, 256, 224, 192, 160, 128, 96, 64)
+LARGEST_SIDE, SMALLEST_SIDE = 512, 48  # of a picture on the page, in pixels
 _MAP_SIDE = 256  # long side of the maps that outlines are traced on
 _OVERLAY_SIDE = 112  # maps are smooth: the browser's interpolation does the rest
 _MASK_SIDE = 1024
@@ -121,19 +121,23 @@ def _overlay(maps: Tensor, pixel_threshold: float) -> Image.Image:
 
 
 def webp_within(picture: Image.Image, budget: int, lossless: bool = False) -> bytes:
-    """WebP file of a picture, made smaller until it has at most `budget` bytes; the smallest there is if none has."""
-    content = b""
-    longest = max(picture.size)
-    for side in (min(longest, _SIDES[0]), *(side for side in _SIDES[1:] if side < longest)):
-        stream = io.BytesIO()
-        height, width = _fitted((picture.height, picture.width), side)
-        shrunk = picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BOX)
-        # For lossless files quality is effort alone; these settings are the knee of time against size.
-        shrunk.save(stream, "WEBP", quality=30 if lossless else 80, method=1 if lossless else 2, lossless=lossless)
-        content = stream.getvalue()
-        if len(content) <= budget:
-            break
+    """WebP file of a picture, made smaller until it has at most `budget` bytes, or its long side SMALLEST_SIDE."""
+    side = min(LARGEST_SIDE, max(picture.size))
+    content = _webp(picture, side, lossless)
+    while len(content) > budget and side > SMALLEST_SIDE:
+        # Bytes grow nearly with the area; the tenth makes sure that few tries are needed.
+        side = max(SMALLEST_SIDE, int(side * 0.9 * (budget / len(content)) ** 0.5))
+        content = _webp(picture, side, lossless)
     return content
+
+
+def _webp(picture: Image.Image, side: int, lossless: bool) -> bytes:
+    height, width = _fitted((picture.height, picture.width), side)
+    shrunk = picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    # For lossless files quality is effort alone; these settings are the knee of time against size.
+    shrunk.save(stream, "WEBP", quality=30 if lossless else 80, method=1 if lossless else 2, lossless=lossless)
+    return stream.getvalue()
 
 
 def data_url(webp: bytes) -> str:
