@@ -32,7 +32,7 @@ def _picture(path: Path, seed: int) -> Path:
 def _mask(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[10:20, 50:70] = 255
+    mask[12:24, 50:70] = 255  # the cells [2:4, 5:7] of the maps
     Image.fromarray(mask).save(path)
     return path
 
