@@ -85,7 +85,7 @@ class TrainingSession:
             if self.cfg.test and self.pictures.splits.test:
                 self.trainer.test(self.module, datamodule=self.data, verbose=False)
                 results = Results.of(self.module, self.pictures.splits.test, self.pictures.transform)
-            metrics = self._metrics(results)
+        metrics = self._metrics(results)
         if self.trainer.is_global_zero:
             if results is not None:
                 run_files.write_predictions(self.folder / "predictions.csv", results)
