@@ -14,6 +14,7 @@ from anomaly_lightning.callbacks.progress import progress_bar
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
+from anomaly_lightning.report import write_report
 from anomaly_lightning.results import Results
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class TrainingSession:
                 run_files.write_error_maps(self.folder / "error_maps.npy", results)
             run_files.write_json(self.folder / "metrics.json", metrics)
             self._log_figures(metrics)
+            write_report(self.folder, results, metrics, self._run_content("finished"))
         return metrics
 
     def _metrics(self, results: Results | None) -> dict[str, Any]:
@@ -163,9 +165,11 @@ class TrainingSession:
         }
 
     def _write_run(self, status: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        content = {
+        if self.trainer.is_global_zero:
+            run_files.write_json(self.folder / "run.json", self._run_content(status))
+
+    def _run_content(self, status: str) -> dict[str, Any]:
+        return {
             "status": status,
             "identity": self.identity,
             "validation_loss": self.validation_loss,
@@ -179,7 +183,6 @@ class TrainingSession:
             "settings": self.module.settings,
             **run_files.environment(),
         }
-        run_files.write_json(self.folder / "run.json", content)
 
     def _tell_features(self, done: int, total: int) -> None:
         if not self._bar.tasks:
