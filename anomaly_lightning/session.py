@@ -42,7 +42,7 @@ class TrainingSession:
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()
         self.validation_loss: float | None = None
-        self.identity = reuse.identity(build.plain(cfg), self.pictures.fingerprint(), extractor.backbone.weights_sha256)
+        self.identity = self._identity()
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
@@ -51,6 +51,8 @@ class TrainingSession:
         if finished is not None:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
+        if self.trainer.is_global_zero:
+            reuse.forget(self.folder)
         self._tell_of_masks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
@@ -64,6 +66,16 @@ class TrainingSession:
         self._write_run("finished")
         console.summary(metrics, self.folder, checkpoint)
         return self.validation_loss
+
+    def _identity(self) -> str:
+        backbone = self.module.extractor.backbone
+        return reuse.identity(
+            build.plain(self.cfg),
+            backbone.config,
+            self.pictures.fingerprint(),
+            backbone.weights_sha256,
+            run_files.environment()["versions"],
+        )
 
     def _finished_before(self) -> Path | None:
         """A finished run of the same content among the sweeps; a run of its own is always run."""
