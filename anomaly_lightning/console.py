@@ -40,6 +40,8 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         for name in PIXEL:
             figures.add_row(f"pixel {name}", number((pixel or {}).get(name)))
         console.print(figures)
+    for warning in metrics["threshold"].get("warnings", []):
+        console.print(warning, style="yellow", highlight=False)
     for what, why in metrics["notes"].items():
         console.print(f"{what}: {why}", style="yellow", highlight=False)
     threshold = metrics["threshold"]

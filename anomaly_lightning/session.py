@@ -15,7 +15,7 @@ from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.report import write_report
-from anomaly_lightning.results import Results
+from anomaly_lightning.results import Results, threshold_block
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class TrainingSession:
             "split": self.pictures.split,
             "seed": self.cfg.seed,
             "counts": self.pictures.splits.counts(),
-            "threshold": {"value": float(self.module.threshold), **self.module.calibration},
+            "threshold": threshold_block(self.module, results),
             **figures,
             "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
             "peak_memory_mb": run_files.peak_memory_mb(),
