@@ -48,7 +48,12 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
         highlight=False,
     )
-    places = {"checkpoint": checkpoint, "figures": folder / "metrics.json", "predictions": folder / "predictions.csv"}
+    places = {
+        "report": folder / "report.html",
+        "checkpoint": checkpoint,
+        "figures": folder / "metrics.json",
+        "predictions": folder / "predictions.csv",
+    }
     places |= {"heatmaps": folder / "heatmaps", "tensorboard": folder / "tensorboard"}
     for name, place in places.items():
         if place is not None and place.exists():

@@ -15,6 +15,7 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.latency import single_picture_ms
+from anomaly_lightning.report import write_report
 from anomaly_lightning.results import Results
 from anomaly_lightning.session import quieten
 
@@ -52,7 +53,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         callbacks=[Heatmaps(str(folder / "heatmaps"))] if cfg.heatmaps else [],
         default_root_dir=folder,
     )
-    console.banner({"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": folder})
+    used = {"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": str(folder)}
+    console.banner(used)
     with clock.stage("test_s"):
         trainer.test(module, datamodule=features, verbose=False)
     results = Results.of(module, pictures.splits.test, transform)
@@ -64,6 +66,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     run_files.write_predictions(folder / "predictions.csv", results)
     run_files.write_error_maps(folder / "error_maps.npy", results)
     run_files.write_json(folder / "metrics.json", metrics)
+    content = {"resolved": used, "skipped": pictures.skipped, **run_files.environment()}
+    write_report(folder, results, metrics, content)
     console.summary(metrics, folder, Path(cfg.checkpoint))
     return metrics
 

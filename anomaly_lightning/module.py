@@ -116,12 +116,16 @@ class AnomalyModule(pl.LightningModule):
         """Second statistics pass, with the trained weights, for detectors that want one."""
         if self.detector.refines:
             self.each_training_batch(self.detector.refine)
+            self._each(self.trainer.datamodule.held_out_dataloader(), self.detector.refine_held_out)  # type: ignore[attr-defined]
             self.detector.finish_refine()
 
-    @torch.no_grad()
     def each_training_batch(self, take: Callable[[Tensor], None]) -> None:
         """Hand the features of every training picture, in a fixed order, to `take`."""
-        for batch in self.trainer.datamodule.statistics_dataloader():  # type: ignore[attr-defined]
+        self._each(self.trainer.datamodule.statistics_dataloader(), take)  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _each(self, batches: Iterable[Batch], take: Callable[[Tensor], None]) -> None:
+        for batch in batches:
             take(self.features({key: value.to(self.device) for key, value in batch.items()}))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:

@@ -14,6 +14,7 @@ from anomaly_lightning.callbacks.progress import progress_bar
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
+from anomaly_lightning.report import write_report
 from anomaly_lightning.results import Results
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class TrainingSession:
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()
         self.validation_loss: float | None = None
-        self.identity = reuse.identity(build.plain(cfg), self.pictures.fingerprint(), extractor.backbone.weights_sha256)
+        self.identity = self._identity()
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
@@ -50,6 +51,8 @@ class TrainingSession:
         if finished is not None:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
+        if self.trainer.is_global_zero:
+            reuse.forget(self.folder)
         self._tell_of_masks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
@@ -63,6 +66,16 @@ class TrainingSession:
         self._write_run("finished")
         console.summary(metrics, self.folder, checkpoint)
         return self.validation_loss
+
+    def _identity(self) -> str:
+        backbone = self.module.extractor.backbone
+        return reuse.identity(
+            build.plain(self.cfg),
+            backbone.config,
+            self.pictures.fingerprint(),
+            backbone.weights_sha256,
+            run_files.environment()["versions"],
+        )
 
     def _finished_before(self) -> Path | None:
         """A finished run of the same content among the sweeps; a run of its own is always run."""
@@ -91,6 +104,7 @@ class TrainingSession:
                 run_files.write_error_maps(self.folder / "error_maps.npy", results)
             run_files.write_json(self.folder / "metrics.json", metrics)
             self._log_figures(metrics)
+            write_report(self.folder, results, metrics, self._run_content("finished"))
         return metrics
 
     def _metrics(self, results: Results | None) -> dict[str, Any]:
@@ -163,9 +177,11 @@ class TrainingSession:
         }
 
     def _write_run(self, status: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        content = {
+        if self.trainer.is_global_zero:
+            run_files.write_json(self.folder / "run.json", self._run_content(status))
+
+    def _run_content(self, status: str) -> dict[str, Any]:
+        return {
             "status": status,
             "identity": self.identity,
             "validation_loss": self.validation_loss,
@@ -179,7 +195,6 @@ class TrainingSession:
             "settings": self.module.settings,
             **run_files.environment(),
         }
-        run_files.write_json(self.folder / "run.json", content)
 
     def _tell_features(self, done: int, total: int) -> None:
         if not self._bar.tasks:
