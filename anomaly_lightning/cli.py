@@ -90,7 +90,7 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
         report = {"names": names, "error": f"{type(error).__name__}: {error}"}
         failure.parent.mkdir(parents=True, exist_ok=True)
         failure.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        return float("nan")
+        return None  # which a sweeper counts as a failed trial
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
