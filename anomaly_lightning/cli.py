@@ -103,6 +103,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                raise CommandError(f"State {' and '.join(f'{key}=...' for key in missing)}: there is no default for it.")
             if in_sweep():
                 return _one_of_many(run, cfg)
             try:
