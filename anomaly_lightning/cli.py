@@ -104,7 +104,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
             if missing := sorted(OmegaConf.missing_keys(cfg)):
-                raise CommandError(f"State {' and '.join(f'{key}=...' for key in missing)}: there is no default for it.")
+                raise CommandError(f"There is no default for {', '.join(missing)}: state {missing[0]}=... .")
             if in_sweep():
                 return _one_of_many(run, cfg)
             try:
