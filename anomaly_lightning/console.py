@@ -40,6 +40,8 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         for name in PIXEL:
             figures.add_row(f"pixel {name}", number((pixel or {}).get(name)))
         console.print(figures)
+    for warning in metrics["threshold"].get("warnings", []):
+        console.print(warning, style="yellow", highlight=False)
     for what, why in metrics["notes"].items():
         console.print(f"{what}: {why}", style="yellow", highlight=False)
     threshold = metrics["threshold"]
@@ -48,7 +50,12 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
         highlight=False,
     )
-    places = {"checkpoint": checkpoint, "figures": folder / "metrics.json", "predictions": folder / "predictions.csv"}
+    places = {
+        "report": folder / "report.html",
+        "checkpoint": checkpoint,
+        "figures": folder / "metrics.json",
+        "predictions": folder / "predictions.csv",
+    }
     places |= {"heatmaps": folder / "heatmaps", "tensorboard": folder / "tensorboard"}
     for name, place in places.items():
         if place is not None and place.exists():

@@ -15,7 +15,8 @@ from anomaly_lightning.data.duplicates import leaks
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
-from anomaly_lightning.results import Results
+from anomaly_lightning.report import write_report
+from anomaly_lightning.results import Results, threshold_block
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class TrainingSession:
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()
         self.validation_loss: float | None = None
-        self.identity = reuse.identity(build.plain(cfg), self.pictures.fingerprint(), extractor.backbone.weights_sha256)
+        self.identity = self._identity()
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
@@ -51,6 +52,8 @@ class TrainingSession:
         if finished is not None:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
+        if self.trainer.is_global_zero:
+            reuse.forget(self.folder)
         self._tell_of_masks()
         self._tell_of_leaks()
         with self.clock.stage("features_s"), self._bar:
@@ -65,6 +68,16 @@ class TrainingSession:
         self._write_run("finished")
         console.summary(metrics, self.folder, checkpoint)
         return self.validation_loss
+
+    def _identity(self) -> str:
+        backbone = self.module.extractor.backbone
+        return reuse.identity(
+            build.plain(self.cfg),
+            backbone.config,
+            self.pictures.fingerprint(),
+            backbone.weights_sha256,
+            run_files.environment()["versions"],
+        )
 
     def _finished_before(self) -> Path | None:
         """A finished run of the same content among the sweeps; a run of its own is always run."""
@@ -103,6 +116,7 @@ class TrainingSession:
                 run_files.write_error_maps(self.folder / "error_maps.npy", results)
             run_files.write_json(self.folder / "metrics.json", metrics)
             self._log_figures(metrics)
+            write_report(self.folder, results, metrics, self._run_content("finished"))
         return metrics
 
     def _metrics(self, results: Results | None) -> dict[str, Any]:
@@ -121,7 +135,7 @@ class TrainingSession:
             "split": self.pictures.split,
             "seed": self.cfg.seed,
             "counts": self.pictures.splits.counts(),
-            "threshold": {"value": float(self.module.threshold), **self.module.calibration},
+            "threshold": threshold_block(self.module, results),
             **figures,
             "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
             "peak_memory_mb": run_files.peak_memory_mb(),
@@ -175,9 +189,11 @@ class TrainingSession:
         }
 
     def _write_run(self, status: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        content = {
+        if self.trainer.is_global_zero:
+            run_files.write_json(self.folder / "run.json", self._run_content(status))
+
+    def _run_content(self, status: str) -> dict[str, Any]:
+        return {
             "status": status,
             "identity": self.identity,
             "validation_loss": self.validation_loss,
@@ -192,7 +208,6 @@ class TrainingSession:
             "settings": self.module.settings,
             **run_files.environment(),
         }
-        run_files.write_json(self.folder / "run.json", content)
 
     def _tell_features(self, done: int, total: int) -> None:
         if not self._bar.tasks:

@@ -122,7 +122,7 @@ def test_run_json_says_what_was_resolved(run_json, root):
 
 
 def test_the_last_lines_say_figures_and_places(trained):
-    _folder, ran = trained
+    _, ran = trained
     assert "Traceback" not in ran.out
     assert "data.root, as stated" in flat(ran.out)
     for place in ("checkpoints/best.ckpt", "metrics.json", "predictions.csv", "heatmaps", "tensorboard"):

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 
 from anomaly_lightning.heatmap import COLORMAP
 from anomaly_lightning.report import plots, words
-from anomaly_lightning.report.pictures import MOST_PICTURES, drawn_pictures
+from anomaly_lightning.report.pictures import MOST_PICTURES, OPACITY_POWER, drawn_pictures
 from anomaly_lightning.results import Results
 
 HISTORY = Path("history") / "metrics.csv"
@@ -94,5 +94,5 @@ def _colours() -> str:
     stops = []
     for i in range(17):
         red, green, blue = (round(255 * part) for part in colormaps[COLORMAP](i / 16)[:3])
-        stops.append(f"rgb({red} {green} {blue} / {min(1.0, i / 8) ** 2:.2f})")
+        stops.append(f"rgb({red} {green} {blue} / {min(1.0, i / 8) ** OPACITY_POWER:.2f})")
     return f"linear-gradient(to right, {', '.join(stops)})"

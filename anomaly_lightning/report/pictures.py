@@ -26,7 +26,8 @@ from anomaly_lightning.results import Results
 TOTAL_BYTES = 5_500_000  # of all pictures and overlays before base64, which adds a third
 MOST_BYTES = 40_000  # of one picture, however few there are
 MOST_PICTURES = 600  # more of them would each be too small to see anything on
-_SIDES = (512, 448, 384, 320, 256, 224, 192, 160, 128, 96, 64)
+OPACITY_POWER = 3  # so that what is common to all parts hardly tints the picture
+LARGEST_SIDE, SMALLEST_SIDE = 512, 48  # of a picture on the page, in pixels
 _MAP_SIDE = 256  # long side of the maps that outlines are traced on
 _OVERLAY_SIDE = 112  # maps are smooth: the browser's interpolation does the rest
 _MASK_SIDE = 1024
@@ -77,13 +78,12 @@ def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
     box = box_of(size)
     maps = results.anomaly_map(index, _fitted(size, _MAP_SIDE))
     calibrated = results.pixel_threshold > 0
-    heat = webp_within(_overlay(maps, results.pixel_threshold), budget // 4, lossless=True) if calibrated else None
-    truth = results.truth(index)
+    heat = webp_within(_overlay(maps, results.pixel_threshold), budget // 3, lossless=True) if calibrated else None
     return {
         "box": list(box),
         "picture": data_url(webp_within(picture, budget - len(heat or b""))),
         "heat": data_url(heat) if heat else None,
-        "truth": None if truth is None else _truth_path(truth, box),
+        "truth": _truth_path(results, index, box),
         "predicted": outline_path(maps.double().numpy(), results.pixel_threshold, box) if calibrated else None,
         "why": "",
     }
@@ -95,8 +95,17 @@ def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _truth_path(truth: Tensor, box: tuple[int, int]) -> str:
-    """Outline of a mask (H, W) bool; a large one is reduced so that not even a lone defect pixel is lost."""
+def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | None:
+    """Outline of a picture's mask, None where it is unknown or can't be read.
+
+    A large mask is reduced so that not even a lone defect pixel is lost.
+    """
+    try:
+        truth = results.truth(index)
+    except PictureError:
+        return None
+    if truth is None:
+        return None
     size = _fitted((truth.shape[0], truth.shape[1]), _MASK_SIDE)
     reduced = F.adaptive_max_pool2d(truth.float()[None], size)[0] if size != tuple(truth.shape) else truth.float()
     return outline_path(reduced.numpy().astype(np.float64), 0.5, box)
@@ -106,24 +115,29 @@ def _overlay(maps: Tensor, pixel_threshold: float) -> Image.Image:
     """Heatmap with opacity: clear where the error is small, opaque from the pixel threshold on."""
     small = F.interpolate(maps[None, None], size=_fitted((maps.shape[0], maps.shape[1]), _OVERLAY_SIDE), mode="area")
     values = scaled(small[0, 0], pixel_threshold)
-    opacity = (2 * values).clamp(max=1) ** 2
+    opacity = (2 * values).clamp(max=1) ** OPACITY_POWER
     alpha = (255 * opacity).round().to(torch.uint8).numpy()
     return Image.fromarray(np.dstack([heatmap(small[0, 0], pixel_threshold), alpha]))
 
 
 def webp_within(picture: Image.Image, budget: int, lossless: bool = False) -> bytes:
-    """WebP file of a picture, made smaller until it has at most `budget` bytes; the smallest there is if none has."""
-    content = b""
-    longest = max(picture.size)
-    for side in (min(longest, _SIDES[0]), *(side for side in _SIDES[1:] if side < longest)):
-        stream = io.BytesIO()
-        height, width = _fitted((picture.height, picture.width), side)
-        shrunk = picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BOX)
-        shrunk.save(stream, "WEBP", quality=80, method=3, lossless=lossless)
-        content = stream.getvalue()
-        if len(content) <= budget:
-            break
+    """WebP file of a picture, made smaller until it has at most `budget` bytes, or its long side SMALLEST_SIDE."""
+    side = min(LARGEST_SIDE, max(picture.size))
+    content = _webp(picture, side, lossless)
+    while len(content) > budget and side > SMALLEST_SIDE:
+        # Bytes grow nearly with the area; the tenth makes sure that few tries are needed.
+        side = max(SMALLEST_SIDE, int(side * 0.9 * (budget / len(content)) ** 0.5))
+        content = _webp(picture, side, lossless)
     return content
+
+
+def _webp(picture: Image.Image, side: int, lossless: bool) -> bytes:
+    height, width = _fitted((picture.height, picture.width), side)
+    shrunk = picture if (width, height) == picture.size else picture.resize((width, height), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    # For lossless files quality is effort alone; these settings are the knee of time against size.
+    shrunk.save(stream, "WEBP", quality=30 if lossless else 80, method=1 if lossless else 2, lossless=lossless)
+    return stream.getvalue()
 
 
 def data_url(webp: bytes) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomaly_lightning.data.samples import Sample, read_category
+from anomaly_lightning.cli import cache_dir
+from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.report.page import write_report
 from anomaly_lightning.results import Results
 from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.sources import resolve
 
 
 def rebuild(folder: Path) -> Path:
@@ -59,12 +61,12 @@ def read_results(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> 
 
 def _masks(run: dict[str, Any]) -> dict[Path, Path | None]:
     """Mask of each test picture; none where the pictures have gone, which the page then says."""
-    data = run["settings"]["data"]
+    settings = run["settings"]
     try:
-        category = read_category(Path(data["root"]), run["settings"]["category"])
+        resolved = resolve(settings["data"], settings["category"], Path(cache_dir()))
     except DataError:
         return {}
-    return {sample.path.resolve(): sample.mask for sample in category.test}
+    return {sample.path.resolve(): sample.mask for sample in resolved.category.test}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

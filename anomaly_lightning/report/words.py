@@ -100,7 +100,7 @@ def _were(count: int) -> str:
 def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     """What the reader should know before believing the figures."""
     threshold, image = metrics["threshold"], metrics["image"] or {}
-    said = [str(warning) for warning in threshold.get("warnings") or []]
+    said = []
     if image.get("above_floor") is False:
         said.append(_sentence(metrics["notes"]["image.above_floor"]))
     low = image.get("ci95", {}).get("false_alarm_rate", [0.0])[0]
@@ -109,6 +109,7 @@ def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
             "The test set shows more false alarms than the validation normals promised: "
             "its good parts seem to differ from those that the threshold was fitted on."
         )
+    said += [str(warning) for warning in threshold.get("warnings") or []]
     skipped = run.get("skipped") or {}
     said += [f"Left out, because it can't be read: {path} ({why})" for path, why in skipped.items()]
     return said
