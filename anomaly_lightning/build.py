@@ -56,7 +56,7 @@ def build_pictures(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule
         validation_share=data["validation_share"],
         batch_size=data["batch_size"],
         workers=data["workers"] if cfg.cache.mode == "off" else 0,
-        seed=cfg.seed,
+        seed=data["seed"],
         on_corrupt=data["on_corrupt"],
     )
     return pictures, resolved
@@ -76,6 +76,7 @@ def store_for(
         "taps": list(backbone.taps),
         "neighbourhood": extractor.neighbourhood,
         "grid": list(shape[1:]),
+        "coarse": extractor.coarse,
         "transform": transform.to_config(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
@@ -120,7 +121,7 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: Pictur
         "scoring": scoring,
         "shape": list(shape),
         "split": str(cfg.data.split),
-        "seed": int(cfg.seed),
+        "seed": int(cfg.data.seed),
     }
     return module
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,6 +27,9 @@ CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf
 # An idle OpenMP thread that spins makes a single forward many times slower where another process wants the core.
 # Read when torch is imported, hence here, before any command imports it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Left by a job of a sweep that failed, with the names for its row and the reason.
+FAILURE_FILE = "error.json"
 
 
 class CommandError(CompactHydraException):
@@ -58,20 +61,36 @@ def _backbone_name(name: str) -> str:
     return folder_name(resolve_backbone(name))
 
 
+def register_resolvers() -> None:
+    """Make the names known that the configs call as ${name:...}."""
+    OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
+    OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+# On import, because a launcher's worker process imports this file and never runs `main`.
+register_resolvers()
+
+
 def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object:
     """Run one job of a sweep; a failure becomes a row of the leaderboard and leaves the other jobs alone."""
+    failure = Path(cfg.run_dir) / FAILURE_FILE
+    failure.unlink(missing_ok=True)  # of an earlier start in the same folder
     try:
         return run(cfg)
     except Exception as error:
-        logging.getLogger(__name__).exception("this run of the sweep failed")
+        # The stack of a user's own mistake tells them nothing; of any other error it is all there is.
+        stack = not isinstance(error, UserError) or os.environ.get("HYDRA_FULL_ERROR") == "1"
+        logging.getLogger(__name__).error("This run of the sweep failed: %s", error, exc_info=stack)
         choices = HydraConfig.get().runtime.choices
         names = {name: str(choices.get(name, "")) for name in ("category", "model", "backbone")}
-        names |= {"category": str(cfg.category.name), "seed": str(cfg.seed)}
+        stated = cfg.category.get("name", default_value=None)  # None where `category=custom` was left without one
+        names |= {"category": str(stated or names["category"]), "seed": str(cfg.seed)}
         report = {"names": names, "error": f"{type(error).__name__}: {error}"}
-        folder = Path(cfg.run_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-        return float("nan")
+        failure.parent.mkdir(parents=True, exist_ok=True)
+        failure.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        return None  # which a sweeper counts as a failed trial
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -84,19 +103,21 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                raise CommandError(f"There is no default for {', '.join(missing)}: state {missing[0]}=... .")
             if in_sweep():
                 return _one_of_many(run, cfg)
             try:
                 return run(cfg)
             except UserError as error:
                 raise CommandError(f"{type(error).__name__}: {error}") from error
+            except InstantiationException as error:
+                if isinstance(error.__cause__, UserError):
+                    raise CommandError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
+                raise
 
         @functools.wraps(run)
         def main() -> None:
-            OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
-            OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
-            OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
-            OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
             sys.argv[0] = f"anomaly_lightning.{config_name}"
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
 

@@ -11,11 +11,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning import build, console, reuse, run_files
 from anomaly_lightning.callbacks.progress import progress_bar
+from anomaly_lightning.data.duplicates import leaks
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.report import write_report
-from anomaly_lightning.results import Results
+from anomaly_lightning.results import Results, threshold_block
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class TrainingSession:
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()
         self.validation_loss: float | None = None
-        self.identity = reuse.identity(build.plain(cfg), self.pictures.fingerprint(), extractor.backbone.weights_sha256)
+        self.identity = self._identity()
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
@@ -51,7 +52,10 @@ class TrainingSession:
         if finished is not None:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
+        if self.trainer.is_global_zero:
+            reuse.forget(self.folder)
         self._tell_of_masks()
+        self._tell_of_leaks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -65,6 +69,16 @@ class TrainingSession:
         console.summary(metrics, self.folder, checkpoint)
         return self.validation_loss
 
+    def _identity(self) -> str:
+        backbone = self.module.extractor.backbone
+        return reuse.identity(
+            build.plain(self.cfg),
+            backbone.config,
+            self.pictures.fingerprint(),
+            backbone.weights_sha256,
+            run_files.environment()["versions"],
+        )
+
     def _finished_before(self) -> Path | None:
         """A finished run of the same content among the sweeps; a run of its own is always run."""
         sweep = self.folder.parent.parent
@@ -77,6 +91,16 @@ class TrainingSession:
             logger.warning("mask: %s", finding)
         if len(findings) > MASKS_TOLD:
             logger.warning("mask: and %d more findings of this kind", len(findings) - MASKS_TOLD)
+
+    def _tell_of_leaks(self) -> None:
+        """Say before training which test pictures are trained on, too: the figures would be too good."""
+        splits = self.pictures.splits
+        training = [sample.path for sample in splits.train + splits.validation]
+        found = leaks(training, [sample.path for sample in splits.test]) if self.cfg.test else []
+        for trained_on, tested in found[:MASKS_TOLD]:
+            logger.warning("leak: %s is the same picture as %s, which is tested on", trained_on, tested)
+        if len(found) > MASKS_TOLD:
+            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - MASKS_TOLD)
 
     def _test(self) -> dict[str, Any]:
         """Score the test pictures and write what follows from them."""
@@ -111,7 +135,7 @@ class TrainingSession:
             "split": self.pictures.split,
             "seed": self.cfg.seed,
             "counts": self.pictures.splits.counts(),
-            "threshold": {"value": float(self.module.threshold), **self.module.calibration},
+            "threshold": threshold_block(self.module, results),
             **figures,
             "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
             "peak_memory_mb": run_files.peak_memory_mb(),
@@ -177,6 +201,7 @@ class TrainingSession:
             "seed": self.cfg.seed,
             "dataset_fingerprint": self.pictures.fingerprint(),
             "skipped": {str(path): reason for path, reason in self.pictures.skipped.items()},
+            "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.pictures.splits.counts(),
             "calibration": self.module.calibration,
             "wall_s": {**self.clock.stages, "total_s": self.clock.total()},

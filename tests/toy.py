@@ -1,6 +1,7 @@
 """What many tests need: a small category in MVNet layout, and the command lines run inside the test's process."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from anomaly_lightning import cli
@@ -71,16 +72,14 @@ def make_category(root: Path, name: str = "widget", normals: int = 15, test_good
     return folder
 
 
-def register_resolvers() -> None:
-    """What the command lines register before they compose."""
-    OmegaConf.register_new_resolver("backbone_name", cli._backbone_name, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("cache_dir", cli.cache_dir, replace=True)
-    OmegaConf.register_new_resolver("folder_name", cli.folder_name, replace=True)
-
-
 def composed(*overrides: str, config: str = "train", with_hydra: bool = False) -> DictConfig:
-    """A config as the command line would compose it."""
-    register_resolvers()
+    """A config as the command line would compose it; a copy, to be changed at will."""
+    return _composed(overrides, config, with_hydra).copy()
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...], config: str, with_hydra: bool) -> DictConfig:
+    cli.register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
         return compose(config, overrides=list(overrides), return_hydra_config=with_hydra)

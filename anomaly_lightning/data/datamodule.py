@@ -1,6 +1,7 @@
 """The LightningDataModule of the MVNet splits: batches of pictures."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
 
 ON_CORRUPT = ("error", "skip")
+
+
+def _mask_files(mask: Path | None) -> list[Path]:
+    """Files that make a mask together: none, one, or those of a folder by name."""
+    if mask is None:
+        return []
+    return sorted(path for path in mask.iterdir() if path.is_file()) if mask.is_dir() else [mask]
+
+
+def _file_hash(path: Path) -> str:
+    return content_hash(path) if path.is_file() else "missing"
 
 
 class MVNetDataModule(pl.LightningDataModule):
@@ -90,12 +102,12 @@ class MVNetDataModule(pl.LightningDataModule):
         return PictureDataset(getattr(self.splits, role), self.transform)
 
     def fingerprint(self) -> str:
-        """Hex sha256 of what the category holds: roles, defect names, and every file's content."""
+        """Hex sha256 of what the category holds: roles, defect names, and the content of every picture and mask."""
         digest = hashlib.sha256()
         for role, samples in (("train", self.category.train), ("test", self.category.test)):
             for sample in samples:
-                content = content_hash(sample.path) if sample.path.is_file() else "missing"
-                digest.update(f"{role}/{sample.defect}/{content}".encode())
+                content = [_file_hash(file) for file in (sample.path, *_mask_files(sample.mask))]
+                digest.update(json.dumps([role, sample.defect, *content]).encode())
         return digest.hexdigest()
 
     def _loader(self, role: str, shuffle: bool = False) -> DataLoader[dict[str, Tensor]]:
@@ -114,6 +126,10 @@ class MVNetDataModule(pl.LightningDataModule):
     def statistics_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of training normals in a fixed order."""
         return self._loader("train")
+
+    def held_out_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of validation normals."""
+        return self._loader("validation")
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of validation normals."""
