@@ -1,6 +1,7 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning import __version__, sources
+from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.checkpoint import FORMAT, create_detector
 from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
@@ -16,7 +18,7 @@ from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
-from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore
+from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, trim
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.module import AnomalyModule
 from anomaly_lightning.scoring import Scoring
@@ -54,7 +56,7 @@ def build_pictures(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule
         validation_share=data["validation_share"],
         batch_size=data["batch_size"],
         workers=data["workers"] if cfg.cache.mode == "off" else 0,
-        seed=cfg.seed,
+        seed=data["seed"],
         on_corrupt=data["on_corrupt"],
     )
     return pictures, resolved
@@ -74,9 +76,11 @@ def store_for(
         "taps": list(backbone.taps),
         "neighbourhood": extractor.neighbourhood,
         "grid": list(shape[1:]),
+        "coarse": extractor.coarse,
         "transform": transform.to_config(),
+        "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
-    return DiskStore(folder / "features", spec, shape, dtype)
+    return DiskStore(folder / FEATURES, spec, shape, dtype)
 
 
 def build_data(
@@ -90,6 +94,8 @@ def build_data(
         raise UserError(f"cache.mode={cfg.cache.mode}: expected one of {', '.join(CACHE_MODES)}.")
     if cfg.cache.mode == "off":
         return pictures
+    if cfg.cache.mode == "disk":
+        trim(Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb))
     store = store_for(extractor, pictures.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
     return FeatureDataModule(pictures, extractor, store, workers=max(1, cfg.data.workers), on_progress=on_progress)
 
@@ -115,7 +121,7 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: Pictur
         "scoring": scoring,
         "shape": list(shape),
         "split": str(cfg.data.split),
-        "seed": int(cfg.seed),
+        "seed": int(cfg.data.seed),
     }
     return module
 

@@ -65,10 +65,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged, or would need to run code to be loaded: {reason}") from error
-    if not isinstance(content, dict) or KEY not in content:
-        raise CheckpointError(f"{path} was not written by anomaly_lightning: it has no entry {KEY!r}.")
-    if content[KEY]["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content[KEY]['format']}, this version reads {FORMAT}.")
+    settings = content.get(KEY) if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or "format" not in settings:
+        raise CheckpointError(f"{path} was not written by anomaly_lightning: it has no settings under {KEY!r}.")
+    if settings["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {settings['format']}, this version reads {FORMAT}.")
     return content
 
 
@@ -92,7 +93,7 @@ def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, P
         transform = PictureTransform.from_config(settings["transform"])
         module = AnomalyModule(extractor, detector, Scoring(**settings["scoring"]), transform.size)
         module.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this version of anomaly_lightning: {error}") from error
     backbone.config = dict(settings["backbone"])
     backbone.weights_sha256, backbone.weights_source = settings["weights_sha256"], settings["weights_source"]

@@ -8,6 +8,7 @@ from scipy import stats
 from anomaly_lightning.calibration import (
     F1,
     Conformal,
+    Highest,
     MeanStd,
     Quantile,
     Robust,
@@ -22,6 +23,7 @@ from anomaly_lightning.errors import CalibrationError
 
 RULES = [
     MeanStd(),
+    Highest(),
     MeanStd(k=2, log=True),
     Robust(),
     Robust(log=True),
@@ -156,7 +158,7 @@ def test_ties_only_lower_the_share_of_false_alarms() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [MeanStd(k=1), MeanStd(k=3), StudentT(alpha=0.1), Robust(), RULES[-2], RULES[-1]], ids=str
+    "rule", [MeanStd(k=1), MeanStd(k=3), Highest(), StudentT(alpha=0.1), Robust(), RULES[-2], RULES[-1]], ids=str
 )
 def test_false_alarm_rate_and_its_bound_hold(rule: MeanStd) -> None:
     sets, truth = 400, stats.lognorm(0.4)
@@ -289,3 +291,16 @@ def test_exceedances_are_counted_leaving_each_normal_out() -> None:
     assert fitted.threshold > 3.5
     assert fitted.false_alarm_rate == 1 / 5
     assert fitted.false_alarm_upper == binomial_upper(1, 5)
+
+
+def test_highest_is_the_largest_normal_or_the_cap_whichever_is_lower() -> None:
+    assert Highest().fit([1.0, 2.0, 3.0]).threshold == 3.0
+    # Fifteen alike and one far off: mean + 3 std = 3 * sqrt(1 / 16) + 1 / 16 lies below it.
+    scores = [0.0] * 15 + [1.0]
+    assert Highest().fit(scores).threshold == pytest.approx(1 / 16 + 3 / 4)
+
+
+def test_highest_calls_one_in_n_plus_one_defective() -> None:
+    draws = np.random.default_rng(0).lognormal(size=(4000, 11))
+    above = [row[10] > Highest().place(row[:10]) for row in draws]
+    assert np.mean(above) == pytest.approx(1 / 11, abs=0.015)

@@ -1,9 +1,11 @@
 """Filling a store: only what is missing is computed, once; a bad picture stops nobody; memory stays bounded."""
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStor
 
 HEIGHT, WIDTH = 8, 12
 SHAPE = (3, 4, 6)
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["torch", "anomaly_lightning.features.store"])
 
 
 class Bench:
@@ -169,6 +174,39 @@ def test_an_error_of_the_backbone_ends_the_fill_and_keeps_what_was_stored(store:
     assert_filled(store, values[:8])
     assert len(store) == 8
     assert bench.fill(store, keys_of(values)).computed == 32
+
+
+def fill_and_count(root: Path, start: Any, counts: Any) -> None:
+    values = [float(i) for i in range(30)]
+    bench = Bench(values)
+
+    def compute(images: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return bench.compute(images)
+
+    with DiskStore(root, {}, SHAPE, "float32") as store:
+        start.wait(30)
+        filled = fill(store, keys_of(values), bench.load, compute, batch_size=4, workers=2)
+        assert_filled(store, values)
+    counts.put((filled.computed, len(bench.loaded)))
+
+
+def test_processes_that_want_the_same_pictures_compute_none_twice(tmp_path: Path) -> None:
+    start, counts = processes.Barrier(2), processes.SimpleQueue()
+    workers = [processes.Process(target=fill_and_count, args=(tmp_path, start, counts)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert sorted([counts.get(), counts.get()]) == [(0, 0), (30, 30)]
+
+
+def test_other_pictures_need_not_wait(tmp_path: Path) -> None:
+    one, two = DiskStore(tmp_path, {}, SHAPE, "float32"), DiskStore(tmp_path, {}, SHAPE, "float32")
+    values = [1.0, 2.0, 3.0]
+    with one.filling(["other"]):
+        assert Bench(values).fill(two, keys_of(values)).computed == 3
 
 
 def test_an_error_of_the_store_ends_the_fill() -> None:

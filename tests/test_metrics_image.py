@@ -47,7 +47,7 @@ def test_hand_computed() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_sklearn(seed: int, ties: bool) -> None:
     scores, labels = random_case(seed, ties)
-    threshold = 560.0
+    threshold = 570.0  # with ties, the score of several pictures, and they are not called
     block, _ = image_metrics(scores, labels, threshold, bootstrap=0)
     y, s, decision = labels.numpy(), scores.numpy(), scores.numpy() > threshold
     precision, recall, f1, _ = sk.precision_recall_fscore_support(y, decision, average="binary")
@@ -134,6 +134,19 @@ def test_constant_scores_are_not_above_the_floor(threshold: float | None) -> Non
     assert "not above the floor" in notes["image.above_floor"]
 
 
+def test_resamples_keep_the_counts_of_both_kinds() -> None:
+    block, _ = image_metrics(torch.full((30,), 7.0), torch.arange(30) % 3 == 0, 6.9, bootstrap=100)
+    assert block["ci95"]["f1"] == pytest.approx([0.5, 0.5])
+    assert block["ci95"]["precision"] == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_a_false_alarm_rate_may_be_reached() -> None:
+    scores = torch.arange(30.0)
+    labels = (scores == 28) | (scores < 9)  # of 20 good pictures one, 5 %, is stranger than the strangest defect
+    block, _ = image_metrics(scores, labels, None, bootstrap=0)
+    assert block["recall_at_false_alarm_rate"] == {"0.01": 0.0, "0.05": pytest.approx(0.1)}
+
+
 def test_good_scores_are_above_the_floor() -> None:
     block, notes = image_metrics(torch.arange(30.0), torch.arange(30) >= 20, 19.5, bootstrap=100)
     assert block["above_floor"] is True
@@ -172,6 +185,11 @@ def test_without_threshold_and_without_pictures() -> None:
     block, notes = image_metrics(torch.zeros(0), torch.zeros(0, dtype=torch.bool), 1.0)
     assert block["accuracy"] is None
     assert "no test pictures" in notes["image.accuracy"]
+
+
+def test_a_score_at_the_threshold_is_not_called() -> None:
+    block, _ = image_metrics(HAND_SCORES, HAND_LABELS, 5.0, bootstrap=0)
+    assert block["confusion"] == {"tp": 1, "fp": 1, "tn": 4, "fn": 2}
 
 
 def test_nothing_called_leaves_precision_undefined() -> None:

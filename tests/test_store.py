@@ -402,7 +402,7 @@ def test_a_full_disk_is_an_error_with_a_way_out_and_keeps_what_was_there(small_d
     with DiskStore(small_disk, SPEC, SHAPE) as store:
         store.append(names(4), many(names(4)))
         more = names(200, "more")
-        with pytest.raises(CacheError, match=r"no room.*stays usable.*action=trim.*cache\.dir.*cache=memory"):
+        with pytest.raises(CacheError, match=r"no room.*stays usable.*action=trim.*cache\.dir.*cache\.mode=memory"):
             store.append(more, many(more))
         assert len(store) == 4
         assert_holds(store, names(4))
@@ -436,7 +436,7 @@ def test_a_read_only_folder_is_served_and_refuses_to_grow(small_disk: Path) -> N
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with DiskStore(small_disk, SPEC, SHAPE) as store:
         assert_holds(store, names(4))
-        with pytest.raises(CacheError, match=r"can't be written to.*cache\.dir.*cache=memory or cache=off"):
+        with pytest.raises(CacheError, match=r"can't be written to.*cache\.dir.*cache\.mode=memory or cache\.mode=off"):
             store.append(["a"], many(["a"]))
     with pytest.raises(CacheError, match=r"can't be written to.*cache\.dir"):
         DiskStore(small_disk, SPEC, (5, 9, 6))
@@ -569,6 +569,19 @@ def test_the_mark_of_a_killed_process_does_not_keep_its_folder(tmp_path: Path) -
     kill_in(append_and_die, tmp_path, Index, "add", die)
     assert trim(tmp_path, 0).pictures == 2
     assert cache_usage(tmp_path) == []
+
+
+def test_a_folder_whose_spec_is_unreadable_can_be_cleared_and_is_mended_by_its_next_use(tmp_path: Path) -> None:
+    folder = aged_store(tmp_path, SPEC, names(3), start=1000.0)
+    (folder / "spec.json").write_text("{")
+    assert [(entry.pictures, entry.spec) for entry in cache_usage(tmp_path)] == [(3, {})]
+    with pytest.raises(CacheError, match=rf"spec\.json can't be read.*folders=\[{folder.name}\]"):
+        trim(tmp_path, 0)
+    append_in_turns(tmp_path, ["new"], 1)
+    assert [(entry.pictures, entry.spec) for entry in cache_usage(tmp_path)] == [(4, SPEC)]
+    (folder / "spec.json").unlink()
+    assert clear(tmp_path, [folder.name]).pictures == 4
+    assert not folder.exists()
 
 
 def test_clear_takes_the_named_folders_only_and_nothing_foreign(tmp_path: Path) -> None:

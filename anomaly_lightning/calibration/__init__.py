@@ -10,6 +10,7 @@ from anomaly_lightning.calibration.result import Calibration, Influence, Verdict
 from anomaly_lightning.calibration.rules import (
     F1,
     Conformal,
+    Highest,
     MeanStd,
     Quantile,
     Robust,
@@ -23,6 +24,7 @@ __all__ = [
     "F1",
     "Calibration",
     "Conformal",
+    "Highest",
     "Influence",
     "MeanStd",
     "Quantile",

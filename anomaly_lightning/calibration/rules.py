@@ -60,6 +60,23 @@ class MeanStd(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Highest(MeanStd):
+    """Highest score of the normals, but no more than mean + k sample standard deviations.
+
+    With few normals, mean + 3 std lies far above all of them and misses what ranks perfectly; the highest normal is the
+    most that was ever seen of a good part. Of n + 1 normals alike the new one is the highest with probability
+    1 / (n + 1), so about that share of good parts is called defective. The cap takes the word from an odd normal
+    among many. docs/quality.md compares the rules.
+    """
+
+    method: ClassVar[str] = "highest"
+
+    def place(self, scores: Scores) -> float:
+        """Threshold for scores (n,)."""
+        return min(float(scores.max()), super().place(scores))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Robust(Rule):
     """Median + k * 1.4826 * median absolute deviation: `k` standard deviations of a Gaussian, deaf to odd normals.
 

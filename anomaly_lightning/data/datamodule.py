@@ -127,6 +127,10 @@ class MVNetDataModule(pl.LightningDataModule):
         """Batches of training normals in a fixed order."""
         return self._loader("train")
 
+    def held_out_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of validation normals."""
+        return self._loader("validation")
+
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of validation normals."""
         return self._loader("validation")

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
 
+COARSE = ("bilinear", "average")
+
 
 class Backbone(nn.Module):
     """Frozen CNN, cut behind the last of the layers that are asked for.
@@ -81,12 +83,23 @@ class FeatureExtractor(nn.Module):
     Args:
         backbone: The frozen network.
         grid: Height and width of the common grid, one number for a square; None = that of the shallowest tap.
+        coarse: How a tap coarser than the grid is brought to it: "bilinear", or "average" (adaptive average pooling,
+            which repeats its values). Finer taps are always pooled.
         neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
             PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
     """
 
-    def __init__(self, backbone: Backbone, grid: int | Sequence[int] | None = None, neighbourhood: int = 3) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        grid: int | Sequence[int] | None = None,
+        neighbourhood: int = 1,
+        coarse: str = "bilinear",
+    ) -> None:
         super().__init__()
+        if coarse not in COARSE:
+            raise UserError(f"features.coarse={coarse}: expected one of {', '.join(COARSE)}.")
+        self.coarse = coarse
         if neighbourhood < 1 or neighbourhood % 2 == 0:
             raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
         self.backbone = backbone
@@ -103,8 +116,14 @@ class FeatureExtractor(nn.Module):
         if self.neighbourhood > 1:
             side = self.neighbourhood
             taps = [F.avg_pool2d(tap, side, 1, side // 2, count_include_pad=False) for tap in taps]
-        grid = self.grid or tuple(taps[0].shape[-2:])
-        return torch.cat([F.adaptive_avg_pool2d(tap, grid) for tap in taps], dim=1).contiguous()
+        grid = self.grid or (taps[0].shape[-2], taps[0].shape[-1])
+        return torch.cat([self._on_grid(tap, grid) for tap in taps], dim=1).contiguous()
+
+    def _on_grid(self, tap: Tensor, grid: tuple[int, int]) -> Tensor:
+        """One tap (B, C, h, w) float on the common grid."""
+        if self.coarse == "bilinear" and (tap.shape[-2] < grid[0] or tap.shape[-1] < grid[1]):
+            return F.interpolate(tap, size=grid, mode="bilinear", align_corners=False)
+        return F.adaptive_avg_pool2d(tap, grid)
 
     @torch.inference_mode()
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:

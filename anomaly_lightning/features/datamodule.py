@@ -187,6 +187,10 @@ class FeatureDataModule(pl.LightningDataModule):
         """Batches of all training normals in a fixed order, the same in every process of a distributed run."""
         return self._loader("train", shared=False)
 
+    def held_out_dataloader(self) -> DataLoader[Batch]:
+        """Batches of all validation normals, the same in every process of a distributed run."""
+        return self._loader("validation", shared=False)
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of validation normals."""
         return self._loader("validation")

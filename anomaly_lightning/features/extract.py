@@ -37,6 +37,7 @@ def fill(
 ) -> Filled:
     """Compute the features of those keys that the store lacks, and append them batch by batch.
 
+    Processes that want the same keys take turns, so that no feature is computed twice.
     While one batch is computed the next is decoded and the one before is written. What is in flight is bounded by
     three batches, whatever the number of keys. A picture that can't be loaded does not stop the others; an error of
     `compute` or of the store does, and what was appended before stays.
@@ -53,7 +54,26 @@ def fill(
     Raises:
         CacheError: The store could not take the features.
     """
-    missing = _missing(store, keys)
+    if not _missing(store, keys):
+        _report(on_progress, 0, 0)
+        return Filled(0, {})
+    with store.filling(keys):
+        missing = _missing(store, keys)  # another process may have been here meanwhile
+        failed = _fill(store, missing, load, compute, batch_size, workers, on_progress)
+    failures = {position: failed[key] for position, key in enumerate(keys) if key in failed}
+    return Filled(len(missing) - len(failed), failures)
+
+
+def _fill(
+    store: FeatureStore,
+    missing: dict[str, int],
+    load: Callable[[int], Tensor],
+    compute: Callable[[Tensor], Tensor],
+    batch_size: int,
+    workers: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Exception]:
+    """Append the features of the missing keys; returns the errors of those that could not be loaded."""
     failed: dict[str, Exception] = {}
     done = 0
     _report(on_progress, 0, len(missing))
@@ -72,8 +92,7 @@ def fill(
             _report(on_progress, done, len(missing))
         if written is not None:
             written.result()
-    failures = {position: failed[key] for position, key in enumerate(keys) if key in failed}
-    return Filled(len(missing) - len(failed), failures)
+    return failed
 
 
 def _missing(store: FeatureStore, keys: Sequence[str]) -> dict[str, int]:

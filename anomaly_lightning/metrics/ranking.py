@@ -51,8 +51,8 @@ class Ranking:
 
 
 def rank(scores: Array, labels: npt.NDArray[np.bool_]) -> Ranking:
-    """Sort scores (N,) and labels (N,); members with equal score and label are exchangeable, so order is no matter."""
-    order = np.lexsort((labels, -scores))
+    """Sort scores (N,) with their labels (N,); equal scores are held together, so the order given is no matter."""
+    order = np.argsort(-scores, kind="stable")
     falling = scores[order]
     ends = np.append(np.flatnonzero(np.diff(falling)) + 1, len(falling)) if len(falling) else np.zeros(0, np.intp)
     return Ranking(falling[ends - 1], ends, labels[order])

@@ -1,6 +1,6 @@
 """Autoencoder of frozen features, trained to rebuild those of good parts; the error is what it can't rebuild."""
 
-import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.models.base import Detector
+from anomaly_lightning.statistics import ChannelMoments, PatchMemory, PositionWhitening, Projection
 
 FORMS = ("spatial", "pointwise")
 
@@ -19,105 +20,173 @@ class Autoencoder(Detector):
     (Yang et al. 2020, DFR). `spatial` halves the grid in every stage with strided 3x3 convolutions and builds it up
     again, so that a position has to be told by its surroundings; it holds for rotated objects, where the first fails.
 
+    The residual r = features - reconstruction becomes the error in up to three steps, each of which can be left out:
+    its mean square over the channels (the plain method), or its Mahalanobis length under the residuals of normals at
+    the same position (`whiten`); times the distance to the nearest of a sample of normal patches, to a power in
+    [0, 1] (`memory`); attenuated at the rim of the grid, where the backbone saw padding (`rim`). The power is the
+    share of the memory's mean square distance of held-out normals below that of standardised noise: where normals
+    repeat, the memory counts, where they don't, it is silent.
+
     Args:
         form: "spatial" or "pointwise".
         width: Channels of the hidden layers.
         latent: Channels at the bottleneck.
-        stages: How often `spatial` halves the grid.
+        stages: How often `spatial` halves the grid, after `pool`.
+        pool: The network works on averages over pool x pool positions; its reconstruction is enlarged bilinearly.
         noise: Standard deviation of Gaussian noise on the standardised input while training (0 = none).
+        whiten: Whether residuals are measured by their covariance per position.
+        prior: Pictures' worth of the covariance common to all positions in that of each.
+        directions: Most channels that covariance and memory work on; more are projected at random. The covariance
+            takes 4 h w directions^2 bytes (32 x 32 and 128: 67 MB; half of it in a checkpoint), thrice that while
+            fitting.
+        memory: Patches in the memory, 0 = none.
+        rim: Whether errors at the rim of the grid are attenuated, by 1/3 at an edge and 5/9 in a corner.
+        seed: Of the projection and of the memory's sample.
     """
 
     trainable = True
-    mean: Tensor
-    std: Tensor
+    power: Tensor  # () float, how much the memory counts
 
     def __init__(
-        self, form: str = "spatial", width: int = 128, latent: int = 64, stages: int = 3, noise: float = 0.0
+        self,
+        form: str = "spatial",
+        width: int = 128,
+        latent: int = 64,
+        stages: int = 2,
+        pool: int = 2,
+        noise: float = 0.25,
+        whiten: bool = True,
+        prior: float = 64.0,
+        directions: int = 128,
+        memory: int = 2000,
+        rim: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if form not in FORMS:
             raise UserError(f"model.form={form}: expected one of {', '.join(FORMS)}.")
-        if min(width, latent, stages) < 1 or noise < 0:
-            raise UserError("model.width, model.latent and model.stages must be 1 or more, model.noise 0 or more.")
-        self.form, self.width, self.latent, self.stages, self.noise = form, width, latent, stages, noise
-        self._count, self._sum, self._squares = 0, torch.empty(0), torch.empty(0)
+        if min(width, latent, stages, pool, directions) < 1:
+            raise UserError("model.width, latent, stages, pool and directions must be 1 or more.")
+        if min(noise, prior, memory) < 0:
+            raise UserError("model.noise, prior and memory must be 0 or more.")
+        self.form, self.width, self.latent, self.stages, self.pool = form, width, latent, stages, pool
+        self.noise, self.prior, self.directions, self.rim, self.seed = noise, prior, directions, rim, seed
+        self.whiten, self.memory_size, self.refines = whiten, memory, whiten or memory > 0
 
     def build(self, shape: tuple[int, int, int]) -> None:
-        """Make both networks for features of shape (C, h, w)."""
+        """Make networks and statistics for features of shape (C, h, w)."""
         channels, height, width = shape
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
+        self.moments = ChannelMoments(channels)
+        self.projection = Projection(channels, self.directions, self.seed)
         if self.form == "pointwise":
-            self.encoder: nn.Module = _pointwise(channels, self.width, self.latent)
-            self.decoder: nn.Module = _pointwise(self.latent, self.width, channels)
-            return
-        sizes = [(math.ceil(height / 2**i), math.ceil(width / 2**i)) for i in range(self.stages)]
-        self.encoder = _encoder(channels, self.width, self.latent, self.stages)
-        self.decoder = _decoder(self.latent, self.width, channels, sizes[::-1])
+            self.network: nn.Module = _pointwise(channels, self.width, self.latent)
+        else:
+            self.network = _spatial(channels, self.width, self.latent, self.stages)
+        kept = self.projection.channels
+        self.whitening = PositionWhitening(kept, (height, width), self.prior) if self.whiten else None
+        self.memory = PatchMemory(kept, self.memory_size, self.seed) if self.memory_size else None
+        self.register_buffer("power", torch.tensor(0.0))
+        self._held, self._held_count = 0.0, 0
 
     def observe(self, features: Tensor) -> None:
-        """Take (B, C, h, w) float into the channels' mean and standard deviation, in float64."""
-        values = features.double().transpose(0, 1).flatten(1)  # (C, B * h * w)
-        if self._count == 0:
-            self._sum, self._squares = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
-        self._count += values.shape[1]
-        self._sum += values.sum(1)
-        self._squares += (values**2).sum(1)
+        """Take training features (B, C, h, w) float into the channels' moments."""
+        self.moments.observe(features)
 
     def finish(self) -> None:
-        """Set the standardisation; a channel that never varies keeps its scale."""
-        if self._count == 0:
-            return
-        mean = self._sum / self._count
-        std = (self._squares / self._count - mean**2).clamp_min(0).sqrt()
-        std = torch.where(std > 1e-6, std, torch.ones_like(std))
-        self.mean.copy_(mean.view(-1, 1, 1))
-        self.std.copy_(std.view(-1, 1, 1))
-        self._count = 0
-
-    def standardised(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) float with mean 0 and variance 1 per channel over the training set."""
-        return (features - self.mean) / self.std
-
-    def reconstruct(self, standardised: Tensor) -> Tensor:
-        """What the network makes of standardised features (B, C, h, w) float, same shape."""
-        return self.decoder(self.encoder(standardised))
+        """Set the standardisation."""
+        self.moments.finish()
 
     def loss(self, features: Tensor) -> Tensor:
-        """Mean squared error over features (B, C, h, w) float: () float; noisy input, clean target while training."""
-        target = self.standardised(features)
+        """Mean squared error of features (B, C, h, w) float: () float; noisy input, clean target while training."""
+        target = self._pooled(self.moments(features))
         noisy = target + self.noise * torch.randn_like(target) if self.training and self.noise else target
-        return F.mse_loss(self.reconstruct(noisy), target)
+        return F.mse_loss(self._rebuilt(noisy), target)
 
+    def refine(self, features: Tensor) -> None:
+        """Take training features (B, C, h, w) float into the residuals' covariance and the memory."""
+        standardised = self.moments(features)
+        if self.whitening is not None:
+            self.whitening.observe(self.projection(self._residual(standardised)))
+        if self.memory is not None:
+            self.memory.observe(self._patches(standardised))
+
+    def refine_held_out(self, features: Tensor) -> None:
+        """Take features (B, C, h, w) float of held-out normals: how far scales and memory are to be trusted."""
+        standardised = self.moments(features)
+        if self.whitening is not None:
+            self.whitening.observe_held_out(self.projection(self._residual(standardised)))
+        if self.memory is not None:
+            self.memory.finish()
+            self._held += float(self.memory(self._patches(standardised)).square().sum())
+            self._held_count += features.shape[0] * features.shape[2] * features.shape[3]
+
+    def finish_refine(self) -> None:
+        """Set covariance factors, memory and its power."""
+        if self.whitening is not None:
+            self.whitening.finish()
+        if self.memory is not None:
+            self.memory.finish()
+        if self._held_count:
+            self.power.fill_(min(1.0, max(0.0, 1.0 - self._held / self._held_count)))
+            self._held, self._held_count = 0.0, 0
+
+    @torch.no_grad()
     def error_map(self, features: Tensor) -> Tensor:
-        """Squared error averaged over the channels: (B, h, w) float for features (B, C, h, w) float."""
-        was_training = self.training
-        self.eval()
+        """Error of features (B, C, h, w) float: (B, h, w) float; see the class for what it is made of."""
+        standardised = self.moments(features)
+        residual = self._residual(standardised)
+        if self.whitening is not None and self.whitening.fitted:
+            error = self.whitening(self.projection(residual))
+        else:
+            error = residual.square().mean(1)
+        if self.memory is not None and self.power > 0:
+            error = error * self.memory(self._patches(standardised)).clamp_min(1e-6) ** self.power
+        return error * _rim(error) if self.rim else error
+
+    def _pooled(self, standardised: Tensor) -> Tensor:
+        return F.avg_pool2d(standardised, self.pool, ceil_mode=True) if self.pool > 1 else standardised
+
+    def _rebuilt(self, pooled: Tensor) -> Tensor:
+        """Reconstruction of (B, C, h', w') float, same shape; a decoder doubles sizes, odd ones are cut."""
+        return self.network(pooled)[..., : pooled.shape[-2], : pooled.shape[-1]].float()
+
+    def _residual(self, standardised: Tensor) -> Tensor:
+        """Features less their reconstruction: (B, C, h, w) float, by the network in evaluation mode."""
+        was_training = self.network.training
+        self.network.eval()
         try:
-            target = self.standardised(features)
-            return ((self.reconstruct(target) - target) ** 2).mean(1)
+            rebuilt = self._rebuilt(self._pooled(standardised))
         finally:
-            self.train(was_training)
+            self.network.train(was_training)
+        if self.pool > 1:
+            rebuilt = F.interpolate(rebuilt, size=standardised.shape[-2:], mode="bilinear", align_corners=False)
+        return standardised - rebuilt
+
+    def _patches(self, standardised: Tensor) -> Tensor:
+        """Averages over 3x3 positions, projected: (B, k, h, w) float; zeros beyond the rim, which tame it."""
+        return self.projection(F.avg_pool2d(standardised, 3, 1, 1))
 
 
-def _pointwise(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, outputs, 1)
-    )
+def _rim(error: Tensor) -> Tensor:
+    """Weights of the positions (h, w): the share of each one's 3x3 surroundings that lies inside the grid."""
+    ones = torch.ones(1, 1, *error.shape[-2:], dtype=error.dtype, device=error.device)
+    return F.avg_pool2d(ones, 3, 1, 1)[0, 0]
 
 
-def _encoder(inputs: int, hidden: int, latent: int, stages: int) -> nn.Sequential:
+def _pointwise(channels: int, hidden: int, latent: int) -> nn.Sequential:
+    def half(inputs: int, outputs: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, hidden, 1, bias=False)
+        return [convolution, nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, outputs, 1)]
+
+    return nn.Sequential(*half(channels, latent), *half(latent, channels))
+
+
+def _spatial(channels: int, hidden: int, latent: int, stages: int) -> nn.Sequential:
+    """Strided convolutions to the bottleneck and transposed ones back; widths channels, hidden, ..., hidden, latent."""
+    widths = [channels, *[hidden] * (stages - 1), latent]
     layers: list[nn.Module] = []
-    for _ in range(stages - 1):
-        layers += [nn.Conv2d(inputs, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
-        inputs = hidden
-    return nn.Sequential(*layers, nn.Conv2d(inputs, latent, 3, 2, 1))
-
-
-def _decoder(latent: int, hidden: int, outputs: int, sizes: list[tuple[int, int]]) -> nn.Sequential:
-    """Upsample and convolve: cheaper than transposed convolutions, and without their checkerboard."""
-    layers: list[nn.Module] = []
-    for size in sizes[:-1]:
-        layers += [nn.Upsample(size), nn.Conv2d(latent, hidden, 3, 1, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
-        latent = hidden
-    return nn.Sequential(*layers, nn.Upsample(sizes[-1]), nn.Conv2d(latent, outputs, 3, 1, 1))
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    for inputs, outputs in zip(widths[:1:-1], widths[-2:0:-1], strict=True):
+        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[1], channels, 4, 2, 1))

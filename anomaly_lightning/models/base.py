@@ -11,7 +11,8 @@ class Detector(nn.Module):
 
     Life of a detector: `build` with the shape of a picture's features; `observe` every training batch once,
     `finish`; then, where `trainable`, gradient steps on `loss`; then, where `refines`, `refine` every training batch
-    once more with the trained weights, `finish_refine`. After `finish`, `error_map` may be called at any time. An
+    once more with the trained weights, `refine_held_out` the validation normals, `finish_refine`. After `finish`,
+    `error_map` may be called at any time. An
     `observe` that follows a `finish` starts anew. All state is in parameters and buffers, so that a checkpoint is
     loaded by `build` and `load_state_dict`.
 
@@ -38,6 +39,13 @@ class Detector(nn.Module):
 
     def refine(self, features: Tensor) -> None:
         """Take one training batch (B, C, h, w) float into the statistics that need the trained weights."""
+
+    def refine_held_out(self, features: Tensor) -> None:
+        """Take one batch (B, C, h, w) float of normals that were not trained on, after all `refine` batches.
+
+        For a few numbers that training pictures can't tell (they all were rebuilt too well), never for more: the
+        threshold is calibrated on the same normals.
+        """
 
     def finish_refine(self) -> None:
         """Turn what `refine` took in into buffers; idempotent."""

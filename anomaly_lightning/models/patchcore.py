@@ -15,9 +15,13 @@ DISTANCES_AT_ONCE = 2**22  # entries of one block of the distance matrix: 16 MB 
 class PatchCore(Detector):
     """Euclidean distance of each patch to its nearest neighbour in a bank of normal patches.
 
-    A patch is the average of the features in its `neighbourhood` (section 3.1). While fitting, a uniform sample
-    of at most `pool` patches is kept (4 pool C bytes, whatever the number of pictures); of these the bank is chosen by
-    the greedy k-center coreset on a random projection (algorithm 1), in O(bank * pool * projection).
+    A patch is the average of the features in its `neighbourhood` (section 3.1), zeros outside the grid, as in the
+    authors' code. That matters: it shrinks the features at the grid's rim, where the backbone's own padding makes them
+    vary most, and with them their errors; without it normal pictures have their maximum there.
+
+    While fitting, a uniform sample of at most `pool` patches is kept (4 pool C bytes, whatever the number of
+    pictures); of these the bank is chosen by the greedy k-center coreset on a random projection (algorithm 1), in
+    O(bank * pool * projection).
 
     Re-weighting (equation 7) is a matter of the picture's score, and a detector returns a map. So the whole map of a
     picture is multiplied by the weight of its top patch, w = 1 - exp(|x - m*|) / sum over the `neighbours` m of m* in
@@ -101,7 +105,7 @@ class PatchCore(Detector):
         if count == 1:
             return torch.ones_like(patches[:, 0])
         around = torch.cdist(self.memory[nearest], self.memory, compute_mode="donot_use_mm_for_euclid_dist")
-        around[torch.arange(len(nearest)), nearest] = -1  # m* itself comes first, duplicates or not
+        around.scatter_(1, nearest[:, None], -1.0)  # m* itself comes first, duplicates or not
         support = self.memory[around.topk(count, largest=False).indices]  # (B, count, C)
         distances = torch.linalg.vector_norm(patches[:, None] - support, dim=2)
         return 1 - distances.softmax(1)[:, 0]
@@ -109,7 +113,7 @@ class PatchCore(Detector):
     def _patches_of(self, features: Tensor) -> Tensor:
         """Neighbourhood averages of features (B, C, h, w): (B h w, C)."""
         side = self.neighbourhood
-        averaged = F.avg_pool2d(features, side, 1, side // 2, count_include_pad=False) if side > 1 else features
+        averaged = F.avg_pool2d(features, side, 1, side // 2) if side > 1 else features
         return averaged.permute(0, 2, 3, 1).flatten(0, 2)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

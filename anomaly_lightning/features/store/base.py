@@ -1,6 +1,7 @@
 """The interface of every feature store, and how features become the stored dtype."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,9 @@ class FeatureStore(Protocol):
 
     def batch(self, rows: np.ndarray | Tensor) -> Tensor:
         """Features (B, C, h, w) float32 of rows (B,) int64 in any order; a new tensor at every call."""
+
+    def filling(self, keys: Sequence[str]) -> AbstractContextManager[None]:
+        """Held while features of these keys are computed: a process that wants the same keys waits its turn."""
 
     def close(self) -> None:
         """Let go of files and locks; idempotent."""

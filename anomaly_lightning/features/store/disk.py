@@ -10,13 +10,14 @@ import errno
 import logging
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import torch
+from filelock import Timeout
 from torch import Tensor
 
 from anomaly_lightning.errors import CacheError
@@ -127,6 +128,27 @@ class DiskStore:
                 )
         return stored.to(torch.float32)
 
+    @contextmanager
+    def filling(self, keys: Sequence[str]) -> Iterator[None]:
+        """Held while features of these keys are computed: a process that wants the same keys waits its turn.
+
+        Raises:
+            CacheError: The folder can't be written to.
+        """
+        if not self.writable:
+            raise CacheError(self._why_read_only)
+        lock = self._guard.filling(keys)
+        with cache_errors(self.folder):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _log.info("Another process computes the features of the same pictures; waiting for it.")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def close(self) -> None:
         """Let go of the files and of the mark that keeps the folder from being trimmed; idempotent."""
         self._rows.close()
@@ -164,7 +186,9 @@ class DiskStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / SPEC
         if not path.is_file() or path.read_text(encoding="utf-8") != spec_text:
-            path.write_text(spec_text, encoding="utf-8")
+            whole = path.with_suffix(".tmp")
+            whole.write_text(spec_text, encoding="utf-8")
+            whole.replace(path)
         index = Index(self.folder / INDEX)
         if index.path.is_file() and not index.sound():
             _log.warning(

@@ -33,7 +33,7 @@ def explain(folder: Path, error: OSError) -> str:
         return _forbidden(folder, reason)
     return (
         f"The feature cache in {folder} failed: {reason}. {_STAYS} "
-        "Check cache.dir, or run without it: cache=memory or cache=off."
+        "Check cache.dir, or run without it: cache.mode=memory or cache.mode=off."
     )
 
 
@@ -53,12 +53,12 @@ def _full(folder: Path, reason: str) -> str:
     return (
         f"There is no room to store features in {folder}: {reason}. {_STAYS} "
         "Free some space, shrink the cache with `python -m anomaly_lightning.cache action=trim cache.max_gb=...`, "
-        "point cache.dir to a larger disk, or run with cache=memory or cache=off."
+        "point cache.dir to a larger disk, or run with cache.mode=memory or cache.mode=off."
     )
 
 
 def _forbidden(folder: Path, reason: str) -> str:
     return (
         f"The feature cache in {folder} can't be written to: {reason}. {_STAYS} "
-        "Point cache.dir to a folder you may write to, or run with cache=memory or cache=off."
+        "Point cache.dir to a folder you may write to, or run with cache.mode=memory or cache.mode=off."
     )

@@ -212,4 +212,9 @@ def _uses(entry: CacheEntry) -> list[float]:
 
 
 def _row_bytes(entry: CacheEntry) -> int:
+    if not entry.shape:
+        raise CacheError(
+            f"{entry.folder / SPEC} can't be read, so that the folder can't be trimmed. Remove it with "
+            f"`python -m anomaly_lightning.cache action=clear folders=[{entry.folder.name}]`."
+        )
     return math.prod(entry.shape) * torch_dtype(entry.dtype).itemsize

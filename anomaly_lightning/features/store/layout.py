@@ -27,5 +27,5 @@ def is_store(path: Path) -> bool:
 
 def remove_data(folder: Path) -> None:
     """Remove rows and index, the index first: rows without an index are harmless. Needs the exclusive lock."""
-    for name in (INDEX, f"{INDEX}-journal", ROWS):
+    for name in (INDEX, f"{INDEX}-journal", ROWS, "spec.tmp"):
         (folder / name).unlink(missing_ok=True)

@@ -3,12 +3,15 @@
 Lock files live beside the folders, in `<root>/.locks`, so that a folder can be removed while its lock is held.
 """
 
+import hashlib
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 LOCKS = ".locks"
+_SLOTS = 64  # bounds the number of lock files
 
 
 class Guard:
@@ -32,6 +35,14 @@ class Guard:
         self._folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self._folder / f"{self._name}.lock", timeout=timeout)
 
+    def filling(self, keys: Iterable[str]) -> FileLock:
+        """Lock, not yet acquired, for computing the features of exactly these keys, in whatever order.
+
+        Others' sets of keys go on beside it, save one in `_SLOTS` that shares the lock by chance.
+        """
+        digest = hashlib.sha256("\n".join(sorted(set(keys))).encode()).digest()
+        return FileLock(self._folder / f"{self._name}.{digest[0] % _SLOTS}.fill", thread_local=False)
+
     def mark_in_use(self) -> FileLock:
         """Lock held until released: says that somebody has the folder open. Call it with `exclusive` held."""
         self.in_use()  # sweeps the marks of the dead
@@ -49,7 +60,8 @@ def _swept(path: Path) -> bool:
     """Whether nobody holds the mark any more; its file is removed then."""
     try:
         with FileLock(path, timeout=0):
-            path.unlink(missing_ok=True)
+            pass
     except Timeout:
         return False
+    path.unlink(missing_ok=True)  # nobody waits for it: its name was its holder's alone
     return True

@@ -1,0 +1,91 @@
+"""Fixtures: no network, no cache outside the tests' folder, a small category, and one trained run for the session."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import SMALL, Ran, command, make_category
+
+# Read by child processes, too, and by libraries when they are imported: hence here and not in a fixture.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ANOMALY_CONNECT_TIMEOUT_S"] = "0.2"
+for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+    os.environ[proxy] = "http://127.0.0.1:9"  # nobody listens there: a child process reaches nothing
+for stated in ("MVNET_ROOT", "HYDRA_FULL_ERROR"):
+    os.environ.pop(stated, None)
+
+LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", None, "")
+
+
+class NetworkTouchedError(AssertionError):
+    """A test tried to reach another machine."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Refuse every connection that leaves this machine."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in LOCAL:
+            raise NetworkTouchedError(f"a test connects to {address}")
+        connect(self, address)
+
+    def guarded_lookup(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host not in LOCAL:
+            raise NetworkTouchedError(f"a test looks up {host}")
+        return lookup(host, *arguments, **options)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded_connect)
+    patch.setattr(socket, "getaddrinfo", guarded_lookup)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the features and generated pictures of this session."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["ANOMALY_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data.root with the category `widget`: 15 training normals, 5 good and 7 defective test pictures, 60 x 84."""
+    folder = tmp_path_factory.mktemp("pictures")
+    make_category(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def widget(root: Path) -> tuple[str, ...]:
+    """Overrides that choose the small category and a small network."""
+    return (*SMALL, "category=custom", "category.name=widget", f"data.root={root}")
+
+
+@pytest.fixture(scope="session")
+def trained(widget: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    """Folder of one finished run of the train command, and what it printed."""
+    place = tmp_path_factory.mktemp("trained")
+    ran = command("train", *widget, cwd=place)
+    assert ran.code == 0, ran.out
+    runs = list((place / "outputs" / "train" / "widget").glob("*/*"))
+    assert len(runs) == 1
+    return runs[0], ran
+
+
+@pytest.fixture(scope="session")
+def run_folder(trained: tuple[Path, Ran]) -> Path:
+    """Folder of one finished run of the train command; not to be written to."""
+    return trained[0]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(run_folder: Path) -> Path:
+    """best.ckpt of the session's run."""
+    return run_folder / "checkpoints" / "best.ckpt"

@@ -1,0 +1,100 @@
+"""Train, evaluate and predict score the same picture alike: one transform, one checkpoint, one way to score."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import command
+
+import anomaly_lightning
+
+TOLERANCE = 1e-6
+
+
+def rows(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def scores(file):
+    return {row["path"]: float(row["score"]) for row in rows(file)}
+
+
+@pytest.fixture(scope="module")
+def trained_scores(run_folder):
+    return scores(run_folder / "predictions.csv")
+
+
+@pytest.fixture(scope="module")
+def evaluated(checkpoint, tmp_path_factory):
+    """Folder of an evaluation in a new process, from another folder, with nothing but the checkpoint stated."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    environment = {**os.environ, "PYTHONPATH": str(Path(anomaly_lightning.__file__).parents[1])}
+    arguments = [sys.executable, "-m", "anomaly_lightning.evaluate", f"checkpoint={checkpoint}", "bootstrap=50"]
+    done = subprocess.run(arguments, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return next(place.glob("outputs/evaluate/*"))
+
+
+def figures(value, path=""):
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from figures(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            yield from figures(part, f"{path}.{place}")
+    else:
+        yield path, value
+
+
+def test_evaluate_gives_the_figures_that_training_gave(evaluated, run_folder):
+    trained, again = (json.loads((folder / "metrics.json").read_text()) for folder in (run_folder, evaluated))
+    for block in ("category", "model", "backbone", "split", "counts", "threshold", "image", "pixel", "by_defect"):
+        before, after = dict(figures(trained[block])), dict(figures(again[block]))
+        assert set(before) == set(after)
+        for name, value in before.items():
+            if isinstance(value, float):
+                assert after[name] == pytest.approx(value, abs=TOLERANCE, rel=TOLERANCE), f"{block}{name}"
+            else:
+                assert after[name] == value, f"{block}{name}"
+
+
+def test_evaluate_gives_the_scores_that_training_gave(evaluated, trained_scores):
+    again = scores(evaluated / "predictions.csv")
+    assert list(again) == list(trained_scores)
+    assert again == pytest.approx(trained_scores, rel=TOLERANCE)
+
+
+def test_evaluate_draws_the_same_heatmaps(evaluated, run_folder):
+    pictures = sorted(path.relative_to(run_folder) for path in run_folder.glob("heatmaps/*/*.png"))
+    assert pictures
+    for path in pictures:
+        assert (evaluated / path).read_bytes() == (run_folder / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_predict_gives_the_scores_that_training_gave(checkpoint, root, trained_scores, tmp_path, batch_size):
+    stated = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/out", "device=cpu")
+    assert command("predict", *stated, f"batch_size={batch_size}", cwd=tmp_path).code == 0
+    assert scores(tmp_path / "out" / "decisions.csv") == pytest.approx(trained_scores, rel=TOLERANCE)
+
+
+def test_predict_decides_as_training_did(checkpoint, root, run_folder, tmp_path):
+    stated = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/out", "device=cpu")
+    assert command("predict", *stated, cwd=tmp_path).code == 0
+    trained = {row["path"]: ("OK", "NG")[int(row["decision"])] for row in rows(run_folder / "predictions.csv")}
+    assert {row["path"]: row["decision"] for row in rows(tmp_path / "out" / "decisions.csv")} == trained
+
+
+def test_evaluate_on_another_root_and_with_cache_off_the_beaten_path(checkpoint, root, trained_scores, tmp_path):
+    stated = (f"checkpoint={checkpoint}", f"data.root={root}", f"cache.dir={tmp_path}/cache", "heatmaps=false")
+    ran = command("evaluate", *stated, "bootstrap=0", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    left = next(tmp_path.glob("outputs/evaluate/*"))
+    assert scores(left / "predictions.csv") == pytest.approx(trained_scores, rel=TOLERANCE)
+    assert not (left / "heatmaps").exists()

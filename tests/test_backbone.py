@@ -1,0 +1,240 @@
+"""The frozen backbone: torchvision's and timm's own features, nothing past the last tap, weights that are checked."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from toy import composed
+
+from anomaly_lightning.build import build_backbone, build_extractor
+from anomaly_lightning.errors import UserError, WeightsError
+from anomaly_lightning.features import weights
+from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+
+SIZE = (96, 64)  # height, width
+
+
+def images(count=2, seed=0):
+    return torch.randn(count, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(model, seed=3):
+    """A model whose BatchNorm statistics are not those of a fresh one, so that ignoring them shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.copy_(0.3 * torch.randn(module.num_features, generator=generator))
+            module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=generator))
+    return model.eval()
+
+
+def outputs_of(model, names, x):
+    """What the layers of a full model put out, caught by hooks: no feature extractor is involved."""
+    caught, modules = {}, dict(model.named_modules())
+    hooks = [modules[n].register_forward_hook(lambda m, i, o, n=n: caught.__setitem__(n, o)) for n in names]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return [caught[name] for name in names]
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory):
+    """A full torchvision ResNet-50 with random weights, and the file of its state dict."""
+    torch.manual_seed(0)
+    model = lively(torchvision.models.resnet50(weights=None))
+    file = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    torch.save(model.state_dict(), file)
+    return model, file
+
+
+@pytest.fixture(scope="module")
+def ours(resnet50):
+    return build_backbone(composed("backbone=resnet50", f"backbone.weights={resnet50[1]}"))
+
+
+def test_resnet50_gives_torchvisions_own_layer2_and_layer3(resnet50, ours):
+    x = images()
+    wanted = outputs_of(resnet50[0], ["layer2", "layer3"], x)
+    with torch.no_grad():
+        found = ours(x)
+    assert [tuple(tap.shape) for tap in found] == [(2, 512, 12, 8), (2, 1024, 6, 4)]
+    for tap, want in zip(found, wanted, strict=True):
+        # Another memory layout means another order of sums, hence relative to the largest value.
+        assert (tap - want).abs().max() < 1e-5 * want.abs().max()
+
+
+def test_the_taps_are_pooled_to_one_grid_as_by_hand(resnet50, ours):
+    x = images(1)
+    taps = outputs_of(resnet50[0], ["layer2", "layer3"], x)
+    with torch.no_grad():
+        plain = FeatureExtractor(ours, grid=[4, 3], neighbourhood=1)(x)
+        smooth = FeatureExtractor(ours, grid=[4, 3], neighbourhood=3)(x)
+    assert plain.shape == (1, 1536, 4, 3)
+    # 12 x 8 -> 4 x 3: rows are means of threes; columns overlap, as adaptive pooling cuts 8 into 3
+    cell = taps[0][0, :, 3:6, 2:6].mean((1, 2))
+    torch.testing.assert_close(plain[0, :512, 1, 1], cell, rtol=1e-4, atol=1e-5)
+    padded = F.pad(taps[0], (1, 1, 1, 1))
+    inside = F.pad(torch.ones_like(taps[0]), (1, 1, 1, 1))
+    mean = padded.unfold(2, 3, 1).unfold(3, 3, 1).sum((-1, -2)) / inside.unfold(2, 3, 1).unfold(3, 3, 1).sum((-1, -2))
+    torch.testing.assert_close(smooth[0, :512, 1, 1], mean[0, :, 3:6, 2:6].mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_kept_or_computed_past_the_last_tap(ours):
+    names = [name for name, _ in ours.named_parameters()]
+    assert any("layer3" in name for name in names)
+    assert not [name for name in names if "layer4" in name or "fc" in name]
+    assert "layer4" not in str(ours.body.graph if hasattr(ours.body, "graph") else list(ours.body.state_dict()))
+
+
+def test_it_is_frozen_whatever_is_asked_of_it(ours):
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    extractor = FeatureExtractor(ours, 4)
+    extractor.train()
+    ours.train()
+    assert not any(module.training for module in extractor.modules())
+    with torch.no_grad():
+        extractor(images(seed=1))
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+def test_what_was_loaded_is_on_record(resnet50, ours):
+    assert ours.weights_sha256 == hashlib.sha256(resnet50[1].read_bytes()).hexdigest()
+    assert ours.weights_source == str(resnet50[1])
+
+
+def test_the_grid_may_be_the_shallowest_taps_own(ours):
+    assert FeatureExtractor(ours).shape(SIZE) == (1536, 12, 8)
+    assert FeatureExtractor(ours, grid=5).shape(SIZE) == (1536, 5, 5)
+    with pytest.raises(UserError, match=r"features\.neighbourhood=2"):
+        FeatureExtractor(ours, neighbourhood=2)
+
+
+def test_lite0_carries_the_packages_weights_in_the_right_places():
+    """A photograph of a temple's roof is known for one: a mix-up of names or of the normalisation would not know it."""
+    from sklearn.datasets import load_sample_image
+    from torchvision.models._meta import _IMAGENET_CATEGORIES
+
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    file = weights.packaged_file()
+    model.load_state_dict(weights.in_order_of(weights.read_state_dict(file), model.state_dict(), file), strict=True)
+    backbone = build_backbone(composed("backbone=efficientnet_lite0"))
+    picture = Image.fromarray(load_sample_image("china.jpg")).resize((256, 224))
+    scaled = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+    x = (scaled - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(3, 1, 1)
+    with torch.no_grad():
+        best = model(x).topk(4).indices[0].tolist()
+        found = backbone(x)
+    assert {"bell cote", "palace", "monastery"} <= {_IMAGENET_CATEGORIES[i] for i in best}
+    for tap, want in zip(found, outputs_of(model, backbone.taps, x), strict=True):
+        torch.testing.assert_close(tap, want, rtol=1e-4, atol=1e-4)
+
+
+def test_lite0_taps_are_those_of_timms_own_feature_list():
+    backbone = build_backbone(composed("backbone=efficientnet_lite0", "backbone.taps=[blocks.2,blocks.4]"))
+    full = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3)).eval()
+    file = weights.packaged_file()
+    classifier = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    state = weights.in_order_of(weights.read_state_dict(file), classifier.state_dict(), file)
+    full.load_state_dict(state, strict=False)
+    x = images(1)
+    with torch.no_grad():
+        for tap, want, stride in zip(backbone(x), full(x), (8, 16), strict=True):
+            assert tap.shape[-2:] == (SIZE[0] // stride, SIZE[1] // stride)
+            torch.testing.assert_close(tap, want, rtol=1e-4, atol=1e-4)
+
+
+def test_any_cnn_of_timm_or_torchvision_by_config():
+    timm_one = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.taps=[layer1,layer2]")
+    torchvision_one = ("backbone=torchvision", "backbone.architecture=resnet18", "backbone.taps=[layer1]")
+    one = build_extractor(composed(*timm_one, "backbone.pretrained=null", "backbone.weights=random"))
+    two = build_extractor(composed(*torchvision_one, "backbone.weights=random"))
+    assert one.shape(SIZE)[0] == 64 + 128
+    assert two.shape(SIZE)[0] == 64
+    assert (one.backbone.name, two.backbone.name) == ("resnet10t", "resnet18")
+
+
+def test_random_weights_are_the_same_every_time_and_leave_torchs_seed_alone():
+    before = torch.random.get_rng_state()
+    first, second = (Backbone("tiny", "tiny", ["layer2"], weights="random") for _ in range(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.weights_source == "random"
+    with torch.no_grad():
+        assert torch.equal(first(images())[0], second(images())[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("tiny", "tiny", ["layer9"]), r"backbone\.taps=\['layer9'\]: tiny consists of layer1, layer2, layer3"),
+        (("torchvision", "resnet5000", ["layer2"]), r"architecture=resnet5000: torchvision has no such model"),
+        (("timm", "resnet5000", ["layer2"]), r"backbone\.architecture=resnet5000: timm has no such model"),
+        (("keras", "resnet50", ["layer2"]), r"backbone\.library=keras: expected torchvision, timm or tiny"),
+    ],
+)
+def test_what_does_not_exist_is_named(settings, named):
+    with pytest.raises(UserError, match=named):
+        Backbone(*settings, weights="random")
+
+
+class TestWeightsFiles:
+    """Files that are not what they should be."""
+
+    def refused(self, file, match):
+        with pytest.raises(WeightsError, match=match) as caught:
+            Backbone("torchvision", "resnet18", ["layer2"], weights=str(file))
+        assert str(file) in str(caught.value)
+
+    def test_of_another_model(self, tmp_path):
+        torch.save(torchvision.models.resnet34(weights=None).layer1.state_dict(), tmp_path / "other.pth")
+        self.refused(tmp_path / "other.pth", "does not fit resnet18.*conv1.weight")
+
+    def test_with_one_tensor_of_another_shape(self, tmp_path):
+        state = torchvision.models.resnet18(weights=None).state_dict()
+        state["layer2.0.conv1.weight"] = state["layer2.0.conv1.weight"][:, :-1]
+        torch.save(state, tmp_path / "shape.pth")
+        self.refused(tmp_path / "shape.pth", r"1 of its 122 tensors .*layer2\.0\.conv1\.weight")
+
+    def test_truncated(self, tmp_path):
+        torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "whole.pth")
+        (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:1_000_000])
+        self.refused(tmp_path / "cut.pth", "no state dict that can be loaded")
+
+    @pytest.mark.parametrize("content", [b"", b"hello, this is text", b"\x00" * 4096], ids=["empty", "text", "zeros"])
+    def test_that_is_no_weights_file(self, tmp_path, content):
+        (tmp_path / "odd.pth").write_bytes(content)
+        self.refused(tmp_path / "odd.pth", "no state dict that can be loaded")
+
+    def test_missing(self, tmp_path):
+        self.refused(tmp_path / "nowhere.pth", r"(?s)There is no weights file .*nowhere\.pth")
+
+    def test_holding_something_else(self, tmp_path):
+        torch.save([1, 2, 3], tmp_path / "list.pth")
+        self.refused(tmp_path / "list.pth", "Expected a state dict .*got list")
+
+    def test_that_would_run_code(self, tmp_path):
+        marker = tmp_path / "marker"
+
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(marker), "w"))
+
+        torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pth")
+        self.refused(tmp_path / "evil.pth", "without running code")
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("key", ["state_dict", "model"])
+    def test_wrapped_and_without_a_classifier_is_fine(self, tmp_path, key):
+        state = lively(torchvision.models.resnet18(weights=None)).state_dict()
+        bare = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        torch.save({key: bare}, tmp_path / "wrapped.pth")
+        backbone = Backbone("torchvision", "resnet18", ["layer2"], weights=str(tmp_path / "wrapped.pth"))
+        assert torch.equal(backbone.state_dict()["body.conv1.weight"], state["conv1.weight"])

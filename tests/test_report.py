@@ -1,0 +1,437 @@
+import base64
+import html
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from report_run import (
+    AWKWARD,
+    HEIGHT,
+    WIDTH,
+    make_metrics,
+    make_results,
+    make_run,
+    write_history,
+    write_predictions,
+)
+
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.report import pictures as drawing
+from anomaly_lightning.report import plots, words, write_report
+from anomaly_lightning.report.__main__ import main
+from anomaly_lightning.report.contours import UNITS, box_of, outline_path
+from anomaly_lightning.report.page import script_json
+from anomaly_lightning.report.rebuild import read_results
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with their attributes, and the text of everything but scripts and styles."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.raw: dict[str, str] = {}
+        self._inside: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._inside.append(f"{tag} {dict(attrs).get('type', '')}".strip())
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._inside.pop()
+
+    def handle_data(self, data):
+        if self._inside:
+            self.raw[self._inside[-1]] = self.raw.get(self._inside[-1], "") + data
+        else:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def script(self):
+        return json.loads(self.raw["script application/json"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    write_history(folder)
+    results = make_results(folder / "data")
+    metrics = make_metrics(results)
+    path = write_report(folder, results, metrics, make_run())
+    return folder, results, metrics, path.read_text(encoding="utf-8")
+
+
+def report(folder: Path, results, metrics=None) -> Page:
+    folder.mkdir(exist_ok=True)
+    path = write_report(folder, results, metrics or make_metrics(results), make_run())
+    return Page(path.read_text(encoding="utf-8"))
+
+
+# One file, no network, no hole
+
+
+def test_page_refers_to_nothing_outside(run):
+    page = Page(run[3])
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "poster", "action", "data", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", run[3].replace(page.raw["script application/json"], ""))
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_text_of_others_is_escaped(run):
+    page = Page(run[3])
+    assert sum(tag == "script" for tag, _ in page.tags) == 2
+    assert not any(tag in ("b", "i") for tag, _ in page.tags)
+    assert "parts <b>" in page.text
+    assert "Look at <this> & that." in page.text
+    assert "/data/<parts>" in page.text
+    options = [attributes["value"] for tag, attributes in page.tags if tag == "option"]
+    assert "<i>dent" in options
+    names = {picture["name"] for picture in page.script["pictures"]}
+    assert {f"good/{name}.png" for name in AWKWARD} <= names
+    assert "<" not in page.raw["script application/json"]
+
+
+def test_own_script_and_style_come_through_unharmed(run):
+    page = Page(run[3])
+    package = Path(plots.__file__).parent / "static"
+    assert page.raw["script"].strip() == (package / "report.js").read_text(encoding="utf-8").strip()
+    assert page.raw["style"].strip() == (package / "report.css").read_text(encoding="utf-8").strip()
+    assert "eval" not in page.raw["script"]
+    assert "innerHTML" not in page.raw["script"]
+
+
+def test_script_json_can_not_end_its_element():
+    text = str(script_json({"a": "</script><!--\u2028ü"}))
+    assert "<" not in text
+    assert text.isascii()
+    assert json.loads(text) == {"a": "</script><!--\u2028ü"}
+
+
+def test_numbers_in_json_are_exact(run):
+    _, results, _, source = run
+    scores = [picture["score"] for picture in Page(source).script["pictures"]]
+    assert scores == [float(score) for score in results.scores]
+
+
+# Numbers
+
+
+def test_figures_are_those_of_metrics_json(run):
+    _, _, metrics, source = run
+    rows = re.findall(r'<tr data-figure="([^"]+)">.*?</tr>', source, re.S)
+    assert rows == [*words.IMAGE, *words.PIXEL]
+    for block, names in (("image", words.IMAGE), ("pixel", words.PIXEL)):
+        for row in words.figure_rows(metrics[block], names, block, metrics["notes"]):
+            head, _, rest = row["name"].partition(".")
+            value = metrics[block][head][rest] if rest else metrics[block][head]
+            assert row["value"] == f"{value:.3f}"
+            assert f'</th><td class="figure">{row["value"]}</td>' in source.replace("\n", "")
+
+
+def test_decision_in_words(run):
+    text = Page(run[3]).text
+    assert "Of 100 good parts about 2 will be called defective (95 %: 0 to 7)." in text
+    assert "Of 8 defects 5 were found (95 %: " in text
+    assert "Of the test set's 8 good parts 1 was called defective" in text
+
+
+@pytest.mark.parametrize(
+    ("rate", "upper", "expected"),
+    [
+        (0.0, 0.066, "Of 100 good parts probably none will be called defective (95 %: 0 to 7)."),
+        (0.002, 0.01, "Of 100 good parts fewer than 1 will be called defective (95 %: 0 to 1)."),
+        (None, 1.0, "can't be said from so few normals (95 %: 0 to 100)."),
+        (None, None, "not known: no threshold was calibrated."),
+    ],
+)
+def test_promise(rate, upper, expected):
+    assert words.promise({"false_alarm_rate": rate, "false_alarm_upper": upper}).endswith(expected)
+
+
+def test_cautions_tell_where_test_and_validation_disagree():
+    metrics = {"threshold": {"false_alarm_upper": 0.1, "warnings": []}, "notes": {}}
+    more = {**metrics, "image": {"ci95": {"false_alarm_rate": [0.11, 0.3]}}}
+    within = {**metrics, "image": {"ci95": {"false_alarm_rate": [0.09, 0.3]}}}
+    assert "more false alarms" in words.cautions(more, {})[0]
+    assert words.cautions(within, {}) == []
+
+
+def test_skipped_pictures_and_warnings_are_told(run):
+    text = Page(run[3]).text
+    assert "can't be read: /data/broken.png (0 bytes)" in text
+
+
+# Empty cases
+
+
+def test_without_results(tmp_path):
+    page = report(tmp_path, None)
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert "Nothing is known about finding defects: there are no test pictures." in page.text
+    assert "No curves of test pictures: there are no test pictures." in page.text
+    assert "There is no loss" in page.text
+    assert page.text.count("\u2013") == len(words.IMAGE) + len(words.PIXEL)
+
+
+def test_with_normals_only(tmp_path):
+    results = make_results(tmp_path / "data", defects=False)
+    page = report(tmp_path / "run", results)
+    assert "The test set holds no defects, so nothing is known about finding them." in page.text
+    assert "there are no defective test pictures" in page.text
+    assert "no mask has a defect pixel" in page.text
+    assert page.script["defects"] == ["good"]
+
+
+def test_without_masks(tmp_path):
+    results = make_results(tmp_path / "data", masks=False)
+    page = report(tmp_path / "run", results)
+    bad = [picture for picture in page.script["pictures"] if picture["bad"]]
+    assert {picture["truth"] for picture in bad} == {None}
+    assert all(picture["picture"] for picture in bad)
+
+
+def test_without_calibration(tmp_path):
+    results = replace(make_results(tmp_path / "data"), threshold=math.nan, pixel_threshold=math.nan)
+    metrics = make_metrics(results, threshold={"value": None, "false_alarm_upper": None})
+    page = report(tmp_path / "run", results, metrics)
+    assert page.script["threshold"] is None
+    assert page.script["start"] == float(results.scores.median())
+    assert {picture["heat"] for picture in page.script["pictures"]} == {None}
+    assert "No threshold was calibrated." in page.text
+
+
+def test_picture_that_has_gone_is_told(tmp_path):
+    results = make_results(tmp_path / "data")
+    metrics = make_metrics(results)
+    results.samples[3].path.unlink()
+    entry = report(tmp_path / "run", results, metrics).script["pictures"][3]
+    assert entry["picture"] is None
+    assert entry["why"] == "there is no such file"
+    assert entry["score"] == 1.25
+
+
+def test_undefined_figure_shows_its_reason():
+    rows = words.figure_rows({"auroc": None}, {"auroc": "AUROC"}, "image", {"image.auroc": "there are no defects"})
+    assert (rows[0]["value"], rows[0]["why"]) == ("\u2013", "there are no defects")
+
+
+# Pictures
+
+
+def decoded(url: str) -> Image.Image:
+    head, _, content = url.partition(",")
+    assert head == "data:image/webp;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_overlays_share_one_scale_anchored_at_the_pixel_threshold():
+    flat = torch.ones(24, 40)
+    below, at, above = (np.asarray(drawing._overlay(factor * flat, 2.0)) for factor in (0.2, 2.0, 40.0))
+    assert below.shape == (24, 40, 4)
+    assert below[0, 0, 3] < 5
+    assert at[0, 0, 3] == above[0, 0, 3] == 255
+    assert at[0, 0, 1] > 200  # turbo is green in its middle
+    assert above[0, 0, 1] < 50  # and dark red at its end
+
+
+def test_pictures_keep_their_shape(run):
+    for entry in Page(run[3]).script["pictures"]:
+        assert entry["box"] == [UNITS, round(UNITS * HEIGHT / WIDTH)]
+        for name in ("picture", "heat"):
+            width, height = decoded(entry[name]).size
+            assert width / height == pytest.approx(WIDTH / HEIGHT, rel=0.03)
+
+
+def test_two_hundred_pictures_stay_under_ten_megabytes(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (200, 320, 3), dtype=np.uint8))
+    monkeypatch.setattr(drawing, "read_picture", lambda _: noise)  # noise is the worst that can be compressed
+    few = make_results(tmp_path / "data", defects=False)
+    samples = [few.samples[i % len(few.samples)] for i in range(200)]
+    maps = torch.rand(200, 32, 32, generator=torch.Generator().manual_seed(0))
+    many = replace(few, samples=samples, scores=torch.linspace(0, 3, 200), error_maps=maps)
+    page = write_report(tmp_path, many, make_metrics(few), make_run())
+    assert 4_000_000 < page.stat().st_size < 10_000_000
+
+
+def test_only_the_most_telling_of_many_pictures_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "MOST_PICTURES", 4)
+    results = make_results(tmp_path / "data")
+    entries = drawing.drawn_pictures(results, ["x"] * len(results.samples))
+    drawn = sorted(entry["score"] for entry in entries if entry["picture"])
+    assert drawn == [0.75, 1.5, 2.0, 2.5]  # three not found, one false alarm
+    assert len(entries) == 16
+
+
+@pytest.mark.parametrize("size", [(200, 450), (450, 200)])
+def test_webp_within_gets_smaller_until_it_fits(size):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    whole = drawing.webp_within(noise, 10**6)
+    small = drawing.webp_within(noise, len(whole) // 2)
+    assert len(small) <= len(whole) // 2
+    assert Image.open(io.BytesIO(whole)).size == noise.size
+    assert Image.open(io.BytesIO(small)).size[0] < noise.size[0]
+
+
+def bounds(path: str) -> tuple[float, float, float, float]:
+    """Smallest and largest x and y of all points of a path of M, l and z."""
+    points = []
+    for start, steps in re.findall(r"M([^l]+)l([^z]*)z", path):
+        x, y = map(int, start.split())
+        points.append((x, y))
+        numbers = list(map(int, steps.split()))
+        for dx, dy in zip(numbers[::2], numbers[1::2], strict=True):
+            x, y = x + dx, y + dy
+            points.append((x, y))
+    xs, ys = zip(*points, strict=True)
+    return min(xs), max(xs), min(ys), max(ys)
+
+
+def test_outline_of_a_rectangle_is_where_it_is():
+    field = np.zeros((HEIGHT, WIDTH))
+    field[10:20, 50:70] = 1
+    box = box_of((HEIGHT, WIDTH))
+    unit = UNITS / WIDTH
+    assert bounds(outline_path(field, 0.5, box)) == pytest.approx(
+        (50 * unit, 70 * unit, 10 * unit, 20 * unit), abs=unit / 2
+    )
+
+
+def test_outline_is_closed_at_the_edge_and_empty_where_there_is_nothing():
+    field = np.zeros((30, 50))
+    assert outline_path(field, 0.5, (500, 300)) == ""
+    field[:, 40:] = 1
+    left, right, top, bottom = bounds(outline_path(field, 0.5, (500, 300)))
+    assert (right, top, bottom) == (500, 0, 300)
+    assert left == pytest.approx(400, abs=1)
+
+
+def test_single_defect_pixel_of_a_large_mask_keeps_an_outline(tmp_path):
+    mask = np.zeros((1500, 3000), np.uint8)
+    mask[700, 2000] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    results = make_results(tmp_path / "data")
+    sample = replace(results.samples[-1], mask=tmp_path / "mask.png")
+    path = drawing._truth_path(replace(results, samples=[sample]), 0, box_of((1500, 3000)))
+    left, right, top, bottom = bounds(path)
+    assert left - 2 <= 2000 * UNITS / 3000 <= right + 2
+    assert top - 2 <= 700 * UNITS / 3000 <= bottom + 2
+
+
+# Plots
+
+
+def test_histogram_counts_every_picture(run):
+    _, results, _, source = run
+    axis = Page(source).script["axis"]
+    bars = plots.histogram(results, axis)
+    assert sum(bar["count"] for bar in bars["good"]) == int((~results.labels).sum())
+    assert sum(bar["count"] for bar in bars["bad"]) == int(results.labels.sum())
+
+
+@pytest.mark.parametrize(("scores", "log"), [((1.0, 2.0, 3.0), False), ((0.01, 1.0, 5.0), True), ((-1.0, 90.0), False)])
+def test_score_axis_holds_all(scores, log):
+    axis = plots.score_axis(scores, 1.5)
+    assert axis["log"] is log
+    places = plots.on_axis(axis, np.array([*scores, 1.5]))
+    assert (places > 0).all()
+    assert (places < 1).all()
+
+
+def test_score_axis_of_equal_scores_has_a_width():
+    axis = plots.score_axis([0.0, 0.0], None)
+    assert axis["low"] < 0 < axis["high"]
+
+
+def test_bands_hold_the_curve(run):
+    curves = plots.score_curves(run[1], True, 0)
+    assert curves["roc"]["line"].startswith("M0.00 100.00")
+    assert curves["roc"]["line"].endswith("100.00 0.00")
+    assert curves["roc"]["band"].endswith("z")
+    assert curves["pro"] is not None
+
+
+def test_losses_end_with_the_last_epoch_of_training(run):
+    losses = plots.loss_curves(run[0] / "history" / "metrics.csv")
+    assert losses["epochs"] == 2
+    assert losses["best"] == {"epoch": 2, "value": 0.5}
+    assert losses["lines"]["val"].count("L") == 1
+
+
+def test_no_losses_without_gradients(tmp_path):
+    write_history(tmp_path, rows=())
+    assert plots.loss_curves(tmp_path / "history" / "metrics.csv") is None
+    assert plots.loss_curves(tmp_path / "none.csv") is None
+
+
+# From files
+
+
+def test_rebuilt_report_is_the_same(tmp_path):
+    root = tmp_path / "root"
+    results = make_results(root / "parts")
+    (root / "parts" / "train" / "good").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "parts" / "train" / "good" / "0.png")
+    metrics = make_metrics(results)
+    settings = {
+        "category": "parts",
+        "data": {"layout": "mvnet", "root": str(root)},
+        "scoring": {"sigma": 1.0, "reduction": "max", "share": 0.01},
+        "transform": results.transform.to_config(),
+    }
+    run = {**make_run(), "settings": settings}
+    first = write_report(tmp_path, results, metrics, run).read_text(encoding="utf-8")
+    write_predictions(tmp_path, results)
+    for name, content in (("metrics", metrics), ("run", run)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    main([f"run={tmp_path}"])
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == first
+
+
+def test_rebuild_says_what_is_missing(tmp_path):
+    with pytest.raises(SystemExit, match=r"UserError: Expected the folder of a finished run with metrics\.json"):
+        main([f"run={tmp_path}"])
+    with pytest.raises(SystemExit, match="Expected one argument"):
+        main([])
+
+
+def test_rebuild_refuses_maps_that_do_not_fit(tmp_path):
+    results = make_results(tmp_path / "data")
+    write_predictions(tmp_path, results)
+    np.save(tmp_path / "error_maps.npy", results.error_maps[:3].numpy())
+    with pytest.raises(UserError, match=r"each of the 16 rows of predictions\.csv, got 3"):
+        read_results(tmp_path, make_metrics(results), {})
+
+
+def test_nothing_is_escaped_twice(run):
+    assert html.unescape(run[3]).count("&amp;") == 0
+
+
+def test_training_leaves_the_report_of_its_figures(run_folder):
+    page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
+    metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
+    called = [picture["score"] > page.script["threshold"] for picture in page.script["pictures"]]
+    assert sum(called) == metrics["image"]["confusion"]["tp"] + metrics["image"]["confusion"]["fp"]
+    assert page.script["threshold"] == metrics["threshold"]["value"]
+    assert "Lowest validation loss" in page.text
+    assert f"{metrics['image']['auroc']:.3f}" in page.text
