@@ -119,7 +119,6 @@ def test_kills_at_random_moments_change_nothing(tmp_path, seed):
             process.wait(timeout=moments.uniform(0, 8))
         except subprocess.TimeoutExpired:
             kill(process)
-        print([(status(job), (job / "reused.json").exists()) for job in sweeps(tmp_path)[-1].glob("[0-9]")])
         time.sleep(1.1)  # the folder of a multirun is named by the second
     resumed = finish(tmp_path)
     again = finish(tmp_path)
