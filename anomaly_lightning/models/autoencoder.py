@@ -102,6 +102,7 @@ class Autoencoder(Detector):
         noisy = target + self.noise * torch.randn_like(target) if self.training and self.noise else target
         return F.mse_loss(self._rebuilt(noisy), target)
 
+    @torch.no_grad()
     def refine(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the residuals' covariance and the memory."""
         standardised = self.moments(features)
@@ -110,6 +111,7 @@ class Autoencoder(Detector):
         if self.memory is not None:
             self.memory.observe(self._patches(standardised))
 
+    @torch.no_grad()
     def refine_held_out(self, features: Tensor) -> None:
         """Take features (B, C, h, w) float of held-out normals: how far scales and memory are to be trusted."""
         standardised = self.moments(features)
@@ -120,6 +122,7 @@ class Autoencoder(Detector):
             self._held += float(self.memory(self._patches(standardised)).square().sum())
             self._held_count += features.shape[0] * features.shape[2] * features.shape[3]
 
+    @torch.no_grad()
     def finish_refine(self) -> None:
         """Set covariance factors, memory and its power."""
         if self.whitening is not None:
