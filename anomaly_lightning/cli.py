@@ -117,6 +117,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                raise CommandError(f"There is no default for {', '.join(missing)}: state {missing[0]}=... .")
             if in_sweep():
                 return _one_of_many(run, cfg)
             try:

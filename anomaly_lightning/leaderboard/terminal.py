@@ -36,9 +36,13 @@ def _reasons(rows: Iterable[Row], varying: list[str]) -> dict[str, list[str]]:
     for row in rows:
         if row.error:
             words = _words(row)
-            which = ", ".join(f"{name} {words[name]}" for name in varying if words[name])
+            which = ", ".join(_told(name, words[name]) for name in varying if words[name])
             reasons.setdefault(row.error, []).append(row.names["category"] + (f" ({which})" if which else ""))
     return reasons
+
+
+def _told(name: str, value: str) -> str:
+    return value if name == "settings" else f"{name} {value}"
 
 
 def _table(board: Leaderboard, varying: list[str]) -> Table:

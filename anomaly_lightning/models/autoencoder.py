@@ -37,7 +37,8 @@ class Autoencoder(Detector):
         whiten: Whether residuals are measured by their covariance per position.
         prior: Pictures' worth of the covariance common to all positions in that of each.
         directions: Most channels that covariance and memory work on; more are projected at random. The covariance
-            takes 2 h w directions^2 bytes (32 x 32 and 176: 63 MB), thrice that while fitting.
+            takes 4 h w directions^2 bytes (32 x 32 and 128: 67 MB; half of it in a checkpoint), thrice that while
+            fitting.
         memory: Patches in the memory, 0 = none.
         rim: Whether errors at the rim of the grid are attenuated, by 1/3 at an edge and 5/9 in a corner.
         seed: Of the projection and of the memory's sample.
@@ -56,7 +57,7 @@ class Autoencoder(Detector):
         noise: float = 0.25,
         whiten: bool = True,
         prior: float = 64.0,
-        directions: int = 176,
+        directions: int = 128,
         memory: int = 2000,
         rim: bool = True,
         seed: int = 0,
@@ -101,6 +102,7 @@ class Autoencoder(Detector):
         noisy = target + self.noise * torch.randn_like(target) if self.training and self.noise else target
         return F.mse_loss(self._rebuilt(noisy), target)
 
+    @torch.no_grad()
     def refine(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the residuals' covariance and the memory."""
         standardised = self.moments(features)
@@ -109,6 +111,7 @@ class Autoencoder(Detector):
         if self.memory is not None:
             self.memory.observe(self._patches(standardised))
 
+    @torch.no_grad()
     def refine_held_out(self, features: Tensor) -> None:
         """Take features (B, C, h, w) float of held-out normals: how far scales and memory are to be trusted."""
         standardised = self.moments(features)
@@ -119,6 +122,7 @@ class Autoencoder(Detector):
             self._held += float(self.memory(self._patches(standardised)).square().sum())
             self._held_count += features.shape[0] * features.shape[2] * features.shape[3]
 
+    @torch.no_grad()
     def finish_refine(self) -> None:
         """Set covariance factors, memory and its power."""
         if self.whitening is not None:
