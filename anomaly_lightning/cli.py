@@ -3,11 +3,11 @@
 Hydra itself rejects mistyped groups, keys and options; this file turns our own `UserError` into the same short form.
 """
 
+import errno
 import functools
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.names import folder_name
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the configs inside the package, a checkout has them beside it.
@@ -36,10 +37,23 @@ class CommandError(CompactHydraException):
     """A user's mistake, printed by Hydra as its text alone; HYDRA_FULL_ERROR=1 shows the traceback."""
 
 
-def folder_name(text: object) -> str:
-    """Turn any text into one safe folder name, so that no config value can lead out of the outputs."""
-    name = re.sub(r"[^\w.+-]+", "_", str(text)).strip("._")
-    return name or "unnamed"
+# What a disk says when it does not take any more, and what a user can do about it.
+DISK_TROUBLE = {
+    errno.ENOSPC: "there is no space left. Make room there, or write elsewhere",
+    errno.EDQUOT: "your quota is used up. Make room there, or write elsewhere",
+    errno.EROFS: "this file system is read-only. Write elsewhere",
+    errno.EACCES: "you have no permission. Change the permissions, or write elsewhere",
+    errno.EPERM: "this is not permitted. Change the permissions, or write elsewhere",
+}
+
+
+def disk_trouble(error: OSError) -> str:
+    """One paragraph for an error of `DISK_TROUBLE`: where, what, and what to do."""
+    where = " ".join(str(name) for name in (error.filename, error.filename2) if name) or "the output or cache folder"
+    return (
+        f"{where}: {DISK_TROUBLE[error.errno or 0]} (hydra.run.dir=<folder> moves the outputs of a run, cache.dir= or "
+        "$ANOMALY_CACHE the cache). What was written before this stays as it is."
+    )
 
 
 def in_sweep() -> bool:
@@ -111,6 +125,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                 return run(cfg)
             except UserError as error:
                 raise CommandError(f"{type(error).__name__}: {error}") from error
+            except OSError as error:
+                if error.errno not in DISK_TROUBLE:
+                    raise
+                raise CommandError(disk_trouble(error)) from error
             except InstantiationException as error:
                 if isinstance(error.__cause__, UserError):
                     raise CommandError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error

@@ -3,12 +3,14 @@
 import csv
 import glob
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -16,13 +18,16 @@ from torch import Tensor
 from anomaly_lightning.callbacks.progress import progress_bar
 from anomaly_lightning.data.images import read_picture
 from anomaly_lightning.data.samples import PICTURE_SUFFIXES, natural_key, pictures_in
-from anomaly_lightning.errors import DataError
+from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.heatmap import overlay
+from anomaly_lightning.journal import Journal
+from anomaly_lightning.names import below, distinct, save_picture
 from anomaly_lightning.predictor import Prediction, Predictor
+from anomaly_lightning.watching import Watcher, stopping
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("path", "score", "threshold", "decision", "error")
+COLUMNS = ("path", "score", "threshold", "decision", "error", "reason")
 
 
 def find_pictures(pattern: str) -> tuple[list[Path], Path]:
@@ -52,10 +57,10 @@ def output_names(pictures: list[Path], base: Path) -> dict[Path, Path]:
     names: dict[Path, Path] = {}
     taken: set[Path] = set()
     for picture in pictures:
-        relative = picture.relative_to(base) if picture.is_relative_to(base) else Path(picture.name)
+        relative = below(picture, base)
         name = relative.with_suffix("")
         if name in taken:
-            name = relative.with_name(relative.name.replace(".", "_"))
+            name = distinct(relative.with_name(relative.name.replace(".", "_")), taken)
         taken.add(name)
         names[picture] = name
     return names
@@ -82,23 +87,30 @@ class _Writer:
             np.save(target, prediction.anomaly_map.numpy())
 
     def _save(self, image: Image.Image, name: Path) -> None:
-        target = self.output / name.with_name(f"{name.name}.png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image.save(target)
+        save_picture(image, self.output / name.with_name(f"{name.name}.png"))
 
     def row(self, path: Path, prediction: Prediction) -> list[object]:
         """Row of decisions.csv for a picture that was scored."""
-        return [path, repr(prediction.score), repr(self.threshold), "NG" if prediction.decision else "OK", ""]
+        return [path, repr(prediction.score), repr(self.threshold), prediction.verdict, "", prediction.invalid or ""]
+
+    def line(self, path: Path, prediction: Prediction) -> dict[str, object]:
+        """Line of decisions.jsonl for a picture that was scored."""
+        said = {"decision": prediction.verdict, "score": prediction.score, "threshold": self.threshold}
+        return {"path": str(path), **said, "reason": prediction.invalid, "error": None}
 
 
 def predict(cfg: DictConfig) -> int:
     """Do what the config says; returns how many pictures could not be read."""
-    predictor = Predictor.from_checkpoint(cfg.checkpoint, cfg.device, list(cfg.trust))
+    if cfg.watch is not None:
+        return watch(cfg)
+    if OmegaConf.is_missing(cfg, "input"):
+        raise UserError("Expected input=<picture, folder or quoted glob>, or watch=<folder> for pictures to come.")
+    predictor = Predictor.from_checkpoint(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity)
     pictures, base = find_pictures(str(cfg.input))
     output = Path(cfg.output)
     output.mkdir(parents=True, exist_ok=True)
     names, writer = output_names(pictures, base), _Writer(predictor, output, cfg.maps)
-    failed = found = 0
+    failed, said = 0, Counter[str]()
     with (output / "decisions.csv").open("w", newline="", encoding="utf-8") as stream, progress_bar() as bar:
         rows = csv.writer(stream)
         rows.writerow(COLUMNS)
@@ -110,14 +122,15 @@ def predict(cfg: DictConfig) -> int:
             if isinstance(result, DataError):
                 failed += 1
                 logger.error("%s", result)
-                rows.writerow([path, "", "", "", str(result)])
+                rows.writerow([path, "", "", "", str(result), ""])
                 continue
             picture, prediction = result
-            found += prediction.decision
+            said[prediction.verdict] += 1
             writer.files(picture, prediction, names[path])
             rows.writerow(writer.row(path, prediction))
+            stream.flush()  # what was decided stays, should the disk be full at the next picture
     Console().print(
-        f"{len(pictures)} pictures: {found} NG, {len(pictures) - failed - found} OK, {failed} unreadable. "
+        f"{len(pictures)} pictures: {said['NG']} NG, {said['OK']} OK, {said['INVALID']} INVALID, {failed} unreadable. "
         f"Decisions, heatmaps and masks: {output}",
         soft_wrap=True,
         highlight=False,
@@ -125,7 +138,37 @@ def predict(cfg: DictConfig) -> int:
     return failed
 
 
-Loaded = tuple[Image.Image, Tensor] | DataError
+def watch(cfg: DictConfig) -> int:
+    """Score pictures as they arrive in `cfg.watch`, a line each in decisions.jsonl, until SIGINT or SIGTERM.
+
+    Returns:
+        0: a picture that can't be read is a line, and no failure of the watch.
+    """
+    if not OmegaConf.is_missing(cfg, "input"):
+        raise UserError(f"watch={cfg.watch} contradicts input={cfg.input}: state one of them.")
+    predictor = Predictor.from_checkpoint(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity)
+    folder, output = Path(cfg.watch).expanduser().absolute(), Path(cfg.output).absolute()
+    journal, writer = Journal(output / "decisions.jsonl"), _Writer(predictor, output, cfg.maps)
+    watcher = Watcher(predictor, folder, journal, output, cfg.poll_s, cfg.settle_s, cfg.patience_s)
+    console, count = Console(), 0
+    console.print(f"watching {folder}; {len(journal.done)} pictures done before", soft_wrap=True, highlight=False)
+    with stopping(watcher.stop):
+        for path, which, result in watcher.results():
+            count += 1
+            if isinstance(result, DataError):
+                logger.error("%s", result)
+                journal.write(which, {"path": str(path), "decision": None, "error": str(result)})
+                continue
+            picture, said = result
+            # With its suffix: a.png and a.jpg may come hours apart, and neither may overwrite the other's heatmap.
+            writer.files(picture, said, path.relative_to(folder))
+            journal.write(which, writer.line(path, said))
+    journal.close()
+    console.print(f"stopped after {count} pictures: {output / 'decisions.jsonl'}", soft_wrap=True, highlight=False)
+    return 0
+
+
+Loaded = tuple[Image.Image, Tensor, str | None] | DataError
 
 
 def _predictions(
@@ -138,7 +181,7 @@ def _predictions(
             picture = read_picture(path)
         except DataError as error:
             return error
-        return picture, predictor.transform(picture)
+        return picture, predictor.transform(picture), predictor.invalid(picture)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         chunks = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
@@ -147,6 +190,7 @@ def _predictions(
             loaded = [future.result() for future in ahead]
             ahead = [pool.submit(load, path) for path in chunks[position + 1]] if position + 1 < len(chunks) else []
             good = [item for item in loaded if not isinstance(item, DataError)]
-            said = iter(predictor.batch([i for _, i in good], [(p.height, p.width) for p, _ in good]) if good else [])
+            sizes = [(picture.height, picture.width) for picture, _, _ in good]
+            said = iter(predictor.batch([images for _, images, _ in good], sizes) if good else [])
             for path, item in zip(chunk, loaded, strict=True):
-                yield path, item if isinstance(item, DataError) else (item[0], next(said))
+                yield path, item if isinstance(item, DataError) else (item[0], replace(next(said), invalid=item[2]))

@@ -1,7 +1,7 @@
 """A trained detector for use in code: pictures in, scores, decisions and maps in the pictures' own pixels out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,9 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from anomaly_lightning.checkpoint import load_module
+from anomaly_lightning.data.statistics import picture_statistics
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.validity import Validity
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,19 @@ class Prediction:
         decision: Whether the score is above the threshold: the part is called defective.
         anomaly_map: (H, W) float in the picture's own pixels, same unit as the score.
         mask: (H, W) bool, where the map is above the pixel threshold.
+        invalid: Why the picture is not of the kind that the model knows (its score means nothing then); None if it is.
     """
 
     score: float
     decision: bool
     anomaly_map: Tensor
     mask: Tensor
+    invalid: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One word for the picture: INVALID, NG or OK."""
+        return "INVALID" if self.invalid is not None else "NG" if self.decision else "OK"
 
 
 class Predictor:
@@ -38,13 +47,16 @@ class Predictor:
         module: Calibrated.
         transform: The one it was trained with.
         device: "auto" (a GPU where there is one), or a torch device.
+        validity: What tells pictures of another kind; None = all are taken.
 
     Raises:
         NotCalibratedError: The module has no threshold.
         UserError: There is no such device.
     """
 
-    def __init__(self, module: AnomalyModule, transform: PictureTransform, device: str = "auto") -> None:
+    def __init__(
+        self, module: AnomalyModule, transform: PictureTransform, device: str = "auto", validity: Validity | None = None
+    ) -> None:
         module.decide(torch.zeros(1))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -52,17 +64,32 @@ class Predictor:
             self.module = module.to(torch.device(device)).eval()
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
-        self.transform = transform
+        self.transform, self.validity = transform, validity
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> "Predictor":
-        """Predictor of a run's best.ckpt; see `checkpoint.load_module` for what it raises."""
-        module, transform, _ = load_module(Path(path), trust)
-        return cls(module, transform, device)
+    def from_checkpoint(
+        cls, path: str | Path, device: str = "auto", trust: Sequence[str] = (), validity: bool = True
+    ) -> "Predictor":
+        """Predictor of a run's best.ckpt; see `checkpoint.load_module` for what it raises.
+
+        Args:
+            path: The checkpoint.
+            device: As above.
+            trust: Further packages whose detectors may be created.
+            validity: Whether to tell pictures of another kind, where the checkpoint knows how.
+        """
+        module, transform, settings = load_module(Path(path), trust)
+        known = settings.get("validity") if validity else None
+        return cls(module, transform, device, None if known is None else Validity.from_plain(known))
+
+    def invalid(self, picture: Image.Image) -> str | None:
+        """Why an RGB picture is not of the kind that the model knows; None where it is, or nobody knows."""
+        return None if self.validity is None else self.validity.reason(picture_statistics(picture))
 
     def __call__(self, picture: Image.Image) -> Prediction:
         """What is said of one RGB picture."""
-        return self.batch([self.transform(picture)], [(picture.height, picture.width)])[0]
+        said = self.batch([self.transform(picture)], [(picture.height, picture.width)])[0]
+        return replace(said, invalid=self.invalid(picture))
 
     @torch.inference_mode()
     def batch(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:

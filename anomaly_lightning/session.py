@@ -17,6 +17,7 @@ from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.report import write_report
 from anomaly_lightning.results import Results, threshold_block
+from anomaly_lightning.validity import fit_validity
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class TrainingSession:
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
+        self._fit_validity()
         self._write_run("training")
         with self.clock.stage("fit_s"):
             fit(self.trainer, self.module, self.data, self.cfg.ckpt)
@@ -91,6 +93,15 @@ class TrainingSession:
             logger.warning("mask: %s", finding)
         if len(findings) > MASKS_TOLD:
             logger.warning("mask: and %d more findings of this kind", len(findings) - MASKS_TOLD)
+
+    def _fit_validity(self) -> None:
+        """Learn what a picture of this kind looks like, for the verdict INVALID at prediction; it sees no test file."""
+        if not self.cfg.validity:
+            return
+        with self.clock.stage("validity_s"):
+            normals = [sample.path for sample in self.pictures.splits.train + self.pictures.splits.validation]
+            fitted = fit_validity(normals, self.cfg.seed)
+        self.module.settings["validity"] = None if fitted is None else fitted.plain()
 
     def _tell_of_leaks(self) -> None:
         """Say before training which test pictures are trained on, too: the figures would be too good."""

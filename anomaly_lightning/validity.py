@@ -9,19 +9,26 @@ distance so found, by a margin. For pictures drawn like the normals, the share t
 1 / (n + 1): the conformal bound, without the margin.
 """
 
+import os
+import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_lightning.data.statistics import TINY, Statistics
+from anomaly_lightning.data.images import read_picture
+from anomaly_lightning.data.statistics import TINY, Statistics, picture_statistics
 from anomaly_lightning.errors import CheckpointError
 
 FEWEST = 8  # normals; below that no spread can be told
 FOLDS = 10
+MOST = 1000  # normals that are looked at; more would only cost time
 MARGIN = 1.25  # the limit is so many times the largest distance of the normals
+LEAST_LIMIT = 2.4  # and at least that: a camera drifts, and a large defect is no other product
 LEAST_REACH = 4.0  # robust standard deviations that the normals reach to either side, at least
 
 # Name of each figure, and the smallest standard deviation that is believed of it.
@@ -33,7 +40,7 @@ FIGURES = {
     "bright": 0.02,
     "red_green": 2.0,
     "blue_yellow": 2.0,
-    "log_aspect": 0.03,
+    "log_aspect": 0.02,
     "log_height": 0.12,
     "colours": 0.02,
 }
@@ -90,7 +97,7 @@ class Validity:
             known = cls._of([s for s, f in zip(normals, folds, strict=True) if f != fold])
             held_out = [s for s, f in zip(normals, folds, strict=True) if f == fold]
             largest = max(largest, *(float(known.distances(s).max()) for s in held_out))
-        return cls._of(normals, MARGIN * largest)
+        return cls._of(normals, max(LEAST_LIMIT, MARGIN * largest))
 
     @classmethod
     def _of(cls, normals: Sequence[Statistics], limit: float = np.inf) -> "Validity":
@@ -144,8 +151,8 @@ class Validity:
                 f"The checkpoint's validity check knows {values['figures']}, this version {list(FIGURES)}; "
                 "switch it off with validity=false, or train again."
             )
-        parts = [_floats(values[name]) for name in ("middle", "below", "above", "histogram")]
-        return cls(*parts, limit=float(values["limit"]), normals=int(values["normals"]))
+        lists = {name: _floats(values[name]) for name in ("middle", "below", "above", "histogram")}
+        return cls(**lists, limit=float(values["limit"]), normals=int(values["normals"]))
 
     def _signed(self, statistics: Statistics) -> NDArray[np.float64]:
         """Signed distances (F,); shares and the colour distance count upwards only."""
@@ -154,6 +161,13 @@ class Validity:
         one_sided = [_DARK, _BRIGHT, _COLOURS]
         signed[one_sided] = np.maximum(signed[one_sided], 0)
         return signed
+
+
+def fit_validity(normals: Sequence[Path], seed: int = 0) -> Validity | None:
+    """Fit on picture files of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8."""
+    chosen = list(normals) if len(normals) <= MOST else random.Random(seed).sample(list(normals), MOST)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return Validity.fit(list(pool.map(lambda path: picture_statistics(read_picture(path)), chosen)))
 
 
 _DARK, _BRIGHT, _COLOURS = (list(FIGURES).index(name) for name in ("dark", "bright", "colours"))

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from anomaly_lightning.data.images import read_picture
 from anomaly_lightning.heatmap import overlay
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.names import distinct, folder_name, save_picture
 from anomaly_lightning.results import Results
 
 logger = logging.getLogger(__name__)
@@ -31,17 +32,19 @@ class Heatmaps(pl.Callback):
         assert isinstance(pl_module, AnomalyModule)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         results = Results.of(pl_module, datamodule.splits.test, datamodule.transform)
-        for index in range(len(results.samples)):
+        taken: set[Path] = set()
+        for index, sample in enumerate(results.samples):
+            # A defect's name may come from anybody's table, and pictures of one name from several folders.
+            name = distinct(Path(folder_name(sample.defect)) / sample.path.stem, taken)
+            taken.add(name)
             try:
-                self._write(results, index)
+                self._write(results, index, self.folder / name.with_name(f"{name.name}.png"))
             except OSError as error:
-                logger.warning("No heatmap for %s: %s", results.samples[index].path, error)
+                logger.warning("No heatmap for %s: %s", sample.path, error)
 
-    def _write(self, results: Results, index: int) -> None:
+    def _write(self, results: Results, index: int, target: Path) -> None:
         sample = results.samples[index]
         picture, truth = read_picture(sample.path), results.truth(index)
         anomaly_map = results.anomaly_map(index, (picture.height, picture.width))
         outlined = None if truth is None else truth.numpy()
-        target = self.folder / sample.defect / f"{sample.path.stem}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(overlay(picture, anomaly_map, results.pixel_threshold, outlined)).save(target)
+        save_picture(Image.fromarray(overlay(picture, anomaly_map, results.pixel_threshold, outlined)), target)

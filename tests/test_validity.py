@@ -1,0 +1,167 @@
+"""INVALID: degraded and foreign pictures are caught, good ones are not refused; the checkpoint carries the check."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from toy import command, save, texture
+
+from anomaly_lightning.data.images import read_picture
+from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.data.statistics import picture_statistics
+from anomaly_lightning.data.synthetic import CATEGORIES, generate
+from anomaly_lightning.errors import CheckpointError
+from anomaly_lightning.predictor import Predictor
+from anomaly_lightning.validity import Validity, fit_validity
+
+
+def black(picture):
+    return picture.point(lambda value: int(value * 0.03))
+
+
+def overexposed(picture):
+    return picture.point(lambda value: min(255, value * 4 + 100))
+
+
+def blurred(picture):
+    return picture.filter(ImageFilter.GaussianBlur(max(4, min(picture.size) / 25)))
+
+
+def foggy(picture):
+    return picture.point(lambda value: int(128 + (value - 128) * 0.15))
+
+
+def tinted(picture):
+    return Image.fromarray((np.asarray(picture) * [1.6, 0.7, 0.5]).clip(0, 255).astype(np.uint8))
+
+
+def quarter(picture):
+    return picture.resize((picture.width // 4, picture.height // 4))
+
+
+DEGRADED = {
+    "black": black,
+    "overexposed": overexposed,
+    "blurred": blurred,
+    "foggy": foggy,
+    "tinted": tinted,
+    "quarter": quarter,
+}
+
+
+def rates(category):
+    """Shares of good test pictures refused and of degraded ones caught, with what was missed."""
+    known = fit_validity([sample.path for sample in category.train])
+    pictures = [read_picture(sample.path) for sample in category.test if not sample.label]
+    refused = [known.reason(picture_statistics(picture)) for picture in pictures]
+    reasons = {
+        (n, i): known.reason(picture_statistics(f(p))) for n, f in DEGRADED.items() for i, p in enumerate(pictures)
+    }
+    missed = [key for key, reason in reasons.items() if reason is None]
+    return sum(r is not None for r in refused), len(refused), len(missed), len(reasons), missed
+
+
+@pytest.mark.parametrize("name", ["leather", "screw"])
+def test_degraded_pictures_are_caught_and_good_ones_pass(name, tmp_path):
+    made = read_category(generate(tmp_path, name, train=40, test_good=12, defects_each=0, size=(128, 160)), name)
+    refused, good, missed, degraded, which = rates(made)
+    assert refused == 0, f"{refused} of {good}"
+    assert missed <= 0.01 * degraded, which
+
+
+@pytest.mark.slow
+def test_both_rates_over_all_synthetic_categories(tmp_path):
+    found = []
+    for name in CATEGORIES:
+        made = read_category(generate(tmp_path, name, train=60, test_good=20, defects_each=0), name)
+        found.append((name, *rates(made)))
+    _, refused, good, missed, degraded, which = zip(*found, strict=True)
+    assert sum(refused) <= 0.01 * sum(good), found
+    assert sum(missed) <= 0.01 * sum(degraded), which
+
+
+@pytest.mark.slow
+@pytest.mark.real_pictures
+def test_both_rates_on_real_pictures():
+    root = Path(os.environ.get("MVNET_REAL", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no real pictures in {root}")
+    found = [rates(read_category(root, name)) for name in ("ball_screw", "cookie", "metal_plate", "commutator_tile")]
+    refused, good, missed, degraded, which = zip(*found, strict=True)
+    assert sum(refused) <= 0.01 * sum(good), found
+    assert sum(missed) <= 0.01 * sum(degraded), which
+
+
+def statistics(rng, count, **changes):
+    values = [texture(rng, **changes) for _ in range(count)]
+    return [picture_statistics(Image.fromarray(v)) for v in values]
+
+
+def test_the_limit_lies_above_every_normal_and_the_reasons_name_the_cause():
+    rng = np.random.default_rng(0)
+    normals = statistics(rng, 40)
+    known = Validity.fit(normals)
+    assert all(known.reason(s) is None for s in normals)
+    assert known.false_rate == pytest.approx(1 / 41)
+    picture = Image.fromarray(texture(rng))
+    reasons = {name: known.reason(picture_statistics(f(picture))) for name, f in DEGRADED.items()}
+    assert reasons["black"] == "black"
+    assert reasons["overexposed"] == "overexposed"
+    assert reasons["blurred"].startswith("blurred")
+    assert reasons["quarter"] == "another size: 21x15"
+    assert "colours" in reasons["tinted"]
+    assert known.reason(picture_statistics(picture.resize((84, 90)))).startswith("another aspect: 84x90")
+
+
+def test_new_normals_are_refused_no_more_often_than_stated():
+    rng = np.random.default_rng(1)
+    refused = total = 0
+    for _ in range(5):
+        known = Validity.fit(statistics(rng, 20, height=30, width=42))
+        fresh = statistics(rng, 40, height=30, width=42)
+        refused, total = refused + sum(known.reason(s) is not None for s in fresh), total + len(fresh)
+    assert refused / total <= 1 / 21
+
+
+def test_too_few_normals_know_nothing():
+    assert Validity.fit(statistics(np.random.default_rng(0), 7)) is None
+
+
+def test_it_survives_plain_values_and_refuses_those_of_another_version():
+    known = Validity.fit(statistics(np.random.default_rng(0), 10))
+    assert Validity.from_plain(json.loads(json.dumps(known.plain()))) == known
+    with pytest.raises(CheckpointError, match="validity=false"):
+        Validity.from_plain({**known.plain(), "figures": ["brightness"]})
+
+
+def decisions(folder):
+    with (folder / "decisions.csv").open(newline="") as stream:
+        return {Path(row["path"]).name: row for row in csv.DictReader(stream)}
+
+
+def test_predict_says_invalid_with_a_reason_and_can_be_told_not_to(checkpoint, tmp_path):
+    save(np.zeros((60, 84, 3), np.uint8), tmp_path / "in" / "black.png")
+    save(texture(np.random.default_rng(5)), tmp_path / "in" / "good.png")
+    stated = (f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", "device=cpu")
+    ran = command("predict", *stated, f"output={tmp_path / 'on'}", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    assert "1 INVALID" in ran.out
+    rows = decisions(tmp_path / "on")
+    assert (rows["black.png"]["decision"], rows["black.png"]["reason"]) == ("INVALID", "black")
+    assert rows["good.png"]["decision"] in ("OK", "NG")
+    assert rows["good.png"]["reason"] == ""
+    command("predict", *stated, f"output={tmp_path / 'off'}", "validity=false", cwd=tmp_path)
+    assert decisions(tmp_path / "off")["black.png"]["decision"] in ("OK", "NG")
+
+
+def test_the_checkpoint_carries_it_and_the_predictor_says_it(checkpoint):
+    settings = torch.load(checkpoint, weights_only=True)["anomaly_lightning"]
+    assert settings["validity"]["normals"] == 15
+    said = Predictor.from_checkpoint(checkpoint, "cpu")(Image.new("RGB", (84, 60)))
+    assert (said.verdict, said.invalid) == ("INVALID", "black")
+    assert Predictor.from_checkpoint(checkpoint, "cpu", validity=False)(Image.new("RGB", (84, 60))).invalid is None
