@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -90,7 +90,7 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
         report = {"names": names, "error": f"{type(error).__name__}: {error}"}
         failure.parent.mkdir(parents=True, exist_ok=True)
         failure.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        return float("nan")
+        return None  # which a sweeper counts as a failed trial
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -103,12 +103,18 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                raise CommandError(f"There is no default for {', '.join(missing)}: state {missing[0]}=... .")
             if in_sweep():
                 return _one_of_many(run, cfg)
             try:
                 return run(cfg)
             except UserError as error:
                 raise CommandError(f"{type(error).__name__}: {error}") from error
+            except InstantiationException as error:
+                if isinstance(error.__cause__, UserError):
+                    raise CommandError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
+                raise
 
         @functools.wraps(run)
         def main() -> None:

@@ -40,6 +40,8 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         for name in PIXEL:
             figures.add_row(f"pixel {name}", number((pixel or {}).get(name)))
         console.print(figures)
+    for warning in metrics["threshold"].get("warnings", []):
+        console.print(warning, style="yellow", highlight=False)
     for what, why in metrics["notes"].items():
         console.print(f"{what}: {why}", style="yellow", highlight=False)
     threshold = metrics["threshold"]
@@ -58,3 +60,54 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     for name, place in places.items():
         if place is not None and place.exists():
             console.print(f"{name:<12}{place}", soft_wrap=True, highlight=False)
+
+
+def audit_tables(
+    counts: Mapping[str, Mapping[str, int]], findings: Mapping[str, list[str]], kinds: Mapping[str, str], told: int
+) -> None:
+    """Show what an audit counted and found.
+
+    Args:
+        counts: Name of a count -> value -> number of pictures.
+        findings: Kind -> words of each finding.
+        kinds: Kind -> what it means.
+        told: Findings of one kind that are shown.
+    """
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("what", "value", "pictures"):
+        table.add_column(name, justify="right" if name == "pictures" else "left", overflow="fold")
+    for what, values in counts.items():
+        for value, number_of in list(values.items())[:told]:
+            table.add_row(what, value, str(number_of))
+        if len(values) > told:
+            table.add_row(what, f"and {len(values) - told} others", "")
+    console.print(table)
+    for kind, words in findings.items():
+        console.print(f"\n[bold]{kind}[/bold] ({len(words)}): {kinds[kind]}", highlight=False)
+        for line in words[:told]:
+            console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        if len(words) > told:
+            console.print(f"  and {len(words) - told} more, see audit.html", highlight=False)
+
+
+def ranking(rows: list[dict[str, Any]]) -> None:
+    """Show the normals that look least like the others."""
+    console = Console()
+    console.print("\n[bold]normals, the strangest first[/bold] (z: robust standard deviations above the median)")
+    for place, row in enumerate(rows, start=1):
+        text = f"{place:>4}  z {row['z']:6.2f}  error {row['score']:.4g}  {row['path']}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def audit_end(serious: int, exclude: int, folder: Path, notes: list[str]) -> None:
+    """Show the verdict of an audit and where its files lie."""
+    console = Console()
+    for note in notes:
+        console.print(note, style="yellow", highlight=False, markup=False)
+    console.print(f"\n{serious} serious finding(s)." if serious else "\nNothing serious was found.", highlight=False)
+    files = f"{folder / 'audit.json'}, {folder / 'audit.html'}"
+    console.print(files, soft_wrap=True, highlight=False, markup=False)
+    if exclude:
+        hint = f"Train without the {exclude} picture(s) listed there: data.exclude={folder / 'audit.json'}"
+        console.print(hint, soft_wrap=True, highlight=False, markup=False)

@@ -16,7 +16,7 @@ from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.report import write_report
-from anomaly_lightning.results import Results
+from anomaly_lightning.results import Results, threshold_block
 from anomaly_lightning.session import quieten
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     latency = single_picture_ms(module, transform, pictures.splits.test)
     metrics["timing"] = {**clock.stages, "total_s": clock.total(), **latency}
     metrics["peak_memory_mb"] = run_files.peak_memory_mb()
-    metrics["threshold"] = {"value": float(module.threshold), **module.calibration}
+    metrics["threshold"] = threshold_block(module, results)
     run_files.write_predictions(folder / "predictions.csv", results)
     run_files.write_error_maps(folder / "error_maps.npy", results)
     run_files.write_json(folder / "metrics.json", metrics)

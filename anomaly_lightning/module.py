@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.store import DTYPES
 from anomaly_lightning.models.base import Detector
 from anomaly_lightning.scoring import Scoring
 
@@ -71,12 +72,17 @@ class AnomalyModule(pl.LightningModule):
         """Put the settings into the checkpoint (read by `checkpoint.load_module`)."""
         checkpoint["anomaly_lightning"] = self.settings
 
+    @property
+    def feature_dtype(self) -> torch.dtype:
+        """What the run's store keeps features in, as the settings say; float32 where they don't."""
+        return DTYPES[self.settings.get("data", {}).get("cache_dtype", "float32")]
+
     def features(self, batch: Batch) -> Tensor:
         """Features (B, C, h, w) float of a batch: those a store served, else computed from its pictures."""
         if "features" in batch:
             return batch["features"]
         with torch.no_grad():
-            return self.extractor(batch["images"])
+            return _as_stored(self.extractor(batch["images"]), self.feature_dtype)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
@@ -182,3 +188,12 @@ class AnomalyModule(pl.LightningModule):
         """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
         ordered = [self.outputs[index] for index in sorted(self.outputs)]
         return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])
+
+
+def _as_stored(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Features (B, C, h, w) float as a store of `dtype` gives them back.
+
+    A picture thus scores the same whether its features were stored or not; what does not fit the dtype stays.
+    """
+    stored = features.to(dtype).to(features.dtype)
+    return torch.where(torch.isfinite(stored), stored, features)

@@ -8,11 +8,25 @@ import torch
 from torch import Tensor
 
 from anomaly_lightning import metrics
+from anomaly_lightning.calibration import shift_warning
 from anomaly_lightning.data.images import picture_size, read_mask
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.module import AnomalyModule
 from anomaly_lightning.scoring import Scoring, anomaly_map
+
+
+def threshold_block(module: AnomalyModule, results: "Results | None") -> dict[str, Any]:
+    """The block "threshold" of metrics.json; warns where the pictures at hand don't look like the normals.
+
+    The labels of the pictures at hand have no say in it.
+    """
+    block = {"value": float(module.threshold), **module.calibration}
+    scores = block.pop("scores", None)
+    if scores and results is not None:
+        shift = shift_warning(scores, results.scores)
+        block["warnings"] = [*block["warnings"], *([shift] if shift else [])]
+    return block
 
 
 @dataclass(frozen=True)

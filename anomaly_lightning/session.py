@@ -11,11 +11,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning import build, console, reuse, run_files
 from anomaly_lightning.callbacks.progress import progress_bar
+from anomaly_lightning.data.duplicates import leaks
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.fitting import finalise, fit
 from anomaly_lightning.latency import single_picture_ms
 from anomaly_lightning.report import write_report
-from anomaly_lightning.results import Results
+from anomaly_lightning.results import Results, threshold_block
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class TrainingSession:
         if self.trainer.is_global_zero:
             reuse.forget(self.folder)
         self._tell_of_masks()
+        self._tell_of_leaks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -90,6 +92,16 @@ class TrainingSession:
         if len(findings) > MASKS_TOLD:
             logger.warning("mask: and %d more findings of this kind", len(findings) - MASKS_TOLD)
 
+    def _tell_of_leaks(self) -> None:
+        """Say before training which test pictures are trained on, too: the figures would be too good."""
+        splits = self.pictures.splits
+        training = [sample.path for sample in splits.train + splits.validation]
+        found = leaks(training, [sample.path for sample in splits.test]) if self.cfg.test else []
+        for trained_on, tested in found[:MASKS_TOLD]:
+            logger.warning("leak: %s is the same picture as %s, which is tested on", trained_on, tested)
+        if len(found) > MASKS_TOLD:
+            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - MASKS_TOLD)
+
     def _test(self) -> dict[str, Any]:
         """Score the test pictures and write what follows from them."""
         results = None
@@ -123,7 +135,7 @@ class TrainingSession:
             "split": self.pictures.split,
             "seed": self.cfg.seed,
             "counts": self.pictures.splits.counts(),
-            "threshold": {"value": float(self.module.threshold), **self.module.calibration},
+            "threshold": threshold_block(self.module, results),
             **figures,
             "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
             "peak_memory_mb": run_files.peak_memory_mb(),
@@ -189,6 +201,7 @@ class TrainingSession:
             "seed": self.cfg.seed,
             "dataset_fingerprint": self.pictures.fingerprint(),
             "skipped": {str(path): reason for path, reason in self.pictures.skipped.items()},
+            "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.pictures.splits.counts(),
             "calibration": self.module.calibration,
             "wall_s": {**self.clock.stages, "total_s": self.clock.total()},

@@ -1,8 +1,9 @@
 """Which pictures a run uses: exactly what was stated, or what is there where nothing was."""
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ class Resolved:
         where: The folder of categories, the folders or the table.
         why: In words: how that was found.
         settings: Plain `layout` and places (absolute), from which `resolve` finds the same pictures again.
+        excluded: Training pictures that are left out because `data.exclude` names them.
     """
 
     category: Category
     where: str
     why: str
     settings: Mapping[str, Any]
+    excluded: tuple[Path, ...] = ()
 
 
 def resolve(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
@@ -39,13 +42,44 @@ def resolve(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
 
     Args:
         data: The plain `data` config: `layout`, the places that it takes (`root`; `normal`, `abnormal`, ...;
-            `manifest`) and, where pictures may be generated, `generate`.
+            `manifest`) and, where pictures may be generated, `generate`; `exclude`, an audit.json or a list of paths.
         name: The category.
         cache: Folder that generated pictures are kept in.
 
     Raises:
         DataError: What was stated is not there, or nothing is there and the category can't be generated.
     """
+    return _without(_resolve_all(data, name, cache), data.get("exclude"))
+
+
+def _without(resolved: Resolved, exclude: str | list[str] | None) -> Resolved:
+    """The same less the training pictures that are named; a file that fits none of them is a mistake."""
+    if not exclude:
+        return resolved
+    unwanted = {Path(path).absolute() for path in (_listed(exclude) if isinstance(exclude, str) else exclude)}
+    category = resolved.category
+    left_out = tuple(sample.path for sample in category.train if sample.path.absolute() in unwanted)
+    if unwanted and not left_out and isinstance(exclude, str):
+        raise DataError(
+            f"data.exclude={exclude} names {len(unwanted)} picture(s), say {min(unwanted)}, but none of them is a "
+            f"training picture of {category.name} in {resolved.where}. Run the audit on these pictures."
+        )
+    gone = set(left_out)
+    kept = replace(category, train=tuple(sample for sample in category.train if sample.path not in gone))
+    settings = {**resolved.settings, "exclude": [str(path) for path in left_out]}
+    return replace(resolved, category=kept, settings=settings, excluded=left_out)
+
+
+def _listed(file: str) -> list[str]:
+    """Paths that an audit.json (or a plain JSON list) names."""
+    try:
+        content = json.loads(_absolute(file).read_text(encoding="utf-8"))
+        return [str(path) for path in (content["exclude"] if isinstance(content, dict) else content)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"data.exclude={file}: expected an audit.json, or a JSON list of paths ({error}).") from error
+
+
+def _resolve_all(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
     layout = data["layout"]
     if layout == "folder":
         return _read_folder(data, name)

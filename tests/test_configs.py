@@ -21,7 +21,7 @@ PARTS = ("loading", "synthetic_pictures")  # what the choices of `data` are made
 FILES = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in CONFIG_DIR.glob("*/*.yaml")
-    if path.parent.name != "hydra" and path.stem not in PARTS
+    if path.parent.name not in ("hydra", "download") and path.stem not in PARTS
 )
 # What a file leaves to its user: ??? in the file itself.
 STATED = {

@@ -89,14 +89,15 @@ def test_nothing_is_calibrated_while_fitting_or_in_the_sanity_check(session):
 
 
 def test_the_threshold_is_that_of_the_best_weights_on_the_validation_normals(session):
-    made = session("threshold.k=2.5", "optimizer.lr=0.2", "trainer.max_epochs=6")
+    rules = ("threshold=mean_std", "threshold.k=2.5", "threshold@pixel_threshold=mean_std")
+    made = session(*rules, "optimizer.lr=0.2", "trainer.max_epochs=6")
     trainer, module, data = prepared(made)
     fit(trainer, module, data, None)
     watched = made.folder / "checkpoints" / "best.ckpt"
     best = torch.load(watched, weights_only=True)["state_dict"]
     path = finalise(trainer, module, data, made.folder / "checkpoints")
     loaded, transform, _ = load_module(path)
-    assert all(torch.equal(v, best[k]) for k, v in loaded.state_dict().items() if k.startswith("detector."))
+    assert all(torch.equal(value, best[name]) for name, value in loaded.named_parameters())
     images = torch.stack([data.pictures.dataset("validation")[i]["images"] for i in range(3)])
     with torch.no_grad():
         maps, scores = loaded(images)

@@ -264,7 +264,7 @@ def test_pictures_keep_their_shape(run):
 
 def test_two_hundred_pictures_stay_under_ten_megabytes(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    noise = Image.fromarray(rng.integers(0, 256, (300, 500, 3), dtype=np.uint8))
+    noise = Image.fromarray(rng.integers(0, 256, (200, 320, 3), dtype=np.uint8))
     monkeypatch.setattr(drawing, "read_picture", lambda _: noise)  # noise is the worst that can be compressed
     few = make_results(tmp_path / "data", defects=False)
     samples = [few.samples[i % len(few.samples)] for i in range(200)]
@@ -425,3 +425,13 @@ def test_rebuild_refuses_maps_that_do_not_fit(tmp_path):
 
 def test_nothing_is_escaped_twice(run):
     assert html.unescape(run[3]).count("&amp;") == 0
+
+
+def test_training_leaves_the_report_of_its_figures(run_folder):
+    page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
+    metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
+    called = [picture["score"] > page.script["threshold"] for picture in page.script["pictures"]]
+    assert sum(called) == metrics["image"]["confusion"]["tp"] + metrics["image"]["confusion"]["fp"]
+    assert page.script["threshold"] == metrics["threshold"]["value"]
+    assert "Lowest validation loss" in page.text
+    assert f"{metrics['image']['auroc']:.3f}" in page.text

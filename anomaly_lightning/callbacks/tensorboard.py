@@ -1,22 +1,24 @@
-"""What TensorBoard shows of an evaluation: score histograms with the threshold, and panels of test pictures."""
+"""What TensorBoard shows: heatmaps while a detector learns; scores, precision-recall and panels of the test."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pytorch_lightning as pl
-from matplotlib.figure import Figure
+import torch
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
+from anomaly_lightning.callbacks.board_figures import histogram, panel, progress_figure, ranks
 from anomaly_lightning.data.images import read_picture
-from anomaly_lightning.heatmap import overlay
+from anomaly_lightning.data.samples import GOOD, Sample
 from anomaly_lightning.module import AnomalyModule
 from anomaly_lightning.results import Results
 
 
 class TensorBoardPanels(pl.Callback):
-    """Draws, after testing, panels of picture | truth | heatmap | mask, and the scores of normals and defects.
+    """Draws panels of picture | truth | heatmap | mask and the scores after testing, heatmaps while fitting.
 
     Args:
         per_defect: Test pictures of each defect type that are shown: always the first, so that runs compare.
@@ -27,9 +29,9 @@ class TensorBoardPanels(pl.Callback):
 
     @rank_zero_only
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write figures and histograms to every TensorBoard logger."""
+        """Write figures, histograms and the precision-recall curve to every TensorBoard logger."""
         assert isinstance(pl_module, AnomalyModule)
-        boards = [board for board in trainer.loggers if isinstance(board, TensorBoardLogger)]
+        boards = _boards(trainer)
         if not boards or not pl_module.outputs:
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
@@ -42,47 +44,78 @@ class TensorBoardPanels(pl.Callback):
             for name, chosen in (("normal", ~results.labels), ("anomalous", results.labels)):
                 if chosen.any():
                     board.experiment.add_histogram(f"scores/{name}", results.scores[chosen], step)
+            if results.labels.any() and not results.labels.all():
+                labels = results.labels.numpy()
+                board.experiment.add_pr_curve("test/by_rank_of_score", labels, ranks(results.scores), step)
 
     def _chosen(self, results: Results) -> list[tuple[str, int]]:
         """Tags and places of the pictures that are shown."""
-        by_defect: dict[str, list[int]] = defaultdict(list)
-        for index, sample in enumerate(results.samples):
-            by_defect[sample.defect].append(index)
-        chosen = [(defect, index) for defect, places in by_defect.items() for index in places[: self.per_defect]]
-        return [(f"{defect}/{results.samples[index].path.stem}", index) for defect, index in chosen]
+        places = _first_of_each(results.samples, self.per_defect)
+        return [(f"{results.samples[index].defect}/{results.samples[index].path.stem}", index) for index in places]
 
 
-def panel(results: Results, index: int) -> Figure:
-    """Figure of one test picture: picture | truth | heatmap | predicted mask."""
-    picture = read_picture(results.samples[index].path)
-    size = (picture.height, picture.width)
-    anomaly_map, truth = results.anomaly_map(index, size), results.truth(index)
-    mask = anomaly_map > results.pixel_threshold
-    shown = {
-        "picture": np.asarray(picture),
-        "truth": np.zeros(size, bool) if truth is None else truth.numpy(),
-        "heatmap": overlay(picture, anomaly_map, results.pixel_threshold),
-        "mask": mask.numpy(),
-    }
-    figure, axes = plt.subplots(1, 4, figsize=(12, 12 / 4 * size[0] / size[1] + 0.6), layout="constrained")
-    for axis, (title, content) in zip(axes, shown.items(), strict=True):
-        axis.imshow(content, cmap="gray", vmin=0, vmax=None if content.ndim == 3 else 1)
-        axis.set_title("truth (unknown)" if title == "truth" and truth is None else title)
-        axis.axis("off")
-    score = float(results.scores[index])
-    verdict = "NG" if score > results.threshold else "OK"
-    figure.suptitle(f"{results.samples[index].defect}: score {score:.4g}, threshold {results.threshold:.4g}, {verdict}")
-    return figure
+class LearningHeatmaps(pl.Callback):
+    """Draws heatmaps of the same few pictures every so many epochs, so that one can watch a detector learn.
+
+    Validation normals and test pictures are shown, for looking alone: nothing is computed from their labels, and
+    nothing of it reaches the weights, the thresholds or the choice of a checkpoint. There is no pixel threshold yet,
+    so the colours are anchored at the highest error on the shown validation normals of the epoch.
+
+    Args:
+        every_n_epochs: How often; 0 = never.
+        normals: Validation normals that are shown.
+        per_defect: Test pictures of each defect type that are shown.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, normals: int = 2, per_defect: int = 1) -> None:
+        self.every_n_epochs, self.normals, self.per_defect = every_n_epochs, normals, per_defect
+        self._samples: list[Sample] = []
+        self._pictures: list[Image.Image] = []
+        self._features: Tensor | None = None
+
+    @rank_zero_only
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, in every n-th epoch and the last one."""
+        assert isinstance(pl_module, AnomalyModule)
+        epoch = trainer.current_epoch
+        last = trainer.max_epochs is not None and epoch == trainer.max_epochs - 1
+        wanted = self.every_n_epochs > 0 and (epoch % self.every_n_epochs == 0 or last)
+        if not wanted or not pl_module.detector.trainable or not _boards(trainer):
+            return
+        if self._features is None:
+            self._features = self._prepare(trainer, pl_module)
+        error_maps = pl_module.detector.error_map(self._features.to(pl_module.device)).cpu()
+        maps, _ = pl_module.scoring(error_maps, pl_module.size)
+        scale = float(maps[: self.normals].max())
+        transform = trainer.datamodule.transform  # type: ignore[attr-defined]
+        own = [
+            transform.restore(a_map, (picture.height, picture.width))
+            for a_map, picture in zip(maps, self._pictures, strict=True)
+        ]
+        names = [sample.defect for sample in self._samples]
+        for board in _boards(trainer):
+            figure = progress_figure(self._pictures, own, names, scale)
+            board.experiment.add_figure("learning/heatmaps", figure, epoch)
+
+    def _prepare(self, trainer: pl.Trainer, module: AnomalyModule) -> Tensor:
+        """Read the pictures and compute their features (n, C, h, w), once a run."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        test = [sample for sample in datamodule.splits.test if sample.defect != GOOD]
+        shown = [test[index] for index in _first_of_each(test, self.per_defect)]
+        self._samples = [*datamodule.splits.validation[: self.normals], *shown]
+        self._pictures = [read_picture(sample.path) for sample in self._samples]
+        images = torch.stack([datamodule.transform(picture) for picture in self._pictures])
+        return module.extractor(images.to(module.device)).cpu()
 
 
-def histogram(results: Results) -> Figure:
-    """Figure of the scores of good and defective test pictures, with the threshold."""
-    figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    bins = np.linspace(float(results.scores.min()), float(results.scores.max()) + 1e-12, 40).tolist()
-    for name, chosen, colour in (("good", ~results.labels, "tab:blue"), ("defect", results.labels, "tab:red")):
-        axis.hist(results.scores[chosen].numpy(), bins=bins, alpha=0.6, label=name, color=colour)
-    axis.axvline(results.threshold, color="black", linestyle="--", label="threshold")
-    axis.set_xlabel("score")
-    axis.set_ylabel("pictures")
-    axis.legend()
-    return figure
+def _boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    return [board for board in trainer.loggers if isinstance(board, TensorBoardLogger)]
+
+
+def _first_of_each(samples: Sequence[Sample], count: int) -> list[int]:
+    """Places of the first samples of each defect type."""
+    by_defect: dict[str, list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        by_defect[sample.defect].append(index)
+    return [index for places in by_defect.values() for index in places[:count]]

@@ -21,6 +21,7 @@ HEADS = {
     "recall": "recall",
     "pixel_auroc": "pixel AUROC",
     "aupro": "AUPRO",
+    "validation_loss": "validation loss",
     "total_s": "time, s",
     "peak_memory_mb": "memory, MiB",
 }
@@ -63,9 +64,9 @@ def page_data(board: Leaderboard, folder: Path) -> dict[str, Any]:
         "heads": HEADS,
         "finished": len(board.rows) - failed,
         "failed": failed,
-        "methods": [{"one": one, "name": _method(one.method), "cells": _summary_cells(one)} for one in board.by_method],
-        "compared": _compared(board) if len(board.by_method) > 1 else [],
-        "seeds": [{"one": one, "name": _method(one.method), "cells": _summary_cells(one)} for one in board.of_seeds],
+        "methods": [_summary(one) for one in board.by_method] if board.several_categories else [],
+        "compared": _compared(board) if board.several_categories and len(board.by_method) > 1 else [],
+        "seeds": [_summary(one) for one in board.of_seeds],
         "runs": [_run(row, folder) for row in board.rows],
     }
 
@@ -102,8 +103,9 @@ def _text(name: str, value: float) -> str:
     return f"{value:.0f}" if name in COSTS else f"{value:.4f}"
 
 
-def _summary_cells(one: Summary) -> dict[str, Cell]:
-    return {name: _cell(name, one.means[name], _spread(name, one.deviations)) for name in HEADS}
+def _summary(one: Summary) -> dict[str, Any]:
+    cells = {name: _cell(name, one.means[name], _spread(name, one.deviations)) for name in HEADS}
+    return {"one": one, "name": _method(one.method), "cells": cells}
 
 
 def _spread(name: str, deviations: Mapping[str, float | None]) -> str:

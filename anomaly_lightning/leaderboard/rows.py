@@ -22,6 +22,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "auroc": ("image", "auroc"),
     "pixel_auroc": ("pixel", "auroc"),
     "aupro": ("pixel", "aupro"),
+    "validation_loss": ("validation_loss",),  # of normals, what a search minimises
     "total_s": ("timing", "total_s"),
     "peak_memory_mb": ("peak_memory_mb",),
 }
@@ -88,7 +89,7 @@ def read_row(folder: Path) -> Row:
     status = _read(run).get("status", "finished")
     if status != "finished" or not metrics.is_file():
         return Row(names, settings=settings, folder=stands, error=f"cut off in the state '{status}'")
-    content = _read(metrics)
+    content = {"validation_loss": _read(run).get("validation_loss"), **_read(metrics)}
     figures = {name: _number(_dig(content, path)) for name, path in FIGURES.items()}
     intervals = {name: (pair[0], pair[1]) for name in INTERVALS if (pair := _dig(content, ("image", "ci95", name)))}
     return Row(_names(content), figures, intervals, settings, stands)

@@ -56,6 +56,11 @@ class Leaderboard:
         """The categories and methods that were run with several seeds."""
         return [summary for summary in self.by_category if summary.runs > 1]
 
+    @property
+    def several_categories(self) -> bool:
+        """Whether a mean over categories says more than the runs do."""
+        return len({summary.names["category"] for summary in self.by_category}) > 1
+
 
 def method_of(row: Row) -> Method:
     """What was done in a run, whatever the category and the seed."""

@@ -11,7 +11,8 @@ from anomaly_lightning.leaderboard.rows import Row
 from anomaly_lightning.leaderboard.summary import Leaderboard, Summary
 
 # Figure -> its short head.
-SHOWN = {"auroc": "AUROC", "f1": "F1", "f1_floor": "floor", "aupro": "AUPRO", "total_s": "s", "peak_memory_mb": "MB"}
+HEADS = {"auroc": "AUROC", "f1": "F1", "f1_floor": "floor", "aupro": "AUPRO", "total_s": "s", "peak_memory_mb": "MB"}
+UNTESTED = {"validation_loss": "loss", "total_s": "s", "peak_memory_mb": "MB"}
 WHOLE = ("total_s", "peak_memory_mb")
 VARYING = ("model", "backbone", "seed", "settings")
 
@@ -23,31 +24,43 @@ def show(board: Leaderboard, written: Iterable[Path], console: Console) -> None:
     shared = [f"{name} {told[0][name]}" for name in VARYING if name not in varying and told[0][name]]
     console.print(Text(" · ".join(("leaderboard", *shared)), style="bold"))
     console.print(_table(board, varying))
-    for row, words in zip(board.rows, told, strict=True):
-        if row.error:
-            which = ", ".join(f"{name} {words[name]}" for name in varying if words[name])
-            reason = f"{words['category']}{f' ({which})' if which else ''}: {row.error}"
-            console.print(Text(reason, style="red"))
+    for reason, failed in _reasons(board.rows, varying).items():
+        console.print(Text(f"{'; '.join(failed)}: {reason}", style="red"))
     for path in written:
         console.print(f"leaderboard {path}", soft_wrap=True, highlight=False)
 
 
+def _reasons(rows: Iterable[Row], varying: list[str]) -> dict[str, list[str]]:
+    """Each reason once, with the runs that it stopped."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.error:
+            words = _words(row)
+            which = ", ".join(_told(name, words[name]) for name in varying if words[name])
+            reasons.setdefault(row.error, []).append(row.names["category"] + (f" ({which})" if which else ""))
+    return reasons
+
+
+def _told(name: str, value: str) -> str:
+    return value if name == "settings" else f"{name} {value}"
+
+
 def _table(board: Leaderboard, varying: list[str]) -> Table:
+    tested = any(row.figures.get("auroc") is not None for row in board.rows)
+    heads = HEADS if tested else UNTESTED
     table = Table(padding=(0, 2, 0, 0), box=None, header_style="underline")
     for name in ("category", *varying):
         table.add_column(name, overflow="fold")
-    for head in SHOWN.values():
+    for head in heads.values():
         table.add_column(head, justify="right", no_wrap=True)
     for row in board.rows:
-        table.add_row(*_names(_words(row), varying), *(["failed"] if row.error else _figures(row.figures)))
-    seeds = {"seed": "mean", "category": ""}
+        table.add_row(*_names(_words(row), varying), *(["failed"] if row.error else _figures(row.figures, heads)))
     for one in board.of_seeds:
-        table.add_row(
-            *_names(_words(one) | {"seed": f"mean of {one.runs}"}, varying), *_figures(one.means), style="bold"
-        )
-        table.add_row(*_names(seeds | {"seed": "± sd"}, varying), *_figures(one.deviations))
-    for one in board.by_method:
-        table.add_row(*_names(_words(one) | _over(one), varying), *_figures(one.means), style="bold")
+        mean = _words(one) | {"seed": f"mean of {one.runs}"}
+        table.add_row(*_names(mean, varying), *_figures(one.means, heads), style="bold")
+        table.add_row(*_names({"seed": "± sd"}, varying), *_figures(one.deviations, heads))
+    for one in board.by_method if board.several_categories else ():
+        table.add_row(*_names(_words(one) | _over(one), varying), *_figures(one.means, heads), style="bold")
     return table
 
 
@@ -64,9 +77,9 @@ def _names(words: Mapping[str, str], varying: list[str]) -> list[str]:
     return [words.get(name, "") for name in ("category", *varying)]
 
 
-def _figures(figures: Mapping[str, float | None]) -> list[str]:
+def _figures(figures: Mapping[str, float | None], heads: Iterable[str]) -> list[str]:
     texts = []
-    for name in SHOWN:
+    for name in heads:
         value = figures.get(name)
         texts.append("-" if value is None else f"{value:.0f}" if name in WHOLE else f"{value:.3f}")
     return texts

@@ -37,7 +37,8 @@ class Autoencoder(Detector):
         whiten: Whether residuals are measured by their covariance per position.
         prior: Pictures' worth of the covariance common to all positions in that of each.
         directions: Most channels that covariance and memory work on; more are projected at random. The covariance
-            takes 2 h w directions^2 bytes (32 x 32 and 176: 63 MB), thrice that while fitting.
+            takes 4 h w directions^2 bytes (32 x 32 and 128: 67 MB; half of it in a checkpoint), thrice that while
+            fitting.
         memory: Patches in the memory, 0 = none.
         rim: Whether errors at the rim of the grid are attenuated, by 1/3 at an edge and 5/9 in a corner.
         seed: Of the projection and of the memory's sample.
@@ -56,7 +57,7 @@ class Autoencoder(Detector):
         noise: float = 0.25,
         whiten: bool = True,
         prior: float = 64.0,
-        directions: int = 176,
+        directions: int = 128,
         memory: int = 2000,
         rim: bool = True,
         seed: int = 0,

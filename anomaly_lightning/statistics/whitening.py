@@ -22,7 +22,7 @@ class PositionWhitening(nn.Module):
         prior: Weight of the common covariance, in pictures.
     """
 
-    factors: Tensor  # (h w, k, k) float16, W with W' W = covariance^-1; empty before `finish`
+    factors: Tensor  # (h w, k, k) float32, W with W' W = covariance^-1; empty before `finish`
 
     def __init__(self, channels: int, grid: tuple[int, int], prior: float) -> None:
         super().__init__()
@@ -63,11 +63,12 @@ class PositionWhitening(nn.Module):
         scale = (self._products * precision).sum((1, 2)) / (self._count * self.channels)  # (h w,)
         gamma = self._trust(float(scale.mean()), precision)
         scale = ((self._count * scale + SCALE_PRIOR * scale.mean()) / (self._count + SCALE_PRIOR)) ** gamma
-        factors = self._products.new_empty(self._products.shape, dtype=torch.float16)
+        factors = torch.empty_like(self._products)
         for start in range(0, self.positions, POSITIONS_AT_ONCE):
             block = slice(start, start + POSITIONS_AT_ONCE)
             shrunk = self._products[block] + self.prior * scale[block, None, None] * common
-            factors[block] = _inverse_factor(shrunk / (self._count + self.prior)).half()
+            # Rounded to what a checkpoint holds, so that a loaded detector says exactly what this one says.
+            factors[block] = _inverse_factor(shrunk / (self._count + self.prior)).half().float()
         self.factors = factors
         self._products, self._count = torch.empty(0), 0
         self._held, self._held_count = torch.empty(0), 0
@@ -83,13 +84,17 @@ class PositionWhitening(nn.Module):
         """Mahalanobis length of residuals (B, k, h, w) float, per channel: (B, h, w) float, about 1 on normals."""
         batch, _, height, width = residuals.shape
         vectors = residuals.flatten(2).permute(2, 1, 0)  # (h w, k, B)
-        whitened = torch.bmm(self.factors.to(vectors.dtype), vectors)
+        whitened = torch.bmm(self.factors, vectors)
         return whitened.square().mean(1).sqrt().T.reshape(batch, height, width)
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}factors"] = self.factors.half()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         stored = state_dict.get(f"{prefix}factors")
         if stored is not None:
-            self.factors = torch.empty_like(stored, device=self.factors.device)
+            self.factors = torch.empty(stored.shape, device=self.factors.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -1,0 +1,173 @@
+"""Whether a picture is one of the kind that a model was trained on, by simple statistics: the verdict INVALID.
+
+A camera that is covered, blinded, out of focus, or pointed at another product gives pictures on which neither OK nor NG
+means anything. The check knows no network: it compares brightness, contrast, sharpness, colours and size with those of
+the normals. Each figure has its own range: the median, and how far the normals reach to either side, at least 4 robust
+standard deviations. A picture's distance is that of its worst figure, 1 at the end of the range. The limit comes from
+cross-fitting: each normal is measured against ranges that it had no part in, and the limit lies above the largest
+distance so found, by a margin. For pictures drawn like the normals, the share that is refused is then at most about
+1 / (n + 1): the conformal bound, without the margin.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_lightning.data.statistics import TINY, Statistics
+from anomaly_lightning.errors import CheckpointError
+
+FEWEST = 8  # normals; below that no spread can be told
+FOLDS = 10
+MARGIN = 1.25  # the limit is so many times the largest distance of the normals
+LEAST_REACH = 4.0  # robust standard deviations that the normals reach to either side, at least
+
+# Name of each figure, and the smallest standard deviation that is believed of it.
+FIGURES = {
+    "brightness": 3.0,
+    "log_contrast": 0.06,
+    "log_sharpness": 0.12,
+    "dark": 0.02,
+    "bright": 0.02,
+    "red_green": 2.0,
+    "blue_yellow": 2.0,
+    "log_aspect": 0.03,
+    "log_height": 0.12,
+    "colours": 0.02,
+}
+WORDS = {
+    ("brightness", -1): "too dark",
+    ("brightness", 1): "overexposed",
+    ("dark", 1): "too dark",
+    ("bright", 1): "overexposed",
+    ("log_contrast", -1): "no contrast",
+    ("log_contrast", 1): "too much contrast",
+    ("log_sharpness", -1): "blurred",
+    ("log_sharpness", 1): "noisy, or another product",
+    ("red_green", -1): "other colours",
+    ("red_green", 1): "other colours",
+    ("blue_yellow", -1): "other colours",
+    ("blue_yellow", 1): "other colours",
+    ("log_aspect", -1): "another aspect",
+    ("log_aspect", 1): "another aspect",
+    ("log_height", -1): "another size",
+    ("log_height", 1): "another size",
+    ("colours", 1): "other colours, or another product",
+}
+BLACK, WHITE = 0.98, 0.5  # shares of black or saturated pixels that name the reason by themselves
+
+
+@dataclass(frozen=True)
+class Validity:
+    """What pictures of the training normals' kind look like.
+
+    Attributes:
+        middle: Median of each figure of `FIGURES`, in its order.
+        below: How far the normals reach below it.
+        above: How far the normals reach above it.
+        histogram: Mean colour histogram, as `Statistics` has it.
+        limit: Largest distance that is accepted.
+        normals: How many normals it was fitted on.
+    """
+
+    middle: tuple[float, ...]
+    below: tuple[float, ...]
+    above: tuple[float, ...]
+    histogram: tuple[float, ...]
+    limit: float
+    normals: int
+
+    @classmethod
+    def fit(cls, normals: Sequence[Statistics]) -> "Validity | None":
+        """Fit on the statistics of N normals; None where there are fewer than 8."""
+        if len(normals) < FEWEST:
+            return None
+        folds = np.arange(len(normals)) % min(FOLDS, len(normals))
+        largest = 1.0
+        for fold in range(folds.max() + 1):
+            known = cls._of([s for s, f in zip(normals, folds, strict=True) if f != fold])
+            held_out = [s for s, f in zip(normals, folds, strict=True) if f == fold]
+            largest = max(largest, *(float(known.distances(s).max()) for s in held_out))
+        return cls._of(normals, MARGIN * largest)
+
+    @classmethod
+    def _of(cls, normals: Sequence[Statistics], limit: float = np.inf) -> "Validity":
+        histogram = np.array([s.histogram for s in normals]).mean(0)
+        values = np.stack([_figures(s, histogram) for s in normals])  # (N, F)
+        middle = np.median(values, axis=0)
+        spread = np.maximum(1.4826 * np.median(np.abs(values - middle), axis=0), list(FIGURES.values()))
+        below = np.maximum(LEAST_REACH * spread, middle - values.min(0))
+        above = np.maximum(LEAST_REACH * spread, values.max(0) - middle)
+        return cls(_floats(middle), _floats(below), _floats(above), _floats(histogram), limit, len(normals))
+
+    @property
+    def false_rate(self) -> float:
+        """Most of the good pictures, drawn like the normals, that are refused: 1 / (n + 1)."""
+        return 1 / (self.normals + 1)
+
+    def distances(self, statistics: Statistics) -> NDArray[np.float64]:
+        """How far each figure lies from its median, (F,); 1 at the end of the normals' range."""
+        return np.abs(self._signed(statistics))
+
+    def reason(self, statistics: Statistics) -> str | None:
+        """Why a picture is not one of this kind; None where it is."""
+        signed = self._signed(statistics)
+        worst = int(np.abs(signed).argmax())
+        if abs(signed[worst]) <= self.limit:
+            return None
+        if statistics.dark >= BLACK and self.middle[_DARK] < BLACK:
+            return "black"
+        if statistics.bright >= WHITE and self.middle[_BRIGHT] < WHITE:
+            return "overexposed"
+        name = list(FIGURES)[worst]
+        words = WORDS.get((name, int(np.sign(signed[worst]))), "far off the training pictures")
+        if name in ("log_aspect", "log_height"):
+            return f"{words}: {statistics.width}x{statistics.height}"
+        return f"{words} ({abs(signed[worst]):.1f} times the normals' range, limit {self.limit:.1f})"
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        lists = {name: list(getattr(self, name)) for name in ("middle", "below", "above", "histogram")}
+        return {**lists, "limit": self.limit, "normals": self.normals, "figures": list(FIGURES)}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Validity":
+        """What `plain` gave.
+
+        Raises:
+            CheckpointError: It was written by another version, with other figures.
+        """
+        if values["figures"] != list(FIGURES):
+            raise CheckpointError(
+                f"The checkpoint's validity check knows {values['figures']}, this version {list(FIGURES)}; "
+                "switch it off with validity=false, or train again."
+            )
+        parts = [_floats(values[name]) for name in ("middle", "below", "above", "histogram")]
+        return cls(*parts, limit=float(values["limit"]), normals=int(values["normals"]))
+
+    def _signed(self, statistics: Statistics) -> NDArray[np.float64]:
+        """Signed distances (F,); shares and the colour distance count upwards only."""
+        offset = _figures(statistics, np.array(self.histogram)) - np.array(self.middle)
+        signed = np.asarray(offset / np.where(offset < 0, np.array(self.below), np.array(self.above)))
+        one_sided = [_DARK, _BRIGHT, _COLOURS]
+        signed[one_sided] = np.maximum(signed[one_sided], 0)
+        return signed
+
+
+_DARK, _BRIGHT, _COLOURS = (list(FIGURES).index(name) for name in ("dark", "bright", "colours"))
+
+
+def _figures(s: Statistics, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The figures of one picture, (F,), in the order of `FIGURES`."""
+    colours = np.sqrt(((np.sqrt(np.array(s.histogram)) - np.sqrt(histogram)) ** 2).sum() / 6)  # Hellinger, in [0, 1]
+    logs = np.log([s.contrast + 1, s.sharpness + TINY, s.width / s.height, s.height])
+    return np.array(
+        [s.brightness, logs[0], logs[1], s.dark, s.bright, s.red_green, s.blue_yellow, logs[2], logs[3], colours],
+        dtype=np.float64,
+    )
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

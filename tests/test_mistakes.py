@@ -1,0 +1,155 @@
+"""A user's mistakes: one paragraph that says what is allowed or what is there, status 1, no traceback."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+from toy import command, flat, make_category
+
+
+def failed(ran):
+    """The output of a command that had to fail, on one line."""
+    assert ran.code not in (0, None), ran.out
+    assert "Traceback" not in ran.out
+    assert 'File "' not in ran.out
+    return flat(ran.out)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("category=lether", ["category", "lether", "leather", "zipper"]),
+        ("backbone=resnet51", ["backbone", "resnet51", "resnet50", "tiny"]),
+        ("model=autoencode", ["model", "autoencode", "autoencoder"]),
+        ("threshold=mean", ["threshold", "mean", "mean_std", "quantile"]),
+        ("data.batchsize=8", ["batchsize"]),
+        ("trainer.max_epoch=8", ["max_epoch"]),
+        ("modle=autoencoder", ["modle"]),
+        ("model.witdh=3", ["witdh"]),
+    ],
+)
+def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path, argument, said):
+    text = failed(command("train", *widget, argument, cwd=tmp_path))
+    for word in said:
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("data.split=random", "data.split=random: expected one of official, pooled_80_20"),
+        ("scoring.reduction=median", "scoring.reduction=median: expected one of max, top, mean"),
+        ("model.form=round", "model.form=round: expected one of"),
+        ("data.on_corrupt=ignore", "data.on_corrupt=ignore: expected one of error, skip"),
+        ("cache.mode=ram", "cache.mode=ram: expected one of disk, memory, off"),
+        ("cache.dtype=float8", "cache.dtype to be one of float16, bfloat16, float32"),
+        ("features.neighbourhood=2", "features.neighbourhood=2"),
+        ("data.validation_share=2", "data.validation_share=2"),
+        ("data.batch_size=0", "data.batch_size=0"),
+        ("threshold=conformal", "more to go"),
+        ("backbone.taps=[layer7]", "backbone.taps=['layer7']: tiny consists of layer1, layer2, layer3"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_as_it_was_typed(widget, tmp_path, argument, said):
+    assert said in failed(command("train", *widget, argument, cwd=tmp_path))
+
+
+def test_a_root_that_does_not_exist_is_named_and_never_replaced(widget, tmp_path):
+    text = failed(command("train", *widget, f"data.root={tmp_path}/nowhere", cwd=tmp_path))
+    assert "DataError: data.root=" in text
+    assert f"{tmp_path}/nowhere" in text
+
+
+def test_a_category_that_is_not_in_the_root_names_the_folder_and_those_there(widget, root, tmp_path):
+    stated = [item for item in widget if not item.startswith("category")]
+    text = failed(command("train", *stated, "category=bottle", cwd=tmp_path))
+    assert f"{root}/bottle/train/good" in text.replace(" /", "/")
+    assert "Categories in" in text
+    assert "widget" in text
+
+
+def test_a_custom_category_needs_a_name(widget, tmp_path):
+    stated = [item for item in widget if not item.startswith("category.name")]
+    assert "category.name" in failed(command("train", *stated, cwd=tmp_path))
+
+
+def test_a_root_contradicts_generated_pictures(widget, tmp_path):
+    assert "contradicts data=synthetic" in failed(command("train", *widget, "data=synthetic", cwd=tmp_path))
+
+
+def test_the_full_error_is_there_for_who_asks(widget, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="nowhere"):
+        command("train", *widget, f"data.root={tmp_path}/nowhere", cwd=tmp_path)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A root whose category has three unreadable pictures: truncated, text, empty."""
+    folder = make_category(tmp_path / "pictures")
+    whole = (folder / "train" / "good" / "1.png").read_bytes()
+    (folder / "train" / "good" / "1.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "train" / "good" / "2.png").write_text("this is no picture")
+    (folder / "test" / "spot" / "0.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["disk", "off"])
+def test_unreadable_pictures_are_named_all_at_once_before_training(widget, broken, tmp_path, mode):
+    ran = command("train", *widget, f"data.root={broken.parent}", f"cache.mode={mode}", cwd=tmp_path)
+    text = failed(ran)
+    assert "3 of 27 pictures can't be read" in text
+    for name in ("train/good/1.png", "train/good/2.png", "test/spot/0.png"):
+        assert name in text
+    assert "data.on_corrupt=skip" in text
+    assert not list(tmp_path.glob("outputs/**/*.ckpt"))
+
+
+def test_unreadable_pictures_can_be_left_out_and_are_listed(widget, broken, tmp_path):
+    stated = (f"data.root={broken.parent}", "data.on_corrupt=skip", "bootstrap=0")
+    assert command("train", *widget, *stated, cwd=tmp_path).code == 0
+    report = json.loads(next(tmp_path.glob("outputs/train/widget/*/*/run.json")).read_text())
+    assert sorted(path[-16:] for path in report["skipped"]) == [
+        "get/test/spot/0.png"[-16:],
+        *sorted(f"widget/train/good/{i}.png"[-16:] for i in (1, 2)),
+    ]
+    assert all(report["skipped"].values())
+    counts = report["counts"]
+    assert (counts["train"] + counts["validation"], counts["test_defect"]) == (13, 6)
+
+
+class TestEvaluate:
+    def test_without_a_checkpoint(self, tmp_path):
+        assert "checkpoint" in failed(command("evaluate", cwd=tmp_path))
+
+    def test_with_a_checkpoint_that_is_not_there(self, tmp_path):
+        text = failed(command("evaluate", "checkpoint=nowhere/best.ckpt", cwd=tmp_path))
+        assert "CheckpointError: There is no checkpoint nowhere/best.ckpt" in text
+
+    def test_before_the_calibration(self, run_folder, tmp_path):
+        text = failed(command("evaluate", f"checkpoint={run_folder}/checkpoints/last.ckpt", cwd=tmp_path))
+        assert "NotCalibratedError" in text
+
+    def test_without_test_pictures(self, checkpoint, tmp_path):
+        shutil.rmtree(make_category(tmp_path / "pictures") / "test")
+        stated = (f"checkpoint={checkpoint}", f"data.root={tmp_path}/pictures")
+        assert "holds no test pictures" in failed(command("evaluate", *stated, cwd=tmp_path))
+
+    def test_on_good_pictures_alone_the_undefined_is_null_with_a_reason(self, checkpoint, tmp_path):
+        folder = make_category(tmp_path / "pictures")
+        for defect in ("scratch", "spot"):
+            shutil.rmtree(folder / "test" / defect)
+        stated = (f"checkpoint={checkpoint}", f"data.root={tmp_path}/pictures", "bootstrap=0")
+        ran = command("evaluate", *stated, cwd=tmp_path)
+        assert ran.code == 0, ran.out
+        metrics = json.loads(next(tmp_path.glob("outputs/evaluate/*/metrics.json")).read_text())
+        assert metrics["image"]["auroc"] is None
+        assert metrics["notes"]["image.auroc"]
+        assert metrics["image"]["false_alarm_rate"] is not None
+
+    def test_a_mask_of_another_size_is_no_crash(self, checkpoint, tmp_path):
+        folder = make_category(tmp_path / "pictures")
+        Image.new("L", (10, 20), 255).save(folder / "ground_truth" / "spot" / "0_mask.png")
+        ran = command("evaluate", f"checkpoint={checkpoint}", f"data.root={tmp_path}/pictures", cwd=tmp_path)
+        assert "Traceback" not in ran.out

@@ -1,0 +1,147 @@
+"""predict on whatever a user points it at: a row each, the outputs in the picture's pixels, an honest status."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy import HEIGHT, WIDTH, command, flat, save, texture
+
+from anomaly_lightning.prediction import find_pictures, output_names
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Nested folders with equal stems, a truncated picture, a text that is called a picture, and other files."""
+    place, rng = tmp_path_factory.mktemp("input"), np.random.default_rng(1)
+    save(texture(rng), place / "a.png")
+    save(texture(rng), place / "a.jpg")
+    save(texture(rng, 33, 90), place / "left" / "a.png")
+    save(texture(rng, 90, 33), place / "right" / "deep" / "a.png")
+    save(np.full((40, 50), 99, np.uint8), place / "grey.bmp")
+    whole = (place / "a.png").read_bytes()
+    (place / "cut.png").write_bytes(whole[:200])
+    (place / "text.png").write_text("hello")
+    (place / "notes.txt").write_text("no picture, and not called one")
+    return place
+
+
+@pytest.fixture
+def predict(checkpoint, tmp_path):
+    def run(what, *more):
+        stated = (f"checkpoint={checkpoint}", f"input={what}", f"output={tmp_path}/out", "device=cpu")
+        return command("predict", *stated, *more, cwd=tmp_path)
+
+    return run
+
+
+def rows(out):
+    with (out / "decisions.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_folder_with_everything_in_it(predict, folder, tmp_path):
+    ran = predict(folder, "maps=true", "batch_size=2")
+    assert ran.code == 1
+    assert "Traceback" not in ran.out
+    assert "7 pictures: " in flat(ran.out)
+    assert "2 unreadable" in flat(ran.out)
+    listed = {row["path"]: row for row in rows(tmp_path / "out")}
+    wanted = {"a.png", "a.jpg", "left/a.png", "right/deep/a.png", "grey.bmp", "cut.png", "text.png"}
+    assert set(listed) == {str(folder / name) for name in wanted}
+    for name in wanted:
+        row = listed[str(folder / name)]
+        if name in ("cut.png", "text.png"):
+            assert row["decision"] == row["score"] == ""
+            assert name in row["error"]
+            continue
+        assert row["error"] == ""
+        assert row["decision"] == ("NG" if float(row["score"]) > float(row["threshold"]) else "OK")
+    for kind in ("heatmaps", "masks", "maps"):
+        assert sum(path.is_file() for path in (tmp_path / "out" / kind).rglob("*")) == 5, kind
+
+
+@pytest.mark.parametrize(("name", "size"), [("left/a", (33, 90)), ("right/deep/a", (90, 33))])
+def test_outputs_are_in_the_pictures_own_pixels(predict, folder, tmp_path, name, size):
+    predict(folder, "maps=true")
+    values = np.load(tmp_path / "out" / "maps" / f"{name}.npy")
+    assert (values.shape, values.dtype) == (size, np.float32)
+    with Image.open(tmp_path / "out" / "masks" / f"{name}.png") as mask:
+        assert (mask.height, mask.width) == size
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+    with Image.open(tmp_path / "out" / "heatmaps" / f"{name}.png") as drawn:
+        assert (drawn.height, drawn.width, drawn.mode) == (*size, "RGB")
+
+
+def test_a_defect_is_found_where_it_is(predict, root, tmp_path):
+    values = texture(np.random.default_rng(3))
+    values[44:56, 6:22] = (250, 20, 20)  # lower left: swapping height and width would put it elsewhere
+    picture = save(values, tmp_path / "bad.png")
+    predict(picture, "maps=true")
+    found = np.load(tmp_path / "out" / "maps" / "bad.npy")
+    assert found.shape == (HEIGHT, WIDTH)
+    row, column = np.unravel_index(found.argmax(), found.shape)
+    assert 38 <= row <= 59
+    assert 0 <= column <= 30
+
+
+def test_one_picture(predict, folder, tmp_path):
+    ran = predict(folder / "a.png")
+    assert ran.code == 0, ran.out
+    assert len(rows(tmp_path / "out")) == 1
+    assert (tmp_path / "out" / "heatmaps" / "a.png").is_file()
+    assert not (tmp_path / "out" / "maps").exists()
+
+
+@pytest.mark.parametrize("pattern", ["*.png", "**/a.png"])
+def test_a_glob(predict, folder, tmp_path, pattern):
+    ran = predict(f"{folder}/{pattern}", "hydra.job_logging.root.level=ERROR")
+    names = {row["path"][len(str(folder)) + 1 :] for row in rows(tmp_path / "out")}
+    assert names == (
+        {"a.png", "cut.png", "text.png"} if pattern == "*.png" else {"a.png", "left/a.png", "right/deep/a.png"}
+    )
+    assert ran.code == (1 if pattern == "*.png" else 0)
+
+
+def test_an_empty_folder(predict, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = predict(tmp_path / "empty")
+    assert ran.code == 1
+    assert "the folder holds no picture" in flat(ran.out)
+    assert "Traceback" not in ran.out
+
+
+@pytest.mark.parametrize("what", ["nowhere.png", "*.tif"])
+def test_nothing_there(predict, tmp_path, what):
+    ran = predict(tmp_path / what)
+    assert ran.code == 1
+    assert "no such picture or folder" in flat(ran.out)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("checkpoint=nowhere.ckpt", "There is no checkpoint nowhere.ckpt"),
+        ("checkpoint={run}/checkpoints/last.ckpt", "NotCalibratedError"),
+        ("checkpoint={run}/metrics.json", "metrics.json is damaged"),
+        ("device=tpu9", "tpu9"),
+        ("batchsize=3", "batchsize"),
+    ],
+)
+def test_mistakes_are_one_paragraph(predict, folder, run_folder, argument, said):
+    ran = predict(folder / "a.png", argument.format(run=run_folder))
+    assert ran.code == 1
+    assert said in flat(ran.out)
+    assert "Traceback" not in ran.out
+
+
+def test_names_of_outputs_are_distinct(tmp_path):
+    names = ["a.png", "a.jpg", "a_jpg.png", "a_png.png", "b/a.png", "b.png", "a.b.png", "a_b.png", "a_jpg.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found, base = find_pictures(str(tmp_path))
+    outputs = output_names(found, base)
+    assert len(found) == len(names)
+    assert len(set(outputs.values())) == len(names)
+    assert not any(path.is_absolute() or ".." in path.parts for path in outputs.values())

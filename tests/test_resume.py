@@ -1,0 +1,87 @@
+"""A run that is killed in mid-fit goes on from last.ckpt and ends where the uninterrupted one does."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toy import command
+
+import anomaly_lightning
+
+EPOCHS = 40
+QUIET = (
+    "callbacks.panels=null",
+    "callbacks.heatmaps=null",
+    "bootstrap=0",
+    "test=false",
+    f"trainer.max_epochs={EPOCHS}",
+)
+
+
+def checkpoint(folder, name):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def threshold(folder):
+    return float(checkpoint(folder, "best")["state_dict"]["threshold"])
+
+
+@pytest.fixture(scope="module")
+def killed(widget, tmp_path_factory):
+    """Folder of a run that SIGKILL ended after its first epochs."""
+    folder = tmp_path_factory.mktemp("killed")
+    environment = {**os.environ, "PYTHONPATH": str(Path(anomaly_lightning.__file__).parents[1])}
+    arguments = [sys.executable, "-m", "anomaly_lightning.train", *widget, *QUIET, f"run_dir={folder}"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=log, stderr=log)
+        while not (folder / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, (folder / "log").read_text()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(widget, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert command("train", *widget, *QUIET, f"run_dir={folder}", cwd=folder).code == 0
+    return folder
+
+
+def test_a_killed_run_is_not_mistaken_for_a_finished_one(killed, root, tmp_path):
+    assert checkpoint(killed, "last")["epoch"] < EPOCHS - 1
+    assert not (killed / "metrics.json").exists()
+    stated = (f"checkpoint={killed}/checkpoints/best.ckpt", f"input={root}", f"output={tmp_path}")
+    ran = command("predict", *stated, cwd=tmp_path)
+    assert ran.code == 1
+    assert "NotCalibratedError" in ran.out
+
+
+def test_it_goes_on_in_a_new_folder_and_ends_like_the_uninterrupted_run(killed, uninterrupted, widget, tmp_path):
+    done = checkpoint(killed, "last")["epoch"]
+    last = killed / "checkpoints" / "last.ckpt"
+    ran = command("train", *widget, *QUIET, f"run_dir={tmp_path}", f"ckpt={last}", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    whole, resumed = checkpoint(uninterrupted, "last"), checkpoint(tmp_path, "last")
+    assert (resumed["epoch"], resumed["global_step"]) == (whole["epoch"], whole["global_step"])
+    assert resumed["epoch"] == EPOCHS - 1
+    with (tmp_path / "history" / "metrics.csv").open(newline="") as stream:
+        epochs = {int(row["epoch"]) for row in csv.DictReader(stream) if row.get("val/loss")}
+    assert min(epochs) == done + 1, "it did not start anew"
+    assert threshold(tmp_path) == pytest.approx(threshold(uninterrupted), rel=1e-4)
+    for name, value in checkpoint(uninterrupted, "last")["state_dict"].items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            torch.testing.assert_close(resumed["state_dict"][name], value, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(widget, tmp_path):
+    ran = command("train", *widget, *QUIET, f"ckpt={tmp_path}/nowhere.ckpt", cwd=tmp_path)
+    assert ran.code == 1
+    assert "nowhere.ckpt" in ran.out
