@@ -1,5 +1,6 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
+import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,8 @@ from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStor
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.module import AnomalyModule
 from anomaly_lightning.scoring import Scoring
+
+logger = logging.getLogger(__name__)
 
 CACHE_MODES = ("disk", "memory", "off")
 
@@ -127,14 +130,23 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: Pictur
 
 
 def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:
-    """Trainer with the named callbacks and loggers; one epoch suffices for methods without gradients."""
+    """Trainer with the named callbacks and loggers; methods without gradients take one epoch in one process."""
     callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name != "best"}
-    epochs = cfg.trainer.max_epochs if trainable else 1
+    changes = {} if trainable else {"max_epochs": 1, **_one_process(cfg.trainer)}
     return instantiate(
         cfg.trainer,
-        max_epochs=epochs,
+        **changes,
         default_root_dir=cfg.run_dir,
         callbacks=[instantiate(node) for node in callbacks.values() if node],
         logger=[instantiate(node) for node in cfg.logger.values() if node],
         enable_progress_bar=False,
     )
+
+
+def _one_process(trainer: DictConfig) -> dict[str, Any]:
+    """Changes that make one process of several: a single pass has no gradients to share, and DDP refuses it."""
+    devices = plain(trainer.devices)
+    if trainer.num_nodes == 1 and (devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)):
+        return {}
+    logger.warning("This method is fitted in one pass without gradients: one process does it, on one device.")
+    return {"devices": 1, "num_nodes": 1, "strategy": "auto"}
