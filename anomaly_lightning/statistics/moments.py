@@ -32,8 +32,8 @@ class ChannelMoments(nn.Module):
     def finish(self) -> None:
         """Set mean and std; a channel that hardly varies is not blown up.
 
-        The floor is a twentieth of the mean std: channels of pretrained backbones vary by more than a fourth of it, dead
-        ones by nothing, and dividing by that would let a trace of a response rule every score.
+        The floor is a twentieth of the mean std: channels of a pretrained backbone vary by more than a fourth of it,
+        dead ones by nothing, and dividing by that would let a trace of a response rule every score.
         """
         if self._count == 0:
             return
