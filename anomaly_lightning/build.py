@@ -1,6 +1,6 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.checkpoint import FORMAT, create_detector
 from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.images import PictureError, picture_size
+from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
@@ -21,6 +23,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, trim
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.roi import RegionScoring, Roi
 from anomaly_lightning.scoring import Scoring
 
 CACHE_MODES = ("disk", "memory", "off")
@@ -124,6 +127,33 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: Pictur
         "seed": int(cfg.data.seed),
     }
     return module
+
+
+def look_at_region(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> None:
+    """Let a module look at `data.roi` alone, where that is stated, and refuse pictures that it does not fit.
+
+    Raises:
+        DataError: The region makes no sense, or a picture has another size.
+    """
+    stated = plain(cfg.data)["roi"]
+    if stated is None:
+        return
+    roi = Roi.stated(stated, picture_size(pictures.splits.train[0].path))
+    module.scoring = RegionScoring.of(module.scoring, roi, pictures.transform)
+    module.settings["roi"] = roi.plain()
+    check_region(module, pictures.samples())
+
+
+def check_region(module: AnomalyModule, samples: Sequence[Sample]) -> None:
+    """Raise `DataError` for the first picture that does not fit the module's region; unreadable ones are left alone."""
+    if not isinstance(module.scoring, RegionScoring) or module.scoring.roi is None:
+        return
+    for sample in samples:
+        try:
+            size = picture_size(sample.path)
+        except PictureError:
+            continue
+        module.scoring.roi.check(size, sample.path)
 
 
 def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:

@@ -179,6 +179,7 @@ def _predictions(
     def load(path: Path) -> Loaded:
         try:
             picture = read_picture(path)
+            predictor.check(picture, path)
         except DataError as error:
             return error
         return picture, predictor.transform(picture), predictor.invalid(picture)

@@ -13,6 +13,7 @@ from anomaly_lightning.data.statistics import picture_statistics
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.roi import RegionScoring
 from anomaly_lightning.validity import Validity
 
 
@@ -82,12 +83,19 @@ class Predictor:
         known = settings.get("validity") if validity else None
         return cls(module, transform, device, None if known is None else Validity.from_plain(known))
 
+    def check(self, picture: Image.Image, path: Path | str = "the picture") -> None:
+        """Raise `DataError` where the model looks at a region of its own and the picture does not fit that."""
+        scoring = self.module.scoring
+        if isinstance(scoring, RegionScoring) and scoring.roi is not None:
+            scoring.roi.check((picture.height, picture.width), path)
+
     def invalid(self, picture: Image.Image) -> str | None:
         """Why an RGB picture is not of the kind that the model knows; None where it is, or nobody knows."""
         return None if self.validity is None else self.validity.reason(picture_statistics(picture))
 
     def __call__(self, picture: Image.Image) -> Prediction:
-        """What is said of one RGB picture."""
+        """What is said of one RGB picture; raises `DataError` where it does not fit the model's region."""
+        self.check(picture)
         said = self.batch([self.transform(picture)], [(picture.height, picture.width)])[0]
         return replace(said, invalid=self.invalid(picture))
 
@@ -103,6 +111,6 @@ class Predictor:
         decisions = self.module.decide(scores).tolist()
         predictions = []
         for anomaly_map, score, decision, size in zip(maps.cpu(), scores.tolist(), decisions, sizes, strict=True):
-            own = self.transform.restore(anomaly_map, size)
+            own = self.module.scoring.own(self.transform.restore(anomaly_map, size))
             predictions.append(Prediction(score, decision, own, own > float(self.module.pixel_threshold)))
         return predictions

@@ -40,6 +40,7 @@ class TrainingSession:
         self.pictures, self.resolved = build.build_pictures(cfg, extractor.backbone)
         self.module = build.build_module(cfg, extractor, self.pictures.transform)
         self.module.settings["data"] = self._data_settings()
+        build.look_at_region(cfg, self.module, self.pictures)
         self.data = build.build_data(cfg, self.pictures, extractor, self._tell_features)
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()

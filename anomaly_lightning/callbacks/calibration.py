@@ -46,7 +46,9 @@ class CalibrationCallback(pl.Callback):
         calibration = self._fit(scores, trainer, pl_module)
         maps, _ = pl_module.scoring(error_maps, pl_module.size)
         pl_module.threshold.fill_(calibration.threshold)
-        pl_module.pixel_threshold.fill_(self.pixel_rule.place(maps.flatten().double().numpy()))
+        pl_module.pixel_threshold.fill_(
+            self.pixel_rule.place(pl_module.scoring.pixels(maps).flatten().double().numpy())
+        )
         names = [sample.path for sample in trainer.datamodule.splits.validation]  # type: ignore[attr-defined]
         pl_module.calibration = plain(calibration, pl_module.threshold, names)
         pl_module.calibration["scores"] = scores.tolist()
