@@ -100,7 +100,10 @@ class TrainingSession:
         if not self.cfg.validity:
             return
         with self.clock.stage("validity_s"):
-            normals = [sample.path for sample in self.pictures.splits.train + self.pictures.splits.validation]
+            splits = self.pictures.splits
+            # Whole pictures come at prediction, so with tiles it is whole pictures that are learnt from.
+            known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
+            normals = [sample.path for sample in known if sample.path not in self.pictures.skipped]
             fitted = fit_validity(normals, self.cfg.seed)
         self.module.settings["validity"] = None if fitted is None else fitted.plain()
 
@@ -185,6 +188,8 @@ class TrainingSession:
             "split": self.pictures.split,
             "validation_share": float(self.cfg.data.validation_share),
             "cache_dtype": str(self.cfg.cache.dtype),
+            "tile": build.plain(self.cfg.data.tile),
+            "tile_overlap": int(self.cfg.data.tile_overlap),
         }
 
     def _resolved(self) -> dict[str, Any]:
