@@ -1,7 +1,8 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.checkpoint import FORMAT, create_detector
 from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.images import PictureError, picture_size
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.tiles import Tiling, tiled_splits
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
@@ -22,6 +26,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, trim
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.roi import RegionScoring, Roi
 from anomaly_lightning.scoring import Scoring
 
 logger = logging.getLogger(__name__)
@@ -62,7 +67,27 @@ def build_pictures(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
     )
+    cut_into_tiles(pictures, data["tile"], data["tile_overlap"], Path(cfg.cache.dir))
     return pictures, resolved
+
+
+def cut_into_tiles(pictures: MVNetDataModule, tile: Any, overlap: int, cache: Path) -> Tiling | None:
+    """Put tiles in the place of the pictures of a datamodule, where `data.tile` is stated; returns how they were cut.
+
+    Raises:
+        DataError: No such tiling, or a picture can't be cut and `data.on_corrupt` is not skip.
+    """
+    if tile is None:
+        return None
+    tiling = Tiling.stated(tile, overlap)
+    splits, unreadable, unknown = tiled_splits(pictures.splits, tiling, cache)
+    if unreadable:
+        pictures.leave_out(unreadable)
+    for path in unknown:
+        logger.warning("data.tile: %s shows a defect but has no mask: its tiles are not tested on", path)
+    pictures.splits = splits
+    pictures.category = replace(pictures.category, train=splits.train + splits.validation, test=splits.test)
+    return tiling
 
 
 def store_for(
@@ -127,6 +152,35 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: Pictur
         "seed": int(cfg.data.seed),
     }
     return module
+
+
+def look_at_region(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> None:
+    """Let a module look at `data.roi` alone, where that is stated, and refuse pictures that it does not fit.
+
+    Raises:
+        DataError: The region makes no sense, or a picture has another size.
+    """
+    stated = plain(cfg.data)["roi"]
+    if stated is None:
+        return
+    if cfg.data.tile is not None:
+        raise UserError("data.roi and data.tile don't go together: a tile has no place of its own to look at.")
+    roi = Roi.stated(stated, picture_size(pictures.splits.train[0].path))
+    module.scoring = RegionScoring.of(module.scoring, roi, pictures.transform)
+    module.settings["roi"] = roi.plain()
+    check_region(module, pictures.samples())
+
+
+def check_region(module: AnomalyModule, samples: Sequence[Sample]) -> None:
+    """Raise `DataError` for the first picture that does not fit the module's region; unreadable ones are left alone."""
+    if not isinstance(module.scoring, RegionScoring) or module.scoring.roi is None:
+        return
+    for sample in samples:
+        try:
+            size = picture_size(sample.path)
+        except PictureError:
+            continue
+        module.scoring.roi.check(size, sample.path)
 
 
 def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:

@@ -18,6 +18,7 @@ from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.models.base import Detector
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.roi import RegionScoring, Roi
 from anomaly_lightning.scoring import Scoring
 
 KEY = "anomaly_lightning"
@@ -91,7 +92,10 @@ def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, P
         detector = create_detector(settings["model"], trust)
         detector.build(tuple(settings["shape"]))
         transform = PictureTransform.from_config(settings["transform"])
-        module = AnomalyModule(extractor, detector, Scoring(**settings["scoring"]), transform.size)
+        scoring = Scoring(**settings["scoring"])
+        if settings.get("roi") is not None:
+            scoring = RegionScoring.of(scoring, Roi.from_plain(settings["roi"]), transform)
+        module = AnomalyModule(extractor, detector, scoring, transform.size)
         module.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this version of anomaly_lightning: {error}") from error

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from anomaly_lightning import console, run_files, sources
-from anomaly_lightning.build import plain, store_for
+from anomaly_lightning.build import check_region, cut_into_tiles, plain, store_for
 from anomaly_lightning.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.checkpoint import load_module
 from anomaly_lightning.data.datamodule import MVNetDataModule
@@ -39,6 +39,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         seed=settings["seed"],
         on_corrupt=cfg.data.on_corrupt,
     )
+    cut_into_tiles(pictures, data.get("tile"), data.get("tile_overlap", 0), Path(cfg.cache.dir))
+    check_region(module, pictures.splits.test)
     if not pictures.splits.test:
         raise DataError(
             f"{resolved.where} holds no test pictures of {pictures.category.name}: there is nothing to evaluate."

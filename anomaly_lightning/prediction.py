@@ -179,10 +179,20 @@ def _predictions(
     def load(path: Path) -> Loaded:
         try:
             picture = read_picture(path)
+            predictor.check(picture, path)
         except DataError as error:
             return error
         return picture, predictor.transform(picture), predictor.invalid(picture)
 
+    if predictor.tiling is not None:  # one large picture at a time: its tiles make the batches
+        for path in pictures:
+            try:
+                picture = read_picture(path)
+            except DataError as error:
+                yield path, error
+                continue
+            yield path, (picture, predictor(picture))
+        return
     with ThreadPoolExecutor(max(1, workers)) as pool:
         chunks = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
         ahead = [pool.submit(load, path) for path in chunks[0]]

@@ -1,6 +1,6 @@
 """A trained detector for use in code: pictures in, scores, decisions and maps in the pictures' own pixels out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +10,14 @@ from torch import Tensor
 
 from anomaly_lightning.checkpoint import load_module
 from anomaly_lightning.data.statistics import picture_statistics
+from anomaly_lightning.data.tiles import Box, Tiling, crop
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.roi import RegionScoring
 from anomaly_lightning.validity import Validity
+
+TILES_AT_ONCE = 8  # bounds what a large picture holds beside its own map
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Predictor:
         module: Calibrated.
         transform: The one it was trained with.
         device: "auto" (a GPU where there is one), or a torch device.
+        tiling: How large pictures are cut; None = they are scored whole.
         validity: What tells pictures of another kind; None = all are taken.
 
     Raises:
@@ -55,7 +60,12 @@ class Predictor:
     """
 
     def __init__(
-        self, module: AnomalyModule, transform: PictureTransform, device: str = "auto", validity: Validity | None = None
+        self,
+        module: AnomalyModule,
+        transform: PictureTransform,
+        device: str = "auto",
+        validity: Validity | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         module.decide(torch.zeros(1))
         if device == "auto":
@@ -64,7 +74,7 @@ class Predictor:
             self.module = module.to(torch.device(device)).eval()
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
-        self.transform, self.validity = transform, validity
+        self.transform, self.validity, self.tiling = transform, validity, tiling
 
     @classmethod
     def from_checkpoint(
@@ -80,15 +90,27 @@ class Predictor:
         """
         module, transform, settings = load_module(Path(path), trust)
         known = settings.get("validity") if validity else None
-        return cls(module, transform, device, None if known is None else Validity.from_plain(known))
+        checked, data = None if known is None else Validity.from_plain(known), settings.get("data", {})
+        cut = None if data.get("tile") is None else Tiling.stated(data["tile"], data["tile_overlap"])
+        return cls(module, transform, device, checked, cut)
+
+    def check(self, picture: Image.Image, path: Path | str = "the picture") -> None:
+        """Raise `DataError` where the model looks at a region of its own and the picture does not fit that."""
+        scoring = self.module.scoring
+        if isinstance(scoring, RegionScoring) and scoring.roi is not None:
+            scoring.roi.check((picture.height, picture.width), path)
 
     def invalid(self, picture: Image.Image) -> str | None:
         """Why an RGB picture is not of the kind that the model knows; None where it is, or nobody knows."""
         return None if self.validity is None else self.validity.reason(picture_statistics(picture))
 
     def __call__(self, picture: Image.Image) -> Prediction:
-        """What is said of one RGB picture."""
-        said = self.batch([self.transform(picture)], [(picture.height, picture.width)])[0]
+        """What is said of one RGB picture; raises `DataError` where it does not fit the model's region."""
+        self.check(picture)
+        if self.tiling is not None:
+            said = self._tiled(picture, self.tiling)
+        else:
+            said = self.batch([self.transform(picture)], [(picture.height, picture.width)])[0]
         return replace(said, invalid=self.invalid(picture))
 
     @torch.inference_mode()
@@ -103,6 +125,23 @@ class Predictor:
         decisions = self.module.decide(scores).tolist()
         predictions = []
         for anomaly_map, score, decision, size in zip(maps.cpu(), scores.tolist(), decisions, sizes, strict=True):
-            own = self.transform.restore(anomaly_map, size)
+            own = self.module.scoring.own(self.transform.restore(anomaly_map, size))
             predictions.append(Prediction(score, decision, own, own > float(self.module.pixel_threshold)))
         return predictions
+
+    def _tiled(self, picture: Image.Image, tiling: Tiling) -> Prediction:
+        """What is said of a large picture, tile by tile: its score is that of its strangest tile, as calibrated."""
+        size, scores = (picture.height, picture.width), list[float]()
+        boxes = tiling.boxes(size)
+
+        def maps() -> Iterator[tuple[Box, Tensor]]:
+            for start in range(0, len(boxes), TILES_AT_ONCE):
+                some = boxes[start : start + TILES_AT_ONCE]
+                images = [self.transform(crop(picture, box)) for box in some]
+                for box, said in zip(some, self.batch(images, [box[2:] for box in some]), strict=True):
+                    scores.append(said.score)
+                    yield box, said.anomaly_map
+
+        own = tiling.blend(maps(), size)
+        decision = bool(self.module.decide(torch.tensor([max(scores)], device=self.module.device))[0])
+        return Prediction(max(scores), decision, own, own > float(self.module.pixel_threshold))

@@ -13,7 +13,7 @@ from anomaly_lightning.data.images import picture_size, read_mask
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.module import AnomalyModule
-from anomaly_lightning.scoring import Scoring, anomaly_map
+from anomaly_lightning.scoring import Scoring
 
 
 def threshold_block(module: AnomalyModule, results: "Results | None") -> dict[str, Any]:
@@ -65,8 +65,8 @@ class Results:
 
     def anomaly_map(self, index: int, size: tuple[int, int]) -> Tensor:
         """Anomaly map of one picture in its own pixels, (H, W) = `size`, float."""
-        seen = anomaly_map(self.error_maps[index : index + 1], self.transform.size, self.scoring.sigma)
-        return self.transform.restore(seen[0], size)
+        seen = self.scoring.maps(self.error_maps[index : index + 1], self.transform.size)
+        return self.scoring.own(self.transform.restore(seen[0], size))
 
     def truth(self, index: int) -> Tensor | None:
         """Mask of one picture in its own pixels, (H, W) bool: all False for a good one, None for an unknown one."""
@@ -83,7 +83,8 @@ class Results:
         for index in range(len(defects)):
             truth = self.truth(index)
             if truth is not None:
-                pixels.update(self.anomaly_map(index, (truth.shape[0], truth.shape[1])), truth, defects[index])
+                size = (truth.shape[0], truth.shape[1])
+                pixels.update(self.anomaly_map(index, size), truth, defects[index], self.scoring.inside(size))
         pixel, pixel_notes = pixels.compute(self.pixel_threshold, bootstrap // 5, seed)
         rows, defect_notes = metrics.by_defect(self.scores, self.labels, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}

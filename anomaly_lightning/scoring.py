@@ -44,8 +44,28 @@ class Scoring:
         Returns:
             anomaly_map (B, H, W) and score (B,), both float in the unit of the error map.
         """
-        maps = anomaly_map(error_map, size, self.sigma)
-        return maps, image_score(maps, self.reduction, self.share)
+        maps = self.maps(error_map, size)
+        return maps, self.scores(maps)
+
+    def maps(self, error_map: Tensor, size: tuple[int, int]) -> Tensor:
+        """Anomaly maps (B, H, W) float of error maps (B, h, w) float, with (H, W) = `size`."""
+        return anomaly_map(error_map, size, self.sigma)
+
+    def scores(self, maps: Tensor) -> Tensor:
+        """Scores (B,) float of anomaly maps (B, H, W) float."""
+        return image_score(maps, self.reduction, self.share)
+
+    def pixels(self, maps: Tensor) -> Tensor:
+        """The values of maps (B, H, W) float that count, (B, n) float: all of them here."""
+        return maps.flatten(1)
+
+    def own(self, anomaly_map: Tensor) -> Tensor:
+        """A map in a picture's own pixels, (H, W) float, as it is to be shown and counted: as it is here."""
+        return anomaly_map
+
+    def inside(self, size: tuple[int, int]) -> Tensor | None:
+        """Which of a picture's own pixels count, (H, W) bool for (H, W) = `size`; None = all of them."""
+        return None
 
 
 def anomaly_map(error_map: Tensor, size: tuple[int, int], sigma: float) -> Tensor:

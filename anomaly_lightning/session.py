@@ -40,6 +40,7 @@ class TrainingSession:
         self.pictures, self.resolved = build.build_pictures(cfg, extractor.backbone)
         self.module = build.build_module(cfg, extractor, self.pictures.transform)
         self.module.settings["data"] = self._data_settings()
+        build.look_at_region(cfg, self.module, self.pictures)
         self.data = build.build_data(cfg, self.pictures, extractor, self._tell_features)
         self.trainer = build.build_trainer(cfg, self.module.detector.trainable)
         self._bar = progress_bar()
@@ -104,7 +105,10 @@ class TrainingSession:
         if not self.cfg.validity:
             return
         with self.clock.stage("validity_s"):
-            normals = [sample.path for sample in self.pictures.splits.train + self.pictures.splits.validation]
+            splits = self.pictures.splits
+            # Whole pictures come at prediction, so with tiles it is whole pictures that are learnt from.
+            known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
+            normals = [sample.path for sample in known if sample.path not in self.pictures.skipped]
             fitted = fit_validity(normals, self.cfg.seed)
         self.module.settings["validity"] = None if fitted is None else fitted.plain()
 
@@ -189,6 +193,8 @@ class TrainingSession:
             "split": self.pictures.split,
             "validation_share": float(self.cfg.data.validation_share),
             "cache_dtype": str(self.cfg.cache.dtype),
+            "tile": build.plain(self.cfg.data.tile),
+            "tile_overlap": int(self.cfg.data.tile_overlap),
         }
 
     def _resolved(self) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Watcher:
         """What is said of a file; None where it changed meanwhile, or may yet become whole."""
         try:
             picture = read_picture(file)
+            self.predictor.check(picture, file)
         except DataError as error:
             unchanged = identity(file, self.folder) == which
             patient = time.monotonic() - self._waiting[file].since < self.patience_s

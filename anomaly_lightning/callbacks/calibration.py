@@ -88,7 +88,8 @@ def normal_pixels(module: AnomalyModule, error_maps: torch.Tensor, limit: int = 
     step = math.ceil(len(error_maps) * height * width / limit)
     while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
         step += 1
-    chunks = (module.scoring(chunk, module.size)[0].flatten() for chunk in error_maps.split(MAPS_AT_ONCE))
+    maps = (module.scoring(chunk, module.size)[0] for chunk in error_maps.split(MAPS_AT_ONCE))
+    chunks = (module.scoring.pixels(chunk).flatten() for chunk in maps)
     return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
 
 

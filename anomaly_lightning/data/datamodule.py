@@ -92,7 +92,7 @@ class MVNetDataModule(pl.LightningDataModule):
                 f"{len(unreadable)} of {len(self.samples())} pictures can't be read:\n{listed}\n"
                 "Mend or remove them, or leave them out with data.on_corrupt=skip."
             )
-        self.skipped = dict(unreadable)
+        self.skipped |= unreadable
         self.splits = self.splits.without({sample for sample in self.samples() if sample.path in unreadable})
         if not self.splits.train or not self.splits.validation:
             raise DataError(f"No readable training or validation picture of {self.category.name} is left.")

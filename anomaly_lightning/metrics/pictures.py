@@ -58,15 +58,23 @@ class ExactPicture:
     overlap: Array
 
     @classmethod
-    def of(cls, anomaly_map: Values, mask: npt.NDArray[np.bool_], defect: str) -> "ExactPicture":
-        """Sort the pixels of a map (H, W) by its mask (H, W); regions are 8-connected."""
+    def of(
+        cls, anomaly_map: Values, mask: npt.NDArray[np.bool_], defect: str, inside: npt.NDArray[np.bool_] | None = None
+    ) -> "ExactPicture":
+        """Sort the pixels of a map (H, W) by its mask (H, W), those inside alone; regions are 8-connected."""
+        if inside is not None:
+            mask, normal = mask & inside, anomaly_map[inside & ~mask]
+            if not mask.any():
+                return cls(defect, 0, np.sort(normal), anomaly_map[mask], np.zeros(0))
+        else:
+            normal = anomaly_map[~mask]
         if not mask.any():
             return cls(defect, 0, np.sort(anomaly_map, axis=None), anomaly_map[mask], np.zeros(0))
         labels, regions = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
         members = labels[mask]
         weights = 1.0 / np.bincount(members)[members]
         order = np.lexsort((weights, anomaly_map[mask]))
-        return cls(defect, int(regions), np.sort(anomaly_map[~mask]), anomaly_map[mask][order], weights[order])
+        return cls(defect, int(regions), np.sort(normal), anomaly_map[mask][order], weights[order])
 
     def spread(self) -> tuple[Array, Array]:
         """See Picture."""

@@ -45,7 +45,7 @@ class PixelMetrics:
         self._pictures: list[Picture] = []
         self._whole: Curve | None = None  # of all pictures; sorting them again for each question would take seconds
 
-    def update(self, anomaly_map: Tensor, mask: Tensor, defect: str = "") -> None:
+    def update(self, anomaly_map: Tensor, mask: Tensor, defect: str = "", inside: Tensor | None = None) -> None:
         """Take in one picture.
 
         Args:
@@ -53,6 +53,8 @@ class PixelMetrics:
             mask: True for defect pixels, (H, W) bool; all False for a good picture. Leave out a defective picture
                 that has no mask: its pixels are not known to be normal.
             defect: name of its defect type, for the figures by defect.
+            inside: True for the pixels that count, (H, W) bool; None = all of them. What a defect shows of itself
+                inside is what has to be found.
 
         Raises:
             ValueError: values are NaN or infinite, or shapes or dtypes differ from the above.
@@ -63,7 +65,9 @@ class PixelMetrics:
                 f"got {tuple(anomaly_map.shape)} and {tuple(mask.shape)} {mask.dtype}."
             )
         values = finite_array(anomaly_map, "anomaly map")
-        self._add([ExactPicture.of(values, mask.detach().cpu().numpy(), defect)], values.size)
+        within = None if inside is None else inside.detach().cpu().numpy()
+        picture = ExactPicture.of(values, mask.detach().cpu().numpy(), defect, within)
+        self._add([picture], len(picture.normal) + len(picture.anomalous))
 
     def merge(self, other: "PixelMetrics") -> None:
         """Take in what another accumulator has gathered; this one's `max_pixels` holds."""

@@ -117,7 +117,9 @@ def _overlap_curve(results: Results) -> dict[str, str] | None:
         for index, sample in enumerate(results.samples):
             truth = results.truth(index)
             if truth is not None:
-                pixels.update(results.anomaly_map(index, (truth.shape[0], truth.shape[1])), truth, sample.defect)
+                size = (truth.shape[0], truth.shape[1])
+                inside = results.scoring.inside(size)
+                pixels.update(results.anomaly_map(index, size), truth, sample.defect, inside)
     except PictureError:  # pictures that have gone since the test: a curve of the others would not fit the figures
         return None
     curve = pixels.pro_curve(limit=PRO_LIMIT)

@@ -1,0 +1,164 @@
+"""data.tile: tiles cover, blend without seams, train and predict as one; memory is bounded by the picture."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy import BARE, SMALL, command, save, texture
+
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.splits import Splits
+from anomaly_lightning.data.tiles import Tiling, crop, tiled_splits
+from anomaly_lightning.errors import DataError
+from anomaly_lightning.predictor import Predictor
+
+
+@pytest.mark.parametrize("size", [(100, 300), (64, 64), (65, 129), (30, 200), (7, 9)])
+@pytest.mark.parametrize("overlap", [0, 10, 32])
+def test_tiles_cover_every_pixel_and_share_what_was_asked(size, overlap):
+    tiling = Tiling((64, 64), overlap)
+    covered = np.zeros(size, int)
+    boxes = tiling.boxes(size)
+    for top, left, height, width in boxes:
+        assert (height, width) == (min(64, size[0]), min(64, size[1]))
+        assert top + height <= size[0]
+        assert left + width <= size[1]
+        covered[top : top + height, left : left + width] += 1
+    assert covered.min() >= 1
+    lefts = sorted({left for _, left, _, _ in boxes})
+    assert all(left + 64 - following >= overlap for left, following in pairwise(lefts))
+
+
+def test_maps_that_agree_blend_into_the_same_map():
+    rng = torch.Generator().manual_seed(0)
+    whole = torch.rand(150, 210, generator=rng)
+    tiling = Tiling((64, 80), 20)
+    parts = (((t, left, h, w), whole[t : t + h, left : left + w]) for t, left, h, w in tiling.boxes((150, 210)))
+    torch.testing.assert_close(tiling.blend(parts, (150, 210)), whole)
+
+
+def test_maps_that_differ_leave_no_seam():
+    tiling = Tiling((64, 64), 32)
+    boxes = tiling.boxes((64, 96))
+    assert len(boxes) == 2
+    blended = tiling.blend(((box, torch.full((64, 64), float(i))) for i, box in enumerate(boxes)), (64, 96))
+    assert blended[0, 0] == 0
+    assert blended[0, 95] == 1
+    assert float(blended[0].diff().max()) < 0.05
+    assert (blended[0].diff() >= 0).all()
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(4, 0), ([64, 64, 64], 0), (64, 40), (64, -1)])
+def test_what_is_no_tiling_is_refused(tile, overlap):
+    with pytest.raises(DataError, match=r"data\.tile"):
+        Tiling.stated(tile, overlap)
+
+
+def test_a_picture_has_tiles_in_one_set_only_and_its_defect_in_the_tiles_that_show_it(tmp_path):
+    rng, samples = np.random.default_rng(0), []
+    for number in range(4):
+        samples.append(Sample(save(texture(rng, 100, 160), tmp_path / f"{number}.png")))
+    mask = np.zeros((100, 160), np.uint8)
+    mask[5:15, 5:15] = 255
+    bad = Sample(samples[3].path, "spot", save(mask, tmp_path / "m" / "3.png"))
+    unmasked = Sample(save(texture(rng, 100, 160), tmp_path / "5.png"), "spot")
+    splits = Splits(tuple(samples[:2]), (samples[2],), (bad, unmasked))
+    tiling = Tiling((64, 64), 16)
+    made, unreadable, unknown = tiled_splits(splits, tiling, tmp_path / "cache")
+    count = len(tiling.boxes((100, 160)))
+    assert (len(made.train), len(made.validation), len(made.test)) == (2 * count, count, count)
+    assert sum(sample.label for sample in made.test) == 1
+    assert (unreadable, unknown) == ({}, [unmasked.path])
+    first = made.train[0]
+    with Image.open(first.path) as tile, Image.open(samples[0].path) as whole:
+        assert tile.tobytes() == crop(whole, (0, 0, 64, 64)).tobytes()
+    again, _, _ = tiled_splits(splits, tiling, tmp_path / "cache")
+    assert again == made
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("tiled"), np.random.default_rng(1)
+    for number in range(6):
+        save(texture(rng, 120, 200), folder / "data" / "widget" / "train" / "good" / f"{number}.png")
+    for number in range(2):
+        save(texture(rng, 120, 200), folder / "data" / "widget" / "test" / "good" / f"{number}.png")
+        values, mask = texture(rng, 120, 200), np.zeros((120, 200), np.uint8)
+        values[80:92, 150:162], mask[80:92, 150:162] = (250, 20, 20), 255
+        save(values, folder / "data" / "widget" / "test" / "spot" / f"{number}.png")
+        save(mask, folder / "data" / "widget" / "ground_truth" / "spot" / f"{number}_mask.png")
+    small = tuple(value for value in SMALL if not value.startswith(("model.", "data.image_size")))
+    stated = ("model=pca", "data.image_size=64", "data.tile=64", "data.tile_overlap=16", "scoring.sigma=1")
+    where = ("category=custom", "category.name=widget", f"data.root={folder / 'data'}")
+    ran = command("train", *small, *BARE, *stated, *where, cwd=folder)
+    assert ran.code == 0, ran.out
+    return folder, next(folder.glob("outputs/train/widget/*/*"))
+
+
+def test_train_and_evaluate_on_tiles_agree(tiled, tmp_path):
+    _, run = tiled
+    figures = json.loads((run / "metrics.json").read_text())
+    assert figures["counts"]["train"] == 4 * 12
+    assert figures["image"]["auroc"] == 1.0
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    ran = command("evaluate", f"checkpoint={checkpoint}", "bootstrap=0", "heatmaps=false", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    again = json.loads(next(tmp_path.glob("outputs/evaluate/*/metrics.json")).read_text())
+    assert again["counts"] == figures["counts"]
+    assert again["pixel"]["auroc"] == pytest.approx(figures["pixel"]["auroc"], abs=1e-3)
+
+
+def test_predict_scores_whole_pictures_by_their_strangest_tile(tiled, tmp_path):
+    folder, run = tiled
+    inputs, checkpoint = folder / "data" / "widget" / "test", run / "checkpoints" / "best.ckpt"
+    ran = command("predict", f"checkpoint={checkpoint}", f"input={inputs}", f"output={tmp_path}/out", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    with Image.open(tmp_path / "out" / "heatmaps" / "spot" / "0.png") as drawn:
+        assert drawn.size == (200, 120)
+    predictor = Predictor.from_checkpoint(checkpoint, "cpu")
+    with Image.open(inputs / "spot" / "1.png") as picture:
+        said = predictor(picture.convert("RGB"))
+    row, column = divmod(int(said.anomaly_map.argmax()), 200)
+    assert 78 <= row < 94
+    assert 148 <= column < 164
+    assert said.verdict == "NG"
+    assert said.anomaly_map.shape == (120, 200)
+
+
+LARGE = """
+import resource, sys, time
+import numpy as np
+from PIL import Image
+from anomaly_lightning.predictor import Predictor
+predictor = Predictor.from_checkpoint(sys.argv[1], "cpu", validity=False)
+rng = np.random.default_rng(0)
+values = np.tile((120 + rng.normal(0, 6, (256, 256, 3))).clip(0, 255).astype(np.uint8), (12, 16, 1))
+values[2000:2012, 3000:3012] = (250, 20, 20)
+picture = Image.fromarray(values)
+del values
+start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+said = predictor(picture)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(int(said.anomaly_map.argmax()), (after - before) // 1024, said.anomaly_map.shape, time.perf_counter() - start)
+"""
+
+
+@pytest.mark.slow
+def test_a_picture_of_4096_x_3072_is_predicted_in_bounded_memory(tiled):
+    _, run = tiled
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    command_line = [sys.executable, "-c", LARGE, checkpoint]
+    ran = subprocess.run(command_line, capture_output=True, text=True, cwd=repository, check=False)
+    assert ran.returncode == 0, ran.stderr
+    place, grown, *_ = ran.stdout.split()
+    row, column = divmod(int(place), 4096)
+    assert 1996 <= row < 2016 + 4, ran.stdout
+    assert 2996 <= column < 3016 + 4, ran.stdout
+    assert 0 < int(grown) < 500, f"{ran.stdout}: more MiB than a few maps of its size"
