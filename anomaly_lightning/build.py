@@ -184,14 +184,23 @@ def check_region(module: AnomalyModule, samples: Sequence[Sample]) -> None:
 
 
 def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:
-    """Trainer with the named callbacks and loggers; one epoch suffices for methods without gradients."""
+    """Trainer with the named callbacks and loggers; methods without gradients take one epoch in one process."""
     callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name != "best"}
-    epochs = cfg.trainer.max_epochs if trainable else 1
+    changes = {} if trainable else {"max_epochs": 1, **_one_process(cfg.trainer)}
     return instantiate(
         cfg.trainer,
-        max_epochs=epochs,
+        **changes,
         default_root_dir=cfg.run_dir,
         callbacks=[instantiate(node) for node in callbacks.values() if node],
         logger=[instantiate(node) for node in cfg.logger.values() if node],
         enable_progress_bar=False,
     )
+
+
+def _one_process(trainer: DictConfig) -> dict[str, Any]:
+    """Changes that make one process of several: a single pass has no gradients to share, and DDP refuses it."""
+    devices = plain(trainer.devices)
+    if trainer.num_nodes == 1 and (devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)):
+        return {}
+    logger.warning("This method is fitted in one pass without gradients: one process does it, on one device.")
+    return {"devices": 1, "num_nodes": 1, "strategy": "auto"}

@@ -19,6 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from anomaly_lightning.allocator import keep_freed_memory
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.names import folder_name
 
@@ -156,6 +157,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
 
         @functools.wraps(run)
         def main() -> None:
+            keep_freed_memory()
             sys.argv[0] = f"anomaly_lightning.{config_name}"
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
 

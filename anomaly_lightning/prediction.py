@@ -130,7 +130,7 @@ def predict(cfg: DictConfig) -> int:
             rows.writerow(writer.row(path, prediction))
             stream.flush()  # what was decided stays, should the disk be full at the next picture
     Console().print(
-        f"{len(pictures)} pictures: {said['NG']} NG, {said['OK']} OK, {said['INVALID']} INVALID, {failed} unreadable. "
+        f"{len(pictures)} pictures: {said['NG']} NG, {said['REVIEW']} REVIEW, {said['OK']} OK, {said['INVALID']} INVALID, {failed} unreadable. "
         f"Decisions, heatmaps and masks: {output}",
         soft_wrap=True,
         highlight=False,

@@ -29,6 +29,7 @@ class Prediction:
         decision: Whether the score is above the threshold: the part is called defective.
         anomaly_map: (H, W) float in the picture's own pixels, same unit as the score.
         mask: (H, W) bool, where the map is above the pixel threshold.
+        review: Whether the score is in the band below the threshold (threshold.review_budget) that an operator looks at.
         invalid: Why the picture is not of the kind that the model knows (its score means nothing then); None if it is.
     """
 
@@ -36,12 +37,15 @@ class Prediction:
     decision: bool
     anomaly_map: Tensor
     mask: Tensor
+    review: bool = False
     invalid: str | None = None
 
     @property
     def verdict(self) -> str:
-        """One word for the picture: INVALID, NG or OK."""
-        return "INVALID" if self.invalid is not None else "NG" if self.decision else "OK"
+        """One word for the picture: INVALID, NG, REVIEW or OK."""
+        if self.invalid is not None:
+            return "INVALID"
+        return "NG" if self.decision else "REVIEW" if self.review else "OK"
 
 
 class Predictor:
@@ -126,8 +130,14 @@ class Predictor:
         predictions = []
         for anomaly_map, score, decision, size in zip(maps.cpu(), scores.tolist(), decisions, sizes, strict=True):
             own = self.module.scoring.own(self.transform.restore(anomaly_map, size))
-            predictions.append(Prediction(score, decision, own, own > float(self.module.pixel_threshold)))
+            predictions.append(self._prediction(score, decision, own))
         return predictions
+
+    def _prediction(self, score: float, decision: bool, own: Tensor) -> Prediction:
+        """What follows from a score and a map (H, W) float in the picture's own pixels."""
+        lower = self.module.calibration.get("review")
+        review = lower is not None and not decision and score > lower
+        return Prediction(score, decision, own, own > float(self.module.pixel_threshold), review)
 
     def _tiled(self, picture: Image.Image, tiling: Tiling) -> Prediction:
         """What is said of a large picture, tile by tile: its score is that of its strangest tile, as calibrated."""
@@ -144,4 +154,4 @@ class Predictor:
 
         own = tiling.blend(maps(), size)
         decision = bool(self.module.decide(torch.tensor([max(scores)], device=self.module.device))[0])
-        return Prediction(max(scores), decision, own, own > float(self.module.pixel_threshold))
+        return self._prediction(max(scores), decision, own)

@@ -49,15 +49,17 @@ class TrainingSession:
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
-        console.banner(self._resolved())
+        leads = self.trainer.is_global_zero  # of several processes, one speaks and writes
+        if leads:
+            console.banner(self._resolved())
         finished = self._finished_before()
         if finished is not None:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
-        if self.trainer.is_global_zero:
+        if leads:
             reuse.forget(self.folder)
-        self._tell_of_masks()
-        self._tell_of_leaks()
+            self._tell_of_masks()
+            self._tell_of_leaks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -67,9 +69,12 @@ class TrainingSession:
             fit(self.trainer, self.module, self.data, self.cfg.ckpt)
             self.validation_loss = self._best_loss()
             checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
-        metrics = self._test()
-        self._write_run("finished")
-        console.summary(metrics, self.folder, checkpoint)
+        results = self._test()
+        if leads:
+            metrics = self._metrics(results)
+            self._write(metrics, results)
+            self._write_run("finished")
+            console.summary(metrics, self.folder, checkpoint)
         return self.validation_loss
 
     def _identity(self) -> str:
@@ -117,22 +122,22 @@ class TrainingSession:
         if len(found) > MASKS_TOLD:
             logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - MASKS_TOLD)
 
-    def _test(self) -> dict[str, Any]:
-        """Score the test pictures and write what follows from them."""
-        results = None
+    def _test(self) -> Results | None:
+        """Score the test pictures; None where there are none to score."""
         with self.clock.stage("test_s"):
-            if self.cfg.test and self.pictures.splits.test:
-                self.trainer.test(self.module, datamodule=self.data, verbose=False)
-                results = Results.of(self.module, self.pictures.splits.test, self.pictures.transform)
-        metrics = self._metrics(results)
-        if self.trainer.is_global_zero:
-            if results is not None:
-                run_files.write_predictions(self.folder / "predictions.csv", results)
-                run_files.write_error_maps(self.folder / "error_maps.npy", results)
-            run_files.write_json(self.folder / "metrics.json", metrics)
-            self._log_figures(metrics)
-            write_report(self.folder, results, metrics, self._run_content("finished"))
-        return metrics
+            if not (self.cfg.test and self.pictures.splits.test):
+                return None
+            self.trainer.test(self.module, datamodule=self.data, verbose=False)
+            return Results.of(self.module, self.pictures.splits.test, self.pictures.transform)
+
+    def _write(self, metrics: dict[str, Any], results: Results | None) -> None:
+        """Write what follows from the test pictures."""
+        if results is not None:
+            run_files.write_predictions(self.folder / "predictions.csv", results)
+            run_files.write_error_maps(self.folder / "error_maps.npy", results)
+        run_files.write_json(self.folder / "metrics.json", metrics)
+        self._log_figures(metrics)
+        write_report(self.folder, results, metrics, self._run_content("finished"))
 
     def _metrics(self, results: Results | None) -> dict[str, Any]:
         """metrics.json: what was run, the threshold, the figures, the costs."""
@@ -220,6 +225,7 @@ class TrainingSession:
             "skipped": {str(path): reason for path, reason in self.pictures.skipped.items()},
             "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.pictures.splits.counts(),
+            "pictures_computed": getattr(self.data, "computed", None),  # by this process; null: in every epoch anew
             "calibration": self.module.calibration,
             "wall_s": {**self.clock.stages, "total_s": self.clock.total()},
             "settings": self.module.settings,

@@ -18,10 +18,11 @@ from anomaly_lightning.features.weights import PREFERRED, PREFERRED_WEIGHTS
 from anomaly_lightning.scoring import Scoring
 
 PARTS = ("loading", "synthetic_pictures")  # what the choices of `data` are made of, no choices themselves
+EXTRAS = ("autoencoder_size",)  # need a plugin of an extra; tests/test_sweep_configs.py has them
 FILES = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in CONFIG_DIR.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "download") and path.stem not in PARTS
+    if path.parent.name not in ("hydra", "download") and path.stem not in (*PARTS, *EXTRAS)
 )
 # What a file leaves to its user: ??? in the file itself.
 STATED = {

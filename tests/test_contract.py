@@ -22,9 +22,15 @@ PICTURES = [2, 7, 40]
 pytestmark = pytest.mark.parametrize("path", MODELS, ids=[path.stem for path in MODELS])
 
 
+def stated(path):
+    """Plain values of a yaml of conf/model, inside a run whose seed is 0."""
+    run = OmegaConf.create({"seed": 0, "model": OmegaConf.load(path)})
+    return OmegaConf.to_container(run, resolve=True)["model"]
+
+
 def build(path, shape):
     torch.manual_seed(0)
-    detector = create_detector(OmegaConf.to_container(OmegaConf.load(path)))
+    detector = create_detector(stated(path))
     detector.build(shape)
     return detector
 
@@ -67,7 +73,7 @@ def error_map(detector, features):
 
 
 def test_is_a_detector_whose_yaml_states_every_argument(path):
-    config = OmegaConf.to_container(OmegaConf.load(path))
+    config = stated(path)
     detector = instantiate(config)
     assert isinstance(detector, Detector)
     assert set(config) - {"_target_"} == set(inspect.signature(type(detector)).parameters)
@@ -139,7 +145,7 @@ def test_a_fresh_detector_takes_the_state_and_gives_the_same_map(path, tmp_path)
     detector = fit(build(path, shape), normals(11, shape), steps=3)
     torch.save(detector.state_dict(), tmp_path / "state.pt")
     torch.manual_seed(123)  # nothing may hang on the seed
-    fresh = create_detector(OmegaConf.to_container(OmegaConf.load(path)))
+    fresh = create_detector(stated(path))
     fresh.build(shape)
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(error_map(fresh.eval(), features), error_map(detector, features))

@@ -79,6 +79,12 @@ def scores(folder: Path, job: int) -> bytes:
     return (found / "predictions.csv").read_bytes()
 
 
+def at_work(cwd: Path, job: str) -> bool:
+    """Whether a job of the latest multirun trains, is done, or was taken over."""
+    folder = sweeps(cwd)[-1] / job
+    return status(folder) is not None or (folder / "reused.json").exists()
+
+
 def test_a_killed_sweep_runs_only_what_is_missing(tmp_path):
     process = start(tmp_path)
     wait_for(process, lambda: (found := sweeps(tmp_path)) and status(found[0] / "1") == "training")
@@ -89,16 +95,20 @@ def test_a_killed_sweep_runs_only_what_is_missing(tmp_path):
 
     resumed = finish(tmp_path)
     assert ran(resumed) == ["bottle"]
-    again = finish(tmp_path)
-    assert ran(again) == []
     untroubled = finish(tmp_path, *DEFAULT, "reuse=false")
     assert ran(untroubled) == list(JOBS)
 
+    finished = (resumed / "1" / "run.json").stat().st_mtime_ns  # the last word: nothing of the outcome comes after it
+    outcome = [path for path in (resumed / "1").rglob("*") if path.suffix in {".csv", ".npy", ".png", ".ckpt", ".html"}]
+    outcome.append(resumed / "1" / "metrics.json")
+    assert len(outcome) > 5
+    assert [path.name for path in outcome if path.stat().st_mtime_ns > finished] == []
+
     for name in ("leaderboard.csv", "leaderboard.md"):
-        assert lasting(resumed, name) == lasting(again, name) == lasting(untroubled, name)
+        assert lasting(resumed, name) == lasting(untroubled, name)
     for job in range(len(JOBS)):
-        assert scores(again, job) == scores(untroubled, job)
-    page = (again / "leaderboard.html").read_text()
+        assert scores(resumed, job) == scores(untroubled, job)
+    page = (resumed / "leaderboard.html").read_text()
     assert page.count("<tr data-category") == len(JOBS)
     assert "No figures" not in page
 
@@ -107,15 +117,19 @@ def test_a_killed_sweep_runs_only_what_is_missing(tmp_path):
 @pytest.mark.parametrize("seed", range(2))
 def test_kills_at_random_moments_change_nothing(tmp_path, seed):
     moments = random.Random(seed)
-    for _ in range(5):
+    for _ in range(4):
+        known, job = len(sweeps(tmp_path)), str(moments.randrange(len(JOBS)))
         process = start(tmp_path)
+        wait_for(process, lambda known=known, job=job: len(sweeps(tmp_path)) > known and at_work(tmp_path, job))
         try:
-            process.wait(timeout=moments.uniform(2, 14))
+            process.wait(timeout=moments.uniform(0, 4))
         except subprocess.TimeoutExpired:
             kill(process)
-    time.sleep(1.1)  # the folder of a multirun is named by the second
+        time.sleep(1.1)  # the folder of a multirun is named by the second
     resumed = finish(tmp_path)
-    assert lasting(resumed) == lasting(finish(tmp_path, *DEFAULT, "reuse=false"))
+    again = finish(tmp_path)
+    assert ran(again) == []
+    assert lasting(resumed) == lasting(again) == lasting(finish(tmp_path, *DEFAULT, "reuse=false"))
 
 
 @pytest.mark.slow

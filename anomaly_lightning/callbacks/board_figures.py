@@ -72,9 +72,9 @@ def progress_figure(
         names: What to call each.
         scale: Error that the colours have in their middle, as the pixel threshold would be.
     """
-    figure, axes = plt.subplots(
-        2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False
-    )
+    tallest = max(picture.height / picture.width for picture in pictures)
+    size = (2.2 * len(pictures), 4.4 * tallest + 0.9)
+    figure, axes = plt.subplots(2, len(pictures), figsize=size, layout="constrained", squeeze=False)
     for column, (picture, anomaly_map, name) in enumerate(zip(pictures, maps, names, strict=True)):
         axes[0, column].imshow(np.asarray(picture))
         axes[0, column].set_title(name)

@@ -1,9 +1,11 @@
 """Fits the thresholds on validation normals, after training, and writes them into the module's buffers."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -15,6 +17,9 @@ from anomaly_lightning.data.samples import pictures_in
 from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.module import AnomalyModule
 
+PIXELS = 8_000_000  # 64 MB; 120 pictures of 256 x 256
+MAPS_AT_ONCE = 16
+
 
 class CalibrationCallback(pl.Callback):
     """Calibrates whenever the validation normals are scored outside of training.
@@ -23,7 +28,7 @@ class CalibrationCallback(pl.Callback):
 
     Args:
         rule: From scores of normals to the threshold.
-        pixel_rule: From the values of all pixels of the normals' maps to the pixel threshold.
+        pixel_rule: From the values of the pixels of the normals' maps to the pixel threshold.
         defects: Folder of labelled defects, for rules that need some (threshold=f1), and for those alone.
     """
 
@@ -44,11 +49,8 @@ class CalibrationCallback(pl.Callback):
             return
         scores, error_maps = pl_module.evaluated()
         calibration = self._fit(scores, trainer, pl_module)
-        maps, _ = pl_module.scoring(error_maps, pl_module.size)
         pl_module.threshold.fill_(calibration.threshold)
-        pl_module.pixel_threshold.fill_(
-            self.pixel_rule.place(pl_module.scoring.pixels(maps).flatten().double().numpy())
-        )
+        pl_module.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(pl_module, error_maps)))
         names = [sample.path for sample in trainer.datamodule.splits.validation]  # type: ignore[attr-defined]
         pl_module.calibration = plain(calibration, pl_module.threshold, names)
         pl_module.calibration["scores"] = scores.tolist()
@@ -70,6 +72,25 @@ class CalibrationCallback(pl.Callback):
             raise CalibrationError(f"labelled_defects: {shared[0]} is a test picture, too ({len(shared)} are).")
         scores = [module(datamodule.transform(read_picture(path))[None].to(module.device))[1] for path in pictures]
         return torch.cat(scores).cpu()
+
+
+def normal_pixels(module: AnomalyModule, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+    """Values of the anomaly maps of normals, (n,) float64.
+
+    All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the pictures.
+
+    Args:
+        module: Whose scoring makes maps.
+        error_maps: (N, h, w) float.
+        limit: Values at most, about.
+    """
+    height, width = module.size
+    step = math.ceil(len(error_maps) * height * width / limit)
+    while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
+        step += 1
+    maps = (module.scoring(chunk, module.size)[0] for chunk in error_maps.split(MAPS_AT_ONCE))
+    chunks = (module.scoring.pixels(chunk).flatten() for chunk in maps)
+    return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
 
 
 def plain(calibration: Calibration, threshold: torch.Tensor, names: list[Path]) -> dict[str, Any]:

@@ -33,14 +33,14 @@ def _reason(error: Exception) -> str:
 class FeatureBatches(IterableDataset[Batch]):
     """Batches of features straight from a store: `features` (B, C, h, w) float32, `label` (B,) bool, `index` (B,).
 
-    In a distributed run each process serves its own share of every epoch's order; the shares are made equally long by
-    repeating pictures, so that all processes take the same number of steps.
+    In a distributed run each process serves its own share of every epoch's order, and of every batch: together they
+    take the steps that one process would. The shares are made equally long by repeating pictures.
 
     Args:
         store: Where the features are.
         rows: (N,) int64, the row of each picture of the set.
         labels: (N,) bool.
-        batch_size: Pictures a batch.
+        batch_size: Pictures a batch, all processes together.
         epoch: The epoch that shuffles, or None for the fixed order.
         seed: Seed of the shuffling.
     """
@@ -56,10 +56,11 @@ class FeatureBatches(IterableDataset[Batch]):
         shared: bool = True,
     ) -> None:
         self.store, self.rows, self.labels = store, rows, labels
-        self.batch_size, self.epoch, self.seed = batch_size, epoch, seed
+        self.epoch, self.seed = epoch, seed
         distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.processes = torch.distributed.get_world_size() if distributed else 1
+        self.batch_size = max(1, batch_size // self.processes)
 
     def __len__(self) -> int:
         return math.ceil(math.ceil(len(self.rows) / self.processes) / self.batch_size)

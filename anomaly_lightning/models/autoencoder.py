@@ -46,6 +46,7 @@ class Autoencoder(Detector):
 
     trainable = True
     power: Tensor  # () float, how much the memory counts
+    steps: Tensor  # () int64, noisy batches so far
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Autoencoder(Detector):
         self.whitening = PositionWhitening(kept, (height, width), self.prior) if self.whiten else None
         self.memory = PatchMemory(kept, self.memory_size, self.seed) if self.memory_size else None
         self.register_buffer("power", torch.tensor(0.0))
+        self.register_buffer("steps", torch.tensor(0))
         self._held, self._held_count = 0.0, 0
 
     def observe(self, features: Tensor) -> None:
@@ -99,8 +101,7 @@ class Autoencoder(Detector):
     def loss(self, features: Tensor) -> Tensor:
         """Mean squared error of features (B, C, h, w) float: () float; noisy input, clean target while training."""
         target = self._pooled(self.moments(features))
-        noisy = target + self.noise * torch.randn_like(target) if self.training and self.noise else target
-        return F.mse_loss(self._rebuilt(noisy), target)
+        return F.mse_loss(self._rebuilt(self._noisy(target) if self.training else target), target)
 
     @torch.no_grad()
     def refine(self, features: Tensor) -> None:
@@ -145,6 +146,14 @@ class Autoencoder(Detector):
         if self.memory is not None and self.power > 0:
             error = error * self.memory(self._patches(standardised)).clamp_min(1e-6) ** self.power
         return error * _rim(error) if self.rim else error
+
+    def _noisy(self, target: Tensor) -> Tensor:
+        """Target (B, C, h', w') float plus noise that depends on seed and step alone, so that a resumed run goes on."""
+        if not self.noise:
+            return target
+        generator = torch.Generator(target.device).manual_seed(1_000_003 * self.seed + int(self.steps))
+        self.steps += 1
+        return target + self.noise * torch.randn(target.shape, generator=generator, device=target.device)
 
     def _pooled(self, standardised: Tensor) -> Tensor:
         return F.avg_pool2d(standardised, self.pool, ceil_mode=True) if self.pool > 1 else standardised

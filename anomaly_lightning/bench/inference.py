@@ -1,0 +1,60 @@
+"""What a prediction costs, stage by stage: decode, resize, backbone, detector, score and map."""
+
+from collections.abc import Sequence
+
+import torch
+
+from anomaly_lightning.bench.timing import Rounds, cycle
+from anomaly_lightning.data.images import read_picture
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.module import AnomalyModule
+
+BASE = "backbone"  # the bare forward of the frozen network up to its last tap
+
+
+@torch.inference_mode()
+def stages(
+    module: AnomalyModule, transform: PictureTransform, samples: Sequence[Sample], size: int, rounds: int, warmup: int
+) -> dict[str, dict[str, float]]:
+    """Figures of each stage and of the whole, see `Rounds.summary`.
+
+    `features` is the backbone with the pooling to one grid; `tensor_to_map` all that follows the resize; `whole` all
+    from the file on disk (in the page cache) to score and map on the CPU.
+
+    Args:
+        module: Fitted; measured on the device that it is on.
+        transform: From picture to `images`.
+        samples: Pictures that take turns.
+        size: Pictures a batch.
+        rounds: How often each stage is measured.
+        warmup: Rounds before that are left out.
+    """
+    module.eval()
+    measured = Rounds(warmup)
+    for chosen in cycle(list(samples), size, rounds + warmup):
+        _round(module, transform, chosen, measured)
+    return measured.summary(BASE, size)
+
+
+def _round(module: AnomalyModule, transform: PictureTransform, chosen: Sequence[Sample], measured: Rounds) -> None:
+    device = module.device
+
+    def settled(result: object) -> object:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # kernels run on after the call returns
+        return result
+
+    pictures = measured.time("decode", lambda: [read_picture(sample.path) for sample in chosen])
+    images = measured.time("resize", lambda: torch.stack([transform(picture) for picture in pictures])).to(device)
+    measured.time(BASE, lambda: settled(module.extractor.backbone(images)))
+    features = measured.time("features", lambda: settled(module.extractor(images)))
+    error_maps = measured.time("detector", lambda: settled(module.detector.error_map(features)))
+    measured.time("score_and_map", lambda: settled(module.scoring(error_maps, module.size)))
+    measured.time("tensor_to_map", lambda: [part.cpu() for part in module(images)])
+
+    def whole() -> object:
+        batch = torch.stack([transform(read_picture(sample.path)) for sample in chosen]).to(device)
+        return [part.cpu() for part in module(batch)]
+
+    measured.time("whole", whole)

@@ -1,0 +1,114 @@
+"""One benchmark from a composed config: trains, measures predictions, compares with the naive loop and a rival."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_lightning import build, run_files
+from anomaly_lightning.bench import inference, training
+from anomaly_lightning.cli import CONFIG_DIR
+from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.session import quieten
+
+
+def measure(cfg: DictConfig) -> dict[str, Any]:
+    """Do what the config says; returns what benchmark.json holds, and writes it."""
+    quieten()
+    rival = _rival(cfg)
+    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
+    pl.seed_everything(cfg.seed, verbose=False)
+    extractor = build.build_extractor(cfg)
+    pictures, resolved = build.build_pictures(cfg, extractor.backbone)
+    data = training.store_data(cfg, pictures, extractor)
+    memory = {"start": run_files.peak_memory_mb()}
+    try:
+        own, module = training.run(training.variant(cfg, "own"), pictures, extractor, data, cfg.test)
+        methods = {_name(module): own}
+        memory["training"] = run_files.peak_memory_mb()
+        predictions = _predictions(cfg, module, pictures)
+        memory["predictions"] = run_files.peak_memory_mb()
+        if rival is not None:
+            methods |= _compare(rival, data)
+    finally:
+        data.store.close()
+        shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
+    figures = {
+        "machine": {**run_files.environment(), "load_average": _load()},
+        "resolved": {"data": resolved.where, "why": resolved.why, **_what(cfg, module, pictures)},
+        "inference": predictions,
+        "training": methods,
+        "naive": _naive(cfg, module, own),
+        "peak_memory_mb": memory,
+    }
+    run_files.write_json(Path(cfg.run_dir) / "benchmark.json", figures)
+    return figures
+
+
+def _rival(cfg: DictConfig) -> DictConfig | None:
+    """Config of the rival's run.
+
+    Raises:
+        UserError: There is no such method.
+    """
+    if cfg.bench.rival is None:
+        return None
+    file = CONFIG_DIR / "model" / f"{cfg.bench.rival}.yaml"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise UserError(f"bench.rival={cfg.bench.rival}: there is no such method. Expected null or one of {there}.")
+    changed = cfg.copy()
+    OmegaConf.set_struct(changed, False)
+    return training.variant(changed, "rival", model=OmegaConf.load(file))
+
+
+def _compare(rival: DictConfig, data: FeatureDataModule) -> dict[str, Any]:
+    parts, module = training.run(rival, data.pictures, data.extractor, data, rival.test)
+    return {f"{_name(module)} (rival)": parts}
+
+
+def _predictions(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> dict[str, Any]:
+    """Stages for one picture and for a batch."""
+    rounds, warmup, samples = cfg.bench.rounds, cfg.bench.warmup, pictures.splits.test or pictures.splits.train
+    sizes = {"single": 1, "batch": cfg.bench.batch_size}
+    measured = {}
+    for name, size in sizes.items():
+        times = inference.stages(module, pictures.transform, samples, size, max(3, rounds // size), warmup)
+        measured[name] = {"pictures": size, "stages": times}
+    return measured
+
+
+def _naive(cfg: DictConfig, module: AnomalyModule, own: dict[str, Any]) -> dict[str, Any] | None:
+    """The naive loop and how many times faster the store is, its build included; None where that makes no sense."""
+    if cfg.bench.naive_epochs == 0 or not module.detector.trainable:
+        return None
+    loop = training.naive(cfg, module.extractor, cfg.bench.naive_epochs, own["epochs"])
+    with_store = own["features_s"] + own["fit_s"]
+    return {**loop, "with_store_s": with_store, "speedup": loop["extrapolated_s"] / with_store}
+
+
+def _what(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> dict[str, Any]:
+    return {
+        "category": str(cfg.category.name),
+        "backbone": module.extractor.backbone.name,
+        "model": module.settings["model"],
+        "features": module.settings["shape"],
+        "image_size": list(pictures.transform.size),
+        "precision": str(cfg.trainer.precision),
+        "counts": pictures.splits.counts(),
+    }
+
+
+def _name(module: AnomalyModule) -> str:
+    return str(module.settings["model"]["_target_"]).split(".")[-2]
+
+
+def _load() -> list[float] | None:
+    """Processes that wanted a CPU in the last 1, 5 and 15 minutes; with more than there are CPUs, times mean little."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None

@@ -1,0 +1,57 @@
+"""The benchmark's figures as tables for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Print all tables."""
+    console = Console()
+    for name, block in figures["inference"].items():
+        console.print(_stages(name, block))
+    console.print(_training(figures))
+    for line in _words(figures):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _stages(name: str, block: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{name}: {block['pictures']} picture(s), milliseconds a picture", title_justify="left")
+    for column in ("stage", "p50", "p95", "p99", "of the backbone", "by CPU time"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, row in block["stages"].items():
+        shown = [f"{row[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
+        table.add_row(stage, *shown, f"{row['ratio']:.2f}", f"{row['cpu_ratio']:.2f}")
+    return table
+
+
+def _training(figures: Mapping[str, Any]) -> Table:
+    methods = figures["training"]
+    table = Table(title="training, seconds", title_justify="left")
+    table.add_column("part")
+    for name in methods:
+        table.add_column(name, justify="right")
+    for part in dict.fromkeys(part for parts in methods.values() for part in parts):
+        values = [parts.get(part) for parts in methods.values()]
+        table.add_row(part, *("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in values))
+    return table
+
+
+def _words(figures: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if (naive := figures["naive"]) is not None:
+        lines.append(
+            f"naive loop: {naive['epoch_s']:.2f} s an epoch, {naive['extrapolated_s']:.0f} s for "
+            f"{naive['extrapolated_to']}; with the store, its build included, {naive['with_store_s']:.0f} s: "
+            f"{naive['speedup']:.1f} times faster"
+        )
+    memory = ", ".join(f"{name} {value:.0f}" for name, value in figures["peak_memory_mb"].items())
+    lines.append(f"peak memory so far, MB: {memory}")
+    machine = figures["machine"]
+    lines.append(
+        f"{machine['hardware']['cpus']} CPUs, {machine['hardware']['torch_threads']} threads, load "
+        f"{machine['load_average']}, torch {machine['versions']['torch']}, Python {machine['versions']['python']}"
+    )
+    return lines

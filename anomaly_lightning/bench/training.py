@@ -1,0 +1,110 @@
+"""What a training run costs, part by part, from a store of features and by the naive loop that has none."""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_lightning import build, fitting, run_files
+from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.results import Results
+
+
+class Stopwatch(pl.Callback):
+    """Notes when the parts of a fit begin.
+
+    Attributes:
+        marks: Seconds of the clock at the start of the fit, after the statistics, and at the start of every epoch.
+    """
+
+    def __init__(self) -> None:
+        self.marks: dict[str, list[float]] = {"fit": [], "train": [], "epoch": []}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The statistics pass follows."""
+        self.marks["fit"].append(time.perf_counter())
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The statistics pass is over."""
+        self.marks["train"].append(time.perf_counter())
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One more epoch begins, and the one before is over with its validation and checkpoints."""
+        self.marks["epoch"].append(time.perf_counter())
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last epoch is over."""
+        self.marks["epoch"].append(time.perf_counter())
+
+    def statistics_s(self) -> float:
+        """Seconds of the statistics pass."""
+        return self.marks["train"][0] - self.marks["fit"][0]
+
+    def epochs_s(self) -> list[float]:
+        """Seconds of each epoch, all that belongs to it included."""
+        starts = self.marks["epoch"]
+        return [after - before for before, after in pairwise(starts)]
+
+
+def variant(cfg: DictConfig, name: str, **changes: Any) -> DictConfig:
+    """The config with a folder of its own below the run's, and some changes by dotted name (`__` for the dot)."""
+    changed = cfg.copy()
+    OmegaConf.update(changed, "run_dir", str(Path(cfg.run_dir) / name))
+    for key, value in changes.items():
+        OmegaConf.update(changed, key.replace("__", "."), value, merge=False, force_add=True)
+    return changed
+
+
+def store_data(cfg: DictConfig, pictures: MVNetDataModule, extractor: FeatureExtractor) -> FeatureDataModule:
+    """Datamodule over a store of this benchmark's own, so that it really is built."""
+    folder = Path(cfg.run_dir) / "cache"
+    store = build.store_for(extractor, pictures.transform, "disk", folder, cfg.cache.dtype)
+    return FeatureDataModule(pictures, extractor, store, workers=max(1, cfg.data.workers))
+
+
+def run(
+    cfg: DictConfig, pictures: MVNetDataModule, extractor: FeatureExtractor, data: pl.LightningDataModule, test: bool
+) -> tuple[dict[str, Any], AnomalyModule]:
+    """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    module = build.build_module(cfg, extractor, pictures.transform)
+    trainer = build.build_trainer(cfg, module.detector.trainable)
+    watch, clock, before = Stopwatch(), run_files.Clock(), getattr(data, "computed", 0)
+    trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
+    with clock.stage("features_s"):
+        data.trainer = trainer
+        data.setup("fit")
+    with clock.stage("fit_s"):
+        fitting.fit(trainer, module, data, None)
+    with clock.stage("calibrate_s"):
+        fitting.finalise(trainer, module, data, Path(cfg.run_dir) / "checkpoints")
+    if test and pictures.splits.test:
+        with clock.stage("test_s"):
+            trainer.test(module, datamodule=data, verbose=False)
+            Results.of(module, pictures.splits.test, pictures.transform).figures(cfg.bootstrap, cfg.seed)
+    epochs = watch.epochs_s()
+    parts = {"statistics_s": watch.statistics_s(), "epoch_s": sum(epochs) / len(epochs), "epochs": len(epochs)}
+    computed = getattr(data, "computed", 0) - before
+    return {**clock.stages, "total_s": clock.total(), **parts, "pictures_computed": computed}, module
+
+
+def naive(cfg: DictConfig, extractor: FeatureExtractor, epochs: int, wanted: int) -> dict[str, Any]:
+    """The loop without a store: pictures decoded and put through the backbone in every epoch.
+
+    Args:
+        cfg: The run's config.
+        extractor: What computes the features.
+        epochs: Epochs that are measured, at least 1.
+        wanted: Epochs that the fit is extrapolated to.
+    """
+    changed = variant(cfg, "naive", cache__mode="off", trainer__max_epochs=epochs)
+    pictures, _ = build.build_pictures(changed, extractor.backbone)
+    parts, _ = run(changed, pictures, extractor, pictures, test=False)
+    extrapolated = parts["fit_s"] + (wanted - epochs) * parts["epoch_s"]
+    return {"epochs": epochs, "epoch_s": parts["epoch_s"], "extrapolated_to": wanted, "extrapolated_s": extrapolated}

@@ -1,0 +1,95 @@
+"""The benchmark's figures: what is there and how ratios are made. Nothing here looks at how fast anything was."""
+
+import json
+
+import numpy as np
+import pytest
+from toy import command, flat
+
+from anomaly_lightning.bench.timing import Rounds, cycle
+
+STAGES = {"decode", "resize", "backbone", "features", "detector", "score_and_map", "tensor_to_map", "whole"}
+FIGURES = {"p50_ms", "p95_ms", "p99_ms", "ratio", "cpu_ratio"}
+FAST = (
+    "debug=fast",
+    "backbone=tiny",
+    "bench.rounds=3",
+    "bench.warmup=1",
+    "bench.batch_size=2",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    place = tmp_path_factory.mktemp("benchmark")
+    ran = command("benchmark", "category=tile", *FAST, "model.memory=50", "run_dir=here", cwd=place)
+    assert ran.code == 0, ran.out
+    return place / "here", json.loads((place / "here" / "benchmark.json").read_text()), ran.out
+
+
+def test_every_stage_has_its_figures_for_one_picture_and_for_a_batch(measured):
+    _folder, figures, _out = measured
+    assert [figures["inference"][name]["pictures"] for name in ("single", "batch")] == [1, 2]
+    for block in figures["inference"].values():
+        assert set(block["stages"]) == STAGES
+        assert all(set(row) == FIGURES for row in block["stages"].values())
+        assert block["stages"]["backbone"]["ratio"] == block["stages"]["backbone"]["cpu_ratio"] == 1
+
+
+def test_training_is_taken_apart_and_compared(measured):
+    _folder, figures, _out = measured
+    own, rival = figures["training"]["autoencoder"], figures["training"]["patchcore (rival)"]
+    assert (own["epochs"], rival["epochs"]) == (2, 1)
+    assert own["pictures_computed"] == sum(figures["resolved"]["counts"].values())
+    assert rival["pictures_computed"] == 0, "the rival is served from the store that was built before"
+    for parts in (own, rival):
+        assert {"features_s", "statistics_s", "fit_s", "calibrate_s", "test_s", "total_s", "epoch_s"} <= set(parts)
+    naive = figures["naive"]
+    assert naive["extrapolated_to"] == own["epochs"]
+    assert naive["with_store_s"] == pytest.approx(own["features_s"] + own["fit_s"])
+    assert naive["speedup"] == pytest.approx(naive["extrapolated_s"] / naive["with_store_s"])
+
+
+def test_machine_and_versions_stand_beside_the_figures(measured):
+    _folder, figures, _out = measured
+    assert {"hardware", "versions", "load_average"} <= set(figures["machine"])
+    assert figures["machine"]["hardware"]["torch_threads"] >= 1
+    assert figures["resolved"]["backbone"] == "tiny"
+    assert list(figures["peak_memory_mb"]) == ["start", "training", "predictions"]
+
+
+def test_the_tables_say_it_too_and_the_store_is_gone(measured):
+    folder, _figures, out = measured
+    for word in (*STAGES, "naive loop", "peak memory", "benchmark.json"):
+        assert word in flat(out)
+    assert not (folder / "cache").exists()
+
+
+def test_no_rival_and_no_naive_loop_for_a_method_without_gradients(tmp_path):
+    ran = command("benchmark", *FAST, "model=pca", "bench.rival=null", "run_dir=here", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    figures = json.loads((tmp_path / "here" / "benchmark.json").read_text())
+    assert list(figures["training"]) == ["pca"]
+    assert figures["naive"] is None
+
+
+def test_an_unknown_rival_is_an_error_before_anything_is_read(tmp_path):
+    ran = command("benchmark", *FAST, "bench.rival=nobody", cwd=tmp_path)
+    assert ran.code != 0
+    assert "bench.rival=nobody" in flat(ran.out)
+    assert "padim" in flat(ran.out)
+
+
+def test_ratios_are_medians_of_the_same_rounds_after_the_warm_up():
+    rounds = Rounds(warmup=1)
+    rounds.durations = {"base": [(9, 9), (1, 2), (2, 2), (4, 4)], "work": [(1, 1), (3, 4), (2, 2), (2, 2)]}
+    figures = rounds.summary("base", pictures=2)["work"]
+    assert figures["ratio"] == 1  # of 3, 1 and 0.5
+    assert figures["cpu_ratio"] == 1  # 8 of 8
+    assert figures["p50_ms"] == 1000  # 2 s for two pictures
+    assert figures["p95_ms"] == pytest.approx(1000 * np.percentile([3, 2, 2], 95) / 2)
+
+
+def test_pictures_take_turns():
+    assert list(cycle([1, 2, 3], 2, 3)) == [[1, 2], [3, 1], [2, 3]]

@@ -1,0 +1,138 @@
+"""Two processes, a second run on the same pictures, and memory that is bounded."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from toy import BARE, COUNTS, composed
+
+from anomaly_lightning import allocator, build
+from anomaly_lightning.callbacks.calibration import normal_pixels
+from anomaly_lightning.cli import PACKAGE
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.session import TrainingSession
+
+SIZE = (12, 10)
+
+
+def run_json(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def scores(folder):
+    with (folder / "predictions.csv").open(newline="") as stream:
+        return {row["path"]: float(row["score"]) for row in csv.DictReader(stream)}
+
+
+def train(place, *overrides):
+    """A run of the train command in a process of its own, for it starts others."""
+    command = [sys.executable, "-m", "anomaly_lightning.train", *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(widget, tmp_path):
+    for name, extra in {"one": (), "two": ("trainer.devices=2", "trainer.strategy=ddp")}.items():
+        out = train(tmp_path, *widget, *BARE, *extra, "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / name}")
+        assert out.count("outputs") == 1, "one process speaks"
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
+    assert list(one) == list(two)
+    # batch statistics are those of half a batch each: the same but for noise
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=0.1)
+    assert np.corrcoef(list(one.values()), list(two.values()))[0, 1] > 0.98
+    assert run_json(tmp_path / "two")["counts"] == COUNTS
+
+
+@pytest.mark.slow
+def test_a_method_without_gradients_says_that_it_takes_one_process(widget, tmp_path):
+    several = ("trainer.devices=2", "trainer.strategy=ddp", "model=padim", f"hydra.run.dir={tmp_path}")
+    chosen = [option for option in widget if not option.startswith("model.")]
+    out = train(tmp_path, *chosen, *BARE, *several)
+    assert "one process does it" in out
+    assert len(scores(tmp_path)) == COUNTS["test_good"] + COUNTS["test_defect"]
+
+
+@pytest.mark.parametrize(("devices", "strategy"), [(1, "auto"), (2, "ddp"), ([0], "auto"), ("auto", "auto")], ids=str)
+def test_one_process_for_methods_without_gradients(devices, strategy, tmp_path):
+    config = composed("trainer.accelerator=cpu", f"trainer.strategy={strategy}", f"run_dir={tmp_path}", *BARE)
+    config.trainer.devices = devices if devices != [0] else [1]
+    changes = build._one_process(config.trainer)
+    assert changes == (
+        {} if strategy == "auto" and devices != "auto" else {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    )
+
+
+def test_a_second_run_on_the_same_pictures_computes_nothing(widget, tmp_path, monkeypatch):
+    seen = []
+    forward = Backbone.forward
+
+    def counted(self, images):
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    cache = f"cache.dir={tmp_path / 'cache'}"
+    changes = {
+        "first": (),
+        "latent": ("model.latent=3",),
+        "threshold": ("threshold=quantile",),
+        "model": ("model=pca",),
+    }
+    for name, change in changes.items():
+        chosen = [option for option in widget if name != "model" or not option.startswith("model.")]
+        config = composed(*chosen, *BARE, *change, cache, "test=false", "reuse=false", f"run_dir={tmp_path / name}")
+        session = TrainingSession(config)
+        seen.clear()
+        session.data.trainer = session.trainer
+        session.data.setup("fit")
+        session._write_run("training")
+        wanted = sum(COUNTS.values()) if name == "first" else 0
+        assert sum(seen) == run_json(tmp_path / name)["pictures_computed"] == wanted, name
+
+
+def test_pixels_of_normals_are_all_of_them_or_evenly_spaced_ones():
+    module = SimpleNamespace(scoring=Scoring(sigma=0.0), size=SIZE)
+    error_maps = torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0))
+    everything = normal_pixels(module, error_maps)
+    np.testing.assert_array_equal(everything, error_maps.flatten().double().numpy())
+    some = normal_pixels(module, error_maps, limit=500)
+    assert 250 < len(some) <= 500
+    assert set(some) <= set(everything)
+    columns = normal_pixels(module, torch.arange(10.0).expand(40, *SIZE).contiguous(), limit=500)
+    assert set(columns) == set(range(10)), "every column is seen"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_freed_memory_is_used_again():
+    script = (
+        "import resource, sys, numpy\n"
+        "from anomaly_lightning.allocator import keep_freed_memory\n"
+        "taken = keep_freed_memory() if sys.argv[1] == 'keep' else True\n"
+        "for _ in range(3): numpy.ones(2**24)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(5): numpy.ones(2**24)\n"
+        "print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    said = {}
+    for mode in ("keep", "plain"):
+        command = [sys.executable, "-c", script, mode]
+        said[mode] = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    if said["keep"][0] == "False":
+        pytest.skip("this C library does not take the setting")
+    assert int(said["keep"][1]) * 10 < int(said["plain"][1])
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert allocator.keep_freed_memory() is False
