@@ -157,8 +157,11 @@ class AnomalyModule(pl.LightningModule):
         self._keep(batch, self.features(batch))
 
     def _keep(self, batch: Batch, features: Tensor) -> None:
-        error_maps = self.detector.error_map(features)
-        _, scores = self.scoring(error_maps, self.size)
+        with torch.autocast(
+            self.device.type, enabled=False
+        ):  # precision is for training: scores are what predict gives
+            error_maps = self.detector.error_map(features)
+            _, scores = self.scoring(error_maps, self.size)
         for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
             self.outputs[index] = (score, error_map)
 

@@ -27,6 +27,7 @@ from anomaly_lightning.watching import Watcher, stopping
 
 logger = logging.getLogger(__name__)
 
+VERDICTS = ("NG", "REVIEW", "OK", "INVALID")
 COLUMNS = ("path", "score", "threshold", "decision", "error", "reason")
 
 
@@ -129,8 +130,9 @@ def predict(cfg: DictConfig) -> int:
             writer.files(picture, prediction, names[path])
             rows.writerow(writer.row(path, prediction))
             stream.flush()  # what was decided stays, should the disk be full at the next picture
+    counted = ", ".join(f"{said[verdict]} {verdict}" for verdict in VERDICTS if said[verdict])
     Console().print(
-        f"{len(pictures)} pictures: {said['NG']} NG, {said['REVIEW']} REVIEW, {said['OK']} OK, {said['INVALID']} INVALID, {failed} unreadable. "
+        f"{len(pictures)} pictures: {counted or 'none scored'}, {failed} unreadable. "
         f"Decisions, heatmaps and masks: {output}",
         soft_wrap=True,
         highlight=False,

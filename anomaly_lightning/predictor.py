@@ -29,7 +29,7 @@ class Prediction:
         decision: Whether the score is above the threshold: the part is called defective.
         anomaly_map: (H, W) float in the picture's own pixels, same unit as the score.
         mask: (H, W) bool, where the map is above the pixel threshold.
-        review: Whether the score is in the band below the threshold (threshold.review_budget) that an operator looks at.
+        review: Whether the score is in the band below the threshold (threshold.review_budget) for an operator.
         invalid: Why the picture is not of the kind that the model knows (its score means nothing then); None if it is.
     """
 

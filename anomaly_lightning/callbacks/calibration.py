@@ -17,7 +17,7 @@ from anomaly_lightning.data.samples import pictures_in
 from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.module import AnomalyModule
 
-PIXELS = 8_000_000  # 64 MB; 120 pictures of 256 x 256
+PIXELS = 4_000_000  # 32 MB; 61 pictures of 256 x 256
 MAPS_AT_ONCE = 16
 
 

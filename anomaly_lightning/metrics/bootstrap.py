@@ -13,7 +13,7 @@ import numpy as np
 from anomaly_lightning.metrics.ranking import Array
 
 LEVEL = (0.025, 0.975)
-_CELLS_AT_ONCE = 4_000_000  # resamples x members held in memory together: 32 MB an array
+_CELLS_AT_ONCE = 500_000  # resamples x members held in memory together: 4 MB an array, of several
 
 
 def stratified_weights(strata: Array, times: int, rng: np.random.Generator) -> Array:

@@ -19,6 +19,7 @@ _AREAS = ("auroc", "average_precision", *AUPRO_LIMITS)
 _AT_THRESHOLD = ("f1", "iou")
 _SKETCH_EDGES = 4096  # a kind, for the figures of sketches
 _BOOTSTRAP_EDGES = 1024  # a kind, for the intervals: far finer than they are wide
+_BOOTSTRAP_CELLS = 2_000_000  # pictures x edges at most, where that leaves some edges: 50 MB an array
 _GOOD = ("", "good")
 
 
@@ -170,7 +171,8 @@ class PixelMetrics:
         """Percentile intervals over resampled pictures, from counts at edges that all pictures share."""
         if not bootstrap:
             return {}
-        edges = pc.shared_edges(self._pictures, _BOOTSTRAP_EDGES)
+        points = max(64, min(_BOOTSTRAP_EDGES, _BOOTSTRAP_CELLS // (2 * len(self._pictures))))
+        edges = pc.shared_edges(self._pictures, points)
         cut = np.nextafter(threshold, np.inf) if threshold is not None else None
         if cut is not None:
             edges = np.unique(np.append(edges, cut))[::-1]

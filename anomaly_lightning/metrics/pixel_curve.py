@@ -15,6 +15,7 @@ from anomaly_lightning.metrics.pictures import ExactPicture, Picture, chosen_val
 from anomaly_lightning.metrics.ranking import Array
 
 AUPRO_LIMITS = {"aupro": 0.3, "aupro_005": 0.05}
+_POOLED = 2_000_000  # values of a kind that edges are chosen from, of all pictures together: 16 MB an array
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Curve:
 
 def exact_curve(pictures: Sequence[ExactPicture]) -> Curve:
     """Every corner of the curve over all pixels; needs one sort of the normal pixels."""
-    normal = np.sort(np.concatenate([picture.normal for picture in pictures]), kind="stable")  # merges sorted runs
+    normal = np.concatenate([picture.normal for picture in pictures])
+    normal.sort(kind="stable")  # merges sorted runs; in place, for there may be many
     anomalous = np.concatenate([picture.anomalous for picture in pictures])
     order = np.argsort(-anomalous, kind="stable")
     values = anomalous[order]
@@ -57,13 +59,16 @@ def exact_curve(pictures: Sequence[ExactPicture]) -> Curve:
 def pooled_normal(pictures: Sequence[ExactPicture]) -> ExactPicture:
     """Good pictures as one, sorted once for all the curves that they stand in."""
     normal = [picture.normal for picture in pictures] or [np.zeros(0, np.float32)]
-    empty = np.zeros(0, normal[0].dtype)
-    return ExactPicture("", 0, np.sort(np.concatenate(normal), kind="stable"), empty, np.zeros(0))
+    together, empty = np.concatenate(normal), np.zeros(0, normal[0].dtype)
+    together.sort(kind="stable")
+    return ExactPicture("", 0, together, empty, np.zeros(0))
 
 
 def shared_edges(pictures: Sequence[Picture], points: int) -> Array:
     """Falling edges that are about evenly filled, by normal pixels and by anomalous ones, (<= 2 * points,)."""
-    kinds = zip(*(picture.spread() for picture in pictures), strict=True)
+    share = max(64, _POOLED // max(1, len(pictures)))  # of each: what is sorted together stays bounded
+    thinned = ([chosen_values(values, share) for values in picture.spread()] for picture in pictures)
+    kinds = zip(*thinned, strict=True)
     halves = [chosen_values(np.sort(np.concatenate(kind)), points) for kind in kinds]
     return np.unique(np.concatenate(halves))[::-1]
 
