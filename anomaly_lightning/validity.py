@@ -41,7 +41,7 @@ FIGURES = {
     "red_green": 2.0,
     "blue_yellow": 2.0,
     "log_aspect": 0.02,
-    "log_height": 0.12,
+    "log_height": 0.08,
     "colours": 0.02,
 }
 WORDS = {
