@@ -157,9 +157,8 @@ class AnomalyModule(pl.LightningModule):
         self._keep(batch, self.features(batch))
 
     def _keep(self, batch: Batch, features: Tensor) -> None:
-        with torch.autocast(
-            self.device.type, enabled=False
-        ):  # precision is for training: scores are what predict gives
+        # Precision is for training; scores are what predict gives.
+        with torch.autocast(self.device.type, enabled=False):
             error_maps = self.detector.error_map(features)
             _, scores = self.scoring(error_maps, self.size)
         for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):

@@ -112,6 +112,18 @@ def test_pixels_of_normals_are_all_of_them_or_evenly_spaced_ones():
     assert set(columns) == set(range(10)), "every column is seen"
 
 
+def test_scores_do_not_depend_on_the_precision_of_the_training(widget, tmp_path):
+    config = composed(*widget, *BARE, "trainer.precision=bf16-mixed", "test=false", f"run_dir={tmp_path}")
+    session = TrainingSession(config)
+    session.run()
+    module = session.module.eval()
+    kept, _ = module.evaluated()
+    validation = session.data.val_dataloader()
+    with torch.no_grad():
+        wanted = [module.scoring(module.detector.error_map(batch["features"]), module.size)[1] for batch in validation]
+    torch.testing.assert_close(kept, torch.cat(wanted))
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_used_again():
     script = (
