@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -104,7 +104,7 @@ def predict(cfg: DictConfig) -> int:
     """Do what the config says; returns how many pictures could not be read."""
     if cfg.watch is not None:
         return watch(cfg)
-    if OmegaConf.is_missing(cfg, "input"):
+    if cfg.input is None:
         raise UserError("Expected input=<picture, folder or quoted glob>, or watch=<folder> for pictures to come.")
     predictor = Predictor.from_checkpoint(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity)
     pictures, base = find_pictures(str(cfg.input))
@@ -146,7 +146,7 @@ def watch(cfg: DictConfig) -> int:
     Returns:
         0: a picture that can't be read is a line, and no failure of the watch.
     """
-    if not OmegaConf.is_missing(cfg, "input"):
+    if cfg.input is not None:
         raise UserError(f"watch={cfg.watch} contradicts input={cfg.input}: state one of them.")
     predictor = Predictor.from_checkpoint(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity)
     folder, output = Path(cfg.watch).expanduser().absolute(), Path(cfg.output).absolute()

@@ -168,7 +168,11 @@ def test_calibration_only_writes_the_modules_state(session):
     made = session()
     made.run()
     callback = next(c for c in made.trainer.callbacks if isinstance(c, CalibrationCallback))
-    assert set(vars(callback)) - {"log", "log_dict"} == {"rule", "pixel_rule", "defects"}  # those two are the Trainer's doing
+    assert set(vars(callback)) - {"log", "log_dict"} == {
+        "rule",
+        "pixel_rule",
+        "defects",
+    }  # those two are the Trainer's doing
     predict_alone, _, _ = load_module(made.folder / "checkpoints" / "best.ckpt")
     assert predict_alone.decide(torch.tensor([0.0, 1e9])).tolist() == [False, True]
 

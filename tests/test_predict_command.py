@@ -56,7 +56,8 @@ def test_a_folder_with_everything_in_it(predict, folder, tmp_path):
             assert name in row["error"]
             continue
         assert row["error"] == ""
-        assert row["decision"] == ("NG" if float(row["score"]) > float(row["threshold"]) else "OK")
+        expected = "NG" if float(row["score"]) > float(row["threshold"]) else "OK"
+        assert row["decision"] == ("INVALID" if row["reason"] else expected)
     for kind in ("heatmaps", "masks", "maps"):
         assert sum(path.is_file() for path in (tmp_path / "out" / kind).rglob("*")) == 5, kind
 
