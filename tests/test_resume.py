@@ -64,7 +64,7 @@ def test_a_killed_run_is_not_mistaken_for_a_finished_one(killed, root, tmp_path)
     assert "NotCalibratedError" in ran.out
 
 
-def test_it_goes_on_in_a_new_folder_and_ends_near_the_uninterrupted_run(killed, uninterrupted, widget, tmp_path):
+def test_it_goes_on_in_a_new_folder_and_ends_as_the_uninterrupted_run(killed, uninterrupted, widget, tmp_path):
     done = checkpoint(killed, "last")["epoch"]
     last = killed / "checkpoints" / "last.ckpt"
     ran = command("train", *widget, *QUIET, f"run_dir={tmp_path}", f"ckpt={last}", cwd=tmp_path)

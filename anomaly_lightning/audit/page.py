@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import torch
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from anomaly_lightning.audit.findings import KINDS, Finding
 from anomaly_lightning.data.images import PictureError, read_picture
 from anomaly_lightning.heatmap import overlay
+from anomaly_lightning.pages import templates
 from anomaly_lightning.scoring import anomaly_map
 
 if TYPE_CHECKING:
@@ -25,13 +25,7 @@ SCALE_SIDE = 256  # maps are drawn at this size before the picture's own
 
 def write_page(path: Path, audit: "Audit") -> None:
     """Write the page, whole or not at all."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anomaly_lightning.audit", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("anomaly_lightning.audit")
     kinds = [(kind, words, [f for f in audit.findings if f.kind == kind]) for kind, words in KINDS.items()]
     text = environment.get_template("audit.html.j2").render(
         category=str(audit.cfg.category.name),

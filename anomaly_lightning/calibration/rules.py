@@ -37,22 +37,28 @@ def _on_scale(scores: Scores, log: bool, place: Callable[[Scores], float]) -> fl
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanStd(Rule):
-    """Mean + k sample standard deviations (n - 1 in the denominator).
+class Deviations(Rule):
+    """What the rules share that add a number of deviations to a middle.
 
     Attributes:
-        k: Number of standard deviations, >= 0.
+        k: Number of (robust) standard deviations, >= 0.
         log: Whether to work on the logarithm of the scores.
     """
 
     k: float = 3.0
     log: bool = False
-    method: ClassVar[str] = "mean_std"
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         super().__post_init__()
         require("k", self.k, lambda k: 0 <= k < math.inf, "a number of standard deviations, 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanStd(Deviations):
+    """Mean + k sample standard deviations (n - 1 in the denominator)."""
+
+    method: ClassVar[str] = "mean_std"
 
     def place(self, scores: Scores) -> float:
         """Threshold for scores (n,)."""
@@ -77,22 +83,10 @@ class Highest(MeanStd):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Robust(Rule):
-    """Median + k * 1.4826 * median absolute deviation: `k` standard deviations of a Gaussian, deaf to odd normals.
+class Robust(Deviations):
+    """Median + k * 1.4826 * median absolute deviation: `k` standard deviations of a Gaussian, deaf to odd normals."""
 
-    Attributes:
-        k: Number of robust standard deviations, >= 0.
-        log: Whether to work on the logarithm of the scores.
-    """
-
-    k: float = 3.0
-    log: bool = False
     method: ClassVar[str] = "robust"
-
-    def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
-        super().__post_init__()
-        require("k", self.k, lambda k: 0 <= k < math.inf, "a number of standard deviations, 0 or more")
 
     def place(self, scores: Scores) -> float:
         """Threshold for scores (n,)."""

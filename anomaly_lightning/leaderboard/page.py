@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-
 from anomaly_lightning.leaderboard.rows import INTERVALS, Row
 from anomaly_lightning.leaderboard.summary import Leaderboard, Method, Summary
+from anomaly_lightning.pages import templates
 
 HEADS = {
     "auroc": "AUROC",
@@ -46,13 +45,7 @@ def render(board: Leaderboard, folder: Path) -> str:
         board: What to show.
         folder: Where the page will lie; its links are relative to it.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anomaly_lightning.leaderboard", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("anomaly_lightning.leaderboard")
     return environment.get_template("leaderboard.html.j2").render(**page_data(board, folder))
 
 

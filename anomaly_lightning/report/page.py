@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from anomaly_lightning.pages import templates
 from anomaly_lightning.report.data import page_data
 from anomaly_lightning.results import Results
 
@@ -35,13 +35,7 @@ def write_report(folder: Path, results: Results | None, metrics: Mapping[str, An
 def render(data: Mapping[str, Any]) -> str:
     """HTML of the page for what `page_data` gives."""
     package = resources.files("anomaly_lightning.report")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anomaly_lightning.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("anomaly_lightning.report")
     files = {name: Markup((package / "static" / f"report.{name}").read_text("utf-8")) for name in ("css", "js")}
     return environment.get_template("report.html.j2").render(**data, **files, json=script_json(data["script"]))
 
