@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.models import patchcore
-from anomaly_lightning.models.patchcore import PatchCore, greedy_k_center, nearest_neighbours
+from anomaly_lightning.models.patchcore import PatchCore, nearest_neighbours
 
 SHAPE = (6, 3, 4)  # channels, height, width
 PLAIN = {"bank": 500, "pool": 500, "projection": None, "neighbourhood": 1, "neighbours": 1}
@@ -27,14 +27,6 @@ def fitted(batches: list[Tensor], **settings: object) -> PatchCore:
 
 def patches(maps: Tensor) -> np.ndarray:
     return maps.double().permute(0, 2, 3, 1).reshape(-1, SHAPE[0]).numpy()
-
-
-def test_greedy_k_center_by_brute_force() -> None:
-    points = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    distances, chosen = cdist(points, points), [0]
-    while len(chosen) < 15:
-        chosen.append(int(distances[:, chosen].min(1).argmax()))
-    assert greedy_k_center(points, 15).tolist() == chosen
 
 
 def test_distance_to_the_whole_bank_is_brute_force() -> None:
@@ -92,20 +84,6 @@ def test_streaming_is_all_at_once(pool: int) -> None:
     at_once = fitted([train], pool=pool, bank=30)
     streamed = fitted(list(train.split(3)), pool=pool, bank=30)
     assert torch.equal(streamed.memory, at_once.memory)
-
-
-def test_the_pool_is_bounded_and_a_fair_sample() -> None:
-    train = torch.arange(400.0).view(100, 1, 2, 2)  # 400 patches, told by their value
-    seen = torch.zeros(400)
-    for seed in range(200):
-        detector = PatchCore(**{**PLAIN, "pool": 40, "bank": 40, "seed": seed})
-        for batch in train.split(7):
-            detector.observe(batch)
-            assert len(detector._patches) <= 40
-        detector.finish()
-        seen[detector.memory.flatten().long()] += 1
-    thirds = seen.view(4, 100).sum(1) / 2000  # each quarter of the stream holds a quarter of the samples
-    assert (thirds - 1).abs().max() < 0.1
 
 
 def test_bank_loads_back_and_nothing_depends_on_the_mode() -> None:

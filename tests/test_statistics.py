@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
 
-from anomaly_lightning.statistics import ChannelMoments, PatchMemory, PositionWhitening, Projection
+from anomaly_lightning.statistics import (
+    ChannelMoments,
+    PatchMemory,
+    PatchSample,
+    PositionWhitening,
+    PrincipalAxes,
+    Projection,
+    greedy_k_center,
+)
 
 SHAPE = (5, 3, 4)  # C, h, w
 
@@ -57,8 +67,47 @@ def test_projection_is_orthonormal_and_passes_few_channels():
     assert Projection(5, 6)(few) is few
 
 
-def whitened(residuals: torch.Tensor, prior: float, held: torch.Tensor | None = None) -> PositionWhitening:
-    whitening = PositionWhitening(SHAPE[0], SHAPE[1:], prior)
+def axes_of(data: torch.Tensor, count: int) -> tuple[PrincipalAxes, ChannelMoments]:
+    axes, moments = PrincipalAxes(SHAPE[0], count), ChannelMoments(SHAPE[0])
+    for batch in data.split(7):
+        axes.observe(batch)
+        moments.observe(batch)
+    moments.finish()
+    axes.finish(moments.std.flatten())
+    return axes, moments
+
+
+def test_principal_axes_are_those_of_sklearn():
+    axes, moments = axes_of(features(30) + 100, 3)  # far from zero, where a single pass could cancel
+    vectors = moments(features(30) + 100).permute(0, 2, 3, 1).reshape(-1, SHAPE[0]).double().numpy()
+    expected = PCA(3).fit(vectors).components_
+    np.testing.assert_allclose(np.abs((axes.axes.double().numpy() * expected).sum(1)), 1, atol=1e-4)
+
+
+def test_coordinates_and_back_are_the_projection_on_the_axes():
+    axes, moments = axes_of(features(30), 4)
+    picture = moments(features(2, seed=3))
+    projector = axes.axes[:2].T @ axes.axes[:2]
+    expected = torch.einsum("cd,bdhw->bchw", projector, picture)
+    torch.testing.assert_close(axes.back(axes(picture, 2)), expected, atol=1e-5, rtol=1e-5)
+    whole, _ = axes_of(features(30), 99)
+    torch.testing.assert_close(whole.back(whole(picture, 99)), picture, atol=1e-5, rtol=1e-5)
+
+
+def test_principal_axes_start_anew_after_finish():
+    axes, moments = axes_of(features(30), 3)
+    axes.observe(features(10, seed=2))
+    axes.finish(moments.std.flatten())
+    alone = PrincipalAxes(SHAPE[0], 3)
+    alone.observe(features(10, seed=2))
+    alone.finish(moments.std.flatten())
+    assert torch.equal(axes.axes, alone.axes)
+
+
+def whitened(
+    residuals: torch.Tensor, prior: float, held: torch.Tensor | None = None, rank: int = SHAPE[0]
+) -> PositionWhitening:
+    whitening = PositionWhitening(SHAPE[0], SHAPE[1:], prior, rank)
     for batch in residuals.split(8):
         whitening.observe(batch)
     if held is not None:
@@ -67,8 +116,8 @@ def whitened(residuals: torch.Tensor, prior: float, held: torch.Tensor | None = 
     return whitening
 
 
-def by_hand(residuals: np.ndarray, prior: float, gamma: float, picture: np.ndarray) -> np.ndarray:
-    """The docstring's formula, position by position, with np.linalg.solve."""
+def by_hand(residuals: np.ndarray, prior: float, gamma: float, picture: np.ndarray, rank: int = SHAPE[0]) -> np.ndarray:
+    """The docstring's formula, position by position, by eigenvectors and np.linalg.solve of whole covariances."""
     count, channels = residuals.shape[:2]
     vectors = residuals.transpose(2, 3, 0, 1).reshape(-1, count, channels)
     products = np.einsum("pbc,pbd->pcd", vectors, vectors)
@@ -76,19 +125,39 @@ def by_hand(residuals: np.ndarray, prior: float, gamma: float, picture: np.ndarr
     common += 1e-3 * np.trace(common) / channels * np.eye(channels)
     scale = np.array([np.trace(np.linalg.solve(common, p)) for p in products]) / (count * channels)
     scale = ((count * scale + 4 * scale.mean()) / (count + 4)) ** gamma
+    root = np.linalg.cholesky(common)
+    inverse = np.linalg.inv(root)
     lengths = []
     for p, r in enumerate(picture.reshape(channels, -1).T):
-        covariance = (products[p] + prior * scale[p] * common) / (count + prior)
+        values, axes = np.linalg.eigh(inverse @ products[p] @ inverse.T)
+        values[: channels - rank] = values[: channels - rank].mean() if rank < channels else 0
+        own = root @ (axes * values) @ axes.T @ root.T
+        covariance = (own + prior * scale[p] * common) / (count + prior)
         lengths.append(np.sqrt(r @ np.linalg.solve(covariance, r) / channels))
     return np.array(lengths).reshape(residuals.shape[2:])
 
 
+@pytest.mark.parametrize("rank", [1, 3, SHAPE[0]])
 @pytest.mark.parametrize("prior", [1.0, 64.0])
-def test_whitening_is_the_mahalanobis_length_with_the_shrunk_covariance(prior):
-    residuals, picture = features(40), features(1, seed=9)
-    found = whitened(residuals, prior)(picture)[0]
-    expected = by_hand(residuals.double().numpy(), prior, 0.0, picture[0].double().numpy())
-    np.testing.assert_allclose(found, expected, rtol=5e-3)  # the factors are rounded to half precision
+def test_whitening_is_the_mahalanobis_length_with_the_shrunk_covariance(prior, rank):
+    residuals, pictures = features(40), features(2, seed=9)
+    found = whitened(residuals, prior, rank=rank)(pictures)
+    for one, picture in zip(found, pictures, strict=True):
+        expected = by_hand(residuals.double().numpy(), prior, 0.0, picture.double().numpy(), rank)
+        np.testing.assert_allclose(one, expected, rtol=1e-3)
+
+
+def test_with_all_directions_the_covariance_of_a_position_is_whole():
+    """At full rank the formula is (S_p + prior * G) / (n + prior), with no eigenvector in it."""
+    residuals, picture = features(40).double().numpy(), features(1, seed=9)[0].double().numpy()
+    vectors = residuals.transpose(2, 3, 0, 1).reshape(-1, 40, SHAPE[0])
+    products = np.einsum("pbc,pbd->pcd", vectors, vectors)
+    common = products.mean(0) / 40
+    common += 1e-3 * np.trace(common) / SHAPE[0] * np.eye(SHAPE[0])
+    rows = picture.reshape(SHAPE[0], -1).T
+    squares = [r @ np.linalg.solve((p + 8 * common) / 48, r) for r, p in zip(rows, products, strict=True)]
+    found = whitened(features(40), 8.0)(features(1, seed=9)).flatten()
+    np.testing.assert_allclose(found, np.sqrt(np.array(squares) / SHAPE[0]), rtol=1e-3)
 
 
 def test_a_position_keeps_its_scale_where_held_out_normals_are_as_small():
@@ -96,7 +165,7 @@ def test_a_position_keeps_its_scale_where_held_out_normals_are_as_small():
     residuals[..., 0] *= 10
     found = whitened(residuals, 64.0, held=residuals)(residuals[:1])[0]
     expected = by_hand(residuals.double().numpy(), 64.0, 1.0, residuals[0].double().numpy())
-    np.testing.assert_allclose(found, expected, rtol=5e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_scales_of_positions_are_not_trusted_where_held_out_normals_are_larger():
@@ -108,44 +177,66 @@ def test_scales_of_positions_are_not_trusted_where_held_out_normals_are_larger()
 
 
 def test_whitening_loads_into_a_fresh_one_and_says_the_same():
-    whitening = whitened(features(20), 8.0)
-    fresh = PositionWhitening(SHAPE[0], SHAPE[1:], 8.0)
+    whitening = whitened(features(20), 8.0, rank=2)
+    fresh = PositionWhitening(SHAPE[0], SHAPE[1:], 8.0, 2)
     assert not fresh.fitted
-    state = whitening.state_dict()
-    assert state["factors"].dtype == torch.float16
-    fresh.load_state_dict(state)
+    fresh.load_state_dict(whitening.state_dict())
+    assert fresh.fitted
     assert torch.equal(fresh(features(3)), whitening(features(3)))
+
+
+def memory_of(data: torch.Tensor, size: int, seed: int = 0) -> PatchMemory:
+    memory = PatchMemory(data.shape[1], size, unit=2.0, seed=seed)
+    for batch in data.split(3):
+        memory.observe(batch)
+    memory.finish()
+    return memory
+
+
+def vectors_of(data: torch.Tensor) -> np.ndarray:
+    return data.permute(0, 2, 3, 1).reshape(-1, data.shape[1]).double().numpy()
 
 
 def test_memory_is_the_distance_to_the_nearest_vector():
     data, pictures = features(2), features(3, seed=5)
-    memory = PatchMemory(SHAPE[0], size=100)
-    memory.observe(data)
-    memory.finish()
-    bank = data.permute(0, 2, 3, 1).reshape(-1, SHAPE[0])
-    vectors = pictures.permute(0, 2, 3, 1).reshape(-1, SHAPE[0])
-    brute = torch.cdist(vectors.double(), bank.double()).amin(1) / SHAPE[0] ** 0.5
-    torch.testing.assert_close(memory(pictures).flatten().double(), brute, atol=1e-4, rtol=1e-4)
-    assert int(memory.count) == len(bank)
+    memory = memory_of(data, 100)
+    brute = cdist(vectors_of(pictures), vectors_of(data)).min(1) / 2**0.5
+    np.testing.assert_allclose(memory(pictures).flatten(), brute, atol=1e-4, rtol=1e-4)
+    assert int(memory.count) == 24
 
 
-def test_memory_samples_evenly_whatever_the_batches():
-    """Each of 600 vectors is kept by 1 in 6 of the memories; the first batch is not preferred."""
+def test_memory_keeps_the_vectors_that_cover_the_others():
+    data = features(30)
+    bank = memory_of(data, 36).bank.double().numpy()  # of 360: all of them are in the sample
+    assert set(map(tuple, bank)) <= set(map(tuple, vectors_of(data)))
+    random = vectors_of(data)[np.random.default_rng(0).permutation(360)[:36]]
+    assert cdist(vectors_of(data), bank).min(1).max() < 0.8 * cdist(vectors_of(data), random).min(1).max()
+
+
+def test_greedy_k_center_by_brute_force():
+    points = torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distances, chosen = cdist(points, points), [0]
+    while len(chosen) < 15:
+        chosen.append(int(distances[:, chosen].min(1).argmax()))
+    assert greedy_k_center(points, 15).tolist() == chosen
+
+
+def test_a_sample_is_even_and_bounded_and_does_not_depend_on_the_batches():
+    """Each of 600 vectors is kept by 1 in 6 of the samples; the first batch is not preferred."""
     data = torch.arange(600.0).view(50, 1, 3, 4)
     kept = np.zeros(600)
     for seed in range(200):
-        memory = PatchMemory(1, size=100, seed=seed)
-        for batch in data.split(3):
-            memory.observe(batch)
-        memory.finish()
-        kept[memory.bank.flatten().long().numpy()] += 1
+        samples = PatchSample(100, seed), PatchSample(100, seed)
+        for sample, size in zip(samples, (3, 50), strict=True):
+            for batch in data.split(size):
+                sample.observe(batch)
+                assert len(sample.vectors) <= 100
+        assert torch.equal(samples[0].vectors.sort(0).values, samples[1].vectors.sort(0).values)
+        kept[samples[0].vectors.flatten().long().numpy()] += 1
     assert kept.sum() == 200 * 100
     assert kept[:300].sum() == pytest.approx(100 * 100, rel=0.05)
     assert kept.max() < 200 / 6 + 6 * np.sqrt(200 / 6 * 5 / 6)
 
 
 def test_unfilled_rows_of_the_memory_are_never_nearest():
-    memory = PatchMemory(SHAPE[0], size=1000)
-    memory.observe(features(1) + 100)
-    memory.finish()
-    assert memory(torch.zeros(1, *SHAPE)).min() > 50
+    assert memory_of(features(1) + 100, 1000)(torch.zeros(1, *SHAPE)).min() > 50

@@ -1,5 +1,6 @@
 """Autoencoder of frozen features, trained to rebuild those of good parts; the error is what it can't rebuild."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.models.base import Detector
-from anomaly_lightning.statistics import ChannelMoments, PatchMemory, PositionWhitening, Projection
+from anomaly_lightning.statistics import ChannelMoments, PatchMemory, PositionWhitening, PrincipalAxes, Projection
 
 FORMS = ("spatial", "pointwise")
 
@@ -19,27 +20,31 @@ class Autoencoder(Detector):
     Two forms. `pointwise` squeezes each position through 1x1 convolutions on its own, the classic of the field
     (Yang et al. 2020, DFR). `spatial` halves the grid in every stage with strided 3x3 convolutions and builds it up
     again, so that a position has to be told by its surroundings; it holds for rotated objects, where the first fails.
+    Either sees and rebuilds the features' coordinates on their leading principal axes (`components`); what lies beside
+    those counts as not rebuilt.
 
     The residual r = features - reconstruction becomes the error in up to three steps, each of which can be left out:
     its mean square over the channels (the plain method), or its Mahalanobis length under the residuals of normals at
-    the same position (`whiten`); times the distance to the nearest of a sample of normal patches, to a power in
-    [0, 1] (`memory`); attenuated at the rim of the grid, where the backbone saw padding (`rim`). The power is the
-    share of the memory's mean square distance of held-out normals below that of standardised noise: where normals
+    the same position (`whiten`); times the distance to the nearest of a coreset of normal patches, to a power in
+    [0, 1] (`memory`); attenuated at the rim of the grid, where the backbone saw padding (`rim`). The power says
+    how far the memory's mean square distance of held-out normals stays below that of standardised noise: where normals
     repeat, the memory counts, where they don't, it is silent.
 
     Args:
         form: "spatial" or "pointwise".
         width: Channels of the hidden layers.
         latent: Channels at the bottleneck.
+        components: Principal axes that the network works on; None = the channels themselves.
         stages: How often `spatial` halves the grid, after `pool`.
         pool: The network works on averages over pool x pool positions; its reconstruction is enlarged bilinearly.
         noise: Standard deviation of Gaussian noise on the standardised input while training (0 = none).
         whiten: Whether residuals are measured by their covariance per position.
         prior: Pictures' worth of the covariance common to all positions in that of each.
-        directions: Most channels that covariance and memory work on; more are projected at random. The covariance
-            takes 4 h w directions^2 bytes (32 x 32 and 128: 67 MB; half of it in a checkpoint), thrice that while
-            fitting.
+        directions: Most channels that the covariance works on; more are projected at random. While fitting it takes
+            4 h w directions^2 bytes (32 x 32 and 128: 67 MB).
+        rank: Directions of its own that the covariance of a position has; 4 h w rank directions bytes (13 MB).
         memory: Patches in the memory, 0 = none.
+        memory_components: Principal axes that the memory works on.
         rim: Whether errors at the rim of the grid are attenuated, by 1/3 at an edge and 5/9 in a corner.
         seed: Of the projection and of the memory's sample.
     """
@@ -53,54 +58,68 @@ class Autoencoder(Detector):
         form: str = "spatial",
         width: int = 128,
         latent: int = 64,
+        components: int | None = 64,
         stages: int = 2,
         pool: int = 2,
         noise: float = 0.25,
         whiten: bool = True,
         prior: float = 64.0,
         directions: int = 128,
+        rank: int = 24,
         memory: int = 2000,
+        memory_components: int = 32,
         rim: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if form not in FORMS:
             raise UserError(f"model.form={form}: expected one of {', '.join(FORMS)}.")
-        if min(width, latent, stages, pool, directions) < 1:
-            raise UserError("model.width, latent, stages, pool and directions must be 1 or more.")
-        if min(noise, prior, memory) < 0:
-            raise UserError("model.noise, prior and memory must be 0 or more.")
+        counts = (width, latent, stages, pool, directions, rank, memory_components)
+        if min(counts) < 1 or (components is not None and components < 1):
+            raise UserError(
+                "model.width, latent, components, stages, pool, directions, rank and memory_components must be "
+                "1 or more."
+            )
+        if min(noise, memory) < 0 or prior <= 0:
+            raise UserError("model.noise and memory must be 0 or more, model.prior more than 0.")
         self.form, self.width, self.latent, self.stages, self.pool = form, width, latent, stages, pool
-        self.noise, self.prior, self.directions, self.rim, self.seed = noise, prior, directions, rim, seed
+        self.noise, self.prior, self.directions, self.rank = noise, prior, directions, rank
+        self.components, self.memory_components, self.rim, self.seed = components, memory_components, rim, seed
         self.whiten, self.memory_size, self.refines = whiten, memory, whiten or memory > 0
 
     def build(self, shape: tuple[int, int, int]) -> None:
         """Make networks and statistics for features of shape (C, h, w)."""
         channels, height, width = shape
         self.moments = ChannelMoments(channels)
+        if self.components is not None and self.components >= channels:
+            self.components = None  # all axes say what the channels say
+        self.axes = PrincipalAxes(channels, max(self.components or 1, self.memory_components))
         self.projection = Projection(channels, self.directions, self.seed)
         if self.form == "pointwise":
-            self.network: nn.Module = _pointwise(channels, self.width, self.latent)
+            self.network: nn.Module = _pointwise(self.components or channels, self.width, self.latent)
         else:
-            self.network = _spatial(channels, self.width, self.latent, self.stages)
-        kept = self.projection.channels
-        self.whitening = PositionWhitening(kept, (height, width), self.prior) if self.whiten else None
-        self.memory = PatchMemory(kept, self.memory_size, self.seed) if self.memory_size else None
+            self.network = _spatial(self.components or channels, self.width, self.latent, self.stages)
+        grid, directions = (height, width), self.projection.channels
+        self.whitening = PositionWhitening(directions, grid, self.prior, self.rank) if self.whiten else None
+        kept = min(self.memory_components, channels)
+        self.memory = PatchMemory(kept, self.memory_size, channels, self.seed) if self.memory_size else None
         self.register_buffer("power", torch.tensor(0.0))
         self.register_buffer("steps", torch.tensor(0))
         self._held, self._held_count = 0.0, 0
 
     def observe(self, features: Tensor) -> None:
-        """Take training features (B, C, h, w) float into the channels' moments."""
+        """Take training features (B, C, h, w) float into the channels' moments and, as averages, into the axes."""
         self.moments.observe(features)
+        self.axes.observe(self._pooled(features))
 
     def finish(self) -> None:
-        """Set the standardisation."""
+        """Set the standardisation and the axes."""
         self.moments.finish()
+        self.axes.finish(self.moments.std.flatten())
 
     def loss(self, features: Tensor) -> Tensor:
         """Mean squared error of features (B, C, h, w) float: () float; noisy input, clean target while training."""
-        target = self.moments(self._pooled(features))  # averages first: the same, on a quarter of the values
+        target = self._coordinates(self.moments(self._pooled(features)))  # averages first: the same, on fewer values
         return F.mse_loss(self._rebuilt(self._noisy(target) if self.training else target), target)
 
     @torch.no_grad()
@@ -108,7 +127,7 @@ class Autoencoder(Detector):
         """Take training features (B, C, h, w) float into the residuals' covariance and the memory."""
         standardised = self.moments(features)
         if self.whitening is not None:
-            self.whitening.observe(self.projection(self._residual(standardised)))
+            self.whitening.observe(self._residual(standardised, self.projection))
         if self.memory is not None:
             self.memory.observe(self._patches(standardised))
 
@@ -117,7 +136,7 @@ class Autoencoder(Detector):
         """Take features (B, C, h, w) float of held-out normals: how far scales and memory are to be trusted."""
         standardised = self.moments(features)
         if self.whitening is not None:
-            self.whitening.observe_held_out(self.projection(self._residual(standardised)))
+            self.whitening.observe_held_out(self._residual(standardised, self.projection))
         if self.memory is not None:
             self.memory.finish()
             self._held += float(self.memory(self._patches(standardised)).square().sum())
@@ -138,11 +157,10 @@ class Autoencoder(Detector):
     def error_map(self, features: Tensor) -> Tensor:
         """Error of features (B, C, h, w) float: (B, h, w) float; see the class for what it is made of."""
         standardised = self.moments(features)
-        residual = self._residual(standardised)
         if self.whitening is not None and self.whitening.fitted:
-            error = self.whitening(self.projection(residual))
+            error = self.whitening(self._residual(standardised, self.projection))
         else:
-            error = residual.square().mean(1)
+            error = self._residual(standardised).square().mean(1)
         if self.memory is not None and self.power > 0:
             error = error * self.memory(self._patches(standardised)).clamp_min(1e-6) ** self.power
         return error * _rim(error) if self.rim else error
@@ -162,21 +180,30 @@ class Autoencoder(Detector):
         """Reconstruction of (B, C, h', w') float, same shape; a decoder doubles sizes, odd ones are cut."""
         return self.network(pooled)[..., : pooled.shape[-2], : pooled.shape[-1]].float()
 
-    def _residual(self, standardised: Tensor) -> Tensor:
-        """Features less their reconstruction: (B, C, h, w) float, by the network in evaluation mode."""
+    def _coordinates(self, standardised: Tensor) -> Tensor:
+        """What the network works on, (B, k, h, w) float of (B, C, h, w) float."""
+        return standardised if self.components is None else self.axes(standardised, self.components)
+
+    def _reconstruction(self, standardised: Tensor) -> Tensor:
+        """Averages (B, C, h', w') float of standardised features, by the network in evaluation mode."""
         was_training = self.network.training
         self.network.eval()
         try:
-            rebuilt = self._rebuilt(self._pooled(standardised))
+            rebuilt = self._rebuilt(self._coordinates(self._pooled(standardised)))
         finally:
             self.network.train(was_training)
+        return rebuilt if self.components is None else self.axes.back(rebuilt)
+
+    def _residual(self, standardised: Tensor, view: Callable[[Tensor], Tensor] = lambda channels: channels) -> Tensor:
+        """Linear `view` of features less their reconstruction: (B, k, h, w) float."""
+        rebuilt = view(self._reconstruction(standardised))  # on the small grid, where it is cheap
         if self.pool > 1:
             rebuilt = F.interpolate(rebuilt, size=standardised.shape[-2:], mode="bilinear", align_corners=False)
-        return standardised - rebuilt
+        return view(standardised) - rebuilt
 
     def _patches(self, standardised: Tensor) -> Tensor:
-        """Averages over 3x3 positions, projected: (B, k, h, w) float; zeros beyond the rim, which tame it."""
-        return self.projection(F.avg_pool2d(standardised, 3, 1, 1))
+        """Averages over 3x3 positions on the leading axes: (B, k, h, w) float; zeros beyond the rim, which tame it."""
+        return F.avg_pool2d(self.axes(standardised, self.memory_components), 3, 1, 1)
 
 
 def _rim(error: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.models.base import Detector
+from anomaly_lightning.statistics import PatchSample, greedy_k_center
 
 DISTANCES_AT_ONCE = 2**22  # entries of one block of the distance matrix: 16 MB in float32
 
@@ -60,40 +61,28 @@ class PatchCore(Detector):
         self.bank, self.pool, self.projection = bank, pool, projection
         self.neighbourhood, self.neighbours, self.seed = neighbourhood, neighbours, seed
         self.register_buffer("memory", torch.empty(0, 0))
-        self._keys, self._patches = torch.empty(0), torch.empty(0)
-        self._generator = torch.Generator()
+        self._sample = PatchSample(pool, seed)
 
     def observe(self, features: Tensor) -> None:
-        """Take patches of (B, C, h, w) float into the pool: those with the highest of random keys drawn per picture."""
-        if len(self._keys) == 0:
-            self._generator.manual_seed(self.seed)
-            self._patches = features.new_empty(0, features.shape[1])
-        patches = self._patches_of(features)
-        size = len(patches) // len(features)
-        keys = torch.cat([torch.rand(size, generator=self._generator, dtype=torch.float64) for _ in features])
-        low = self._keys.min() if len(self._keys) == self.pool else torch.tensor(-1.0)
-        new = keys > low
-        keys = torch.cat((self._keys, keys[new]))
-        patches = torch.cat((self._patches, patches[new.to(patches.device)]))
-        self._keys, kept = keys.topk(min(self.pool, len(keys)))
-        self._patches = patches[kept.to(patches.device)]
+        """Take patches of (B, C, h, w) float into the pool."""
+        self._sample.observe(self._averaged(features))
 
     def finish(self) -> None:
-        """Choose the bank from the pool, and free the pool."""
-        if len(self._keys) == 0:
+        """Choose the bank from the pool, and free the pool; idempotent."""
+        if len(self._sample) == 0:
             return
-        points = self._patches
+        points = patches = self._sample.vectors
         if self.projection is not None and self.projection < points.shape[1]:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(points.shape[1], self.projection, generator=generator)
             points = points @ (directions / self.projection**0.5).to(points)
-        self.memory = self._patches[greedy_k_center(points, min(self.bank, len(points)))].to(self.memory).clone()
-        self._keys, self._patches = torch.empty(0), torch.empty(0)
+        self.memory = patches[greedy_k_center(points, min(self.bank, len(points)))].to(self.memory).clone()
+        self._sample.clear()
 
     def error_map(self, features: Tensor) -> Tensor:
         """Re-weighted distance to the bank: (B, h, w) float for features (B, C, h, w) float."""
         batch, _, height, width = features.shape
-        patches = self._patches_of(features.to(self.memory.dtype))
+        patches = self._averaged(features.to(self.memory.dtype)).permute(0, 2, 3, 1).flatten(0, 2)
         distance, nearest = nearest_neighbours(patches, self.memory)
         errors = distance.view(batch, -1)
         top = errors.argmax(1) + torch.arange(batch, device=errors.device) * errors.shape[1]
@@ -110,35 +99,16 @@ class PatchCore(Detector):
         distances = torch.linalg.vector_norm(patches[:, None] - support, dim=2)
         return 1 - distances.softmax(1)[:, 0]
 
-    def _patches_of(self, features: Tensor) -> Tensor:
-        """Neighbourhood averages of features (B, C, h, w): (B h w, C)."""
+    def _averaged(self, features: Tensor) -> Tensor:
+        """Neighbourhood averages of features (B, C, h, w) float, same shape."""
         side = self.neighbourhood
-        averaged = F.avg_pool2d(features, side, 1, side // 2) if side > 1 else features
-        return averaged.permute(0, 2, 3, 1).flatten(0, 2)
+        return F.avg_pool2d(features, side, 1, side // 2) if side > 1 else features
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Give the bank the size of the one to be loaded."""
         if (stored := state_dict.get(f"{prefix}memory")) is not None:
             self.memory = self.memory.new_empty(stored.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def greedy_k_center(points: Tensor, size: int) -> Tensor:
-    """Indices (size,) of a greedy k-center cover of points (n, d): each next is the farthest from those chosen.
-
-    Starts from the first point. Twice the best possible radius at most (Gonzalez 1985).
-    """
-    chosen = torch.zeros(size, dtype=torch.int64, device=points.device)
-    points = points - points.mean(0)  # inner products of far-off points would cancel
-    norms = points.square().sum(1)
-    closest = torch.full_like(norms, torch.inf)
-    for step in range(size):
-        if step:
-            chosen[step] = closest.argmax()
-        centre = points[chosen[step]]
-        torch.minimum(closest, norms - 2 * (points @ centre) + centre.square().sum(), out=closest)
-        closest[chosen[step]] = -torch.inf
-    return chosen
 
 
 def nearest_neighbours(patches: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:

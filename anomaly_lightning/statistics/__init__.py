@@ -2,7 +2,17 @@
 
 from anomaly_lightning.statistics.memory import PatchMemory
 from anomaly_lightning.statistics.moments import ChannelMoments
+from anomaly_lightning.statistics.principal import PrincipalAxes
 from anomaly_lightning.statistics.projection import Projection
+from anomaly_lightning.statistics.sample import PatchSample, greedy_k_center
 from anomaly_lightning.statistics.whitening import PositionWhitening
 
-__all__ = ["ChannelMoments", "PatchMemory", "PositionWhitening", "Projection"]
+__all__ = [
+    "ChannelMoments",
+    "PatchMemory",
+    "PatchSample",
+    "PositionWhitening",
+    "PrincipalAxes",
+    "Projection",
+    "greedy_k_center",
+]

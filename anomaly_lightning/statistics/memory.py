@@ -1,19 +1,23 @@
-"""A bounded random sample of normal patches, and the distance to the nearest of them."""
+"""A bounded memory of normal patches, and the distance to the nearest of them."""
 
 import torch
 from torch import Tensor, nn
 
+from anomaly_lightning.statistics.sample import PatchSample, greedy_k_center
+
+POOL = 10  # patches of the streamed sample for each that the memory keeps
+
 
 class PatchMemory(nn.Module):
-    """Nearest-neighbour distance to a uniform random sample of all vectors observed.
+    """Nearest-neighbour distance to a coreset of normal patches (Roth et al. 2022).
 
-    The sample streams: every vector draws a key, the `size` largest keys stay (Efraimidis & Spirakis 2006, equal
-    weights), so memory is bounded whatever the number of pictures. A random sample of this size ranks about as well as
-    a greedy coreset (Roth et al. 2022) and costs nothing to fit.
+    A uniform sample of ten times the size streams, so that memory is bounded whatever the number of pictures; of it
+    the greedy k-center coreset is kept, in O(size^2) distances.
 
     Args:
         channels: k, channels of the vectors.
         size: Vectors kept at most.
+        unit: Squared distances are divided by it.
         seed: Of the sample.
     """
 
@@ -21,45 +25,36 @@ class PatchMemory(nn.Module):
     count: Tensor  # () int64
     norms: Tensor  # (size,) squared lengths; infinite where unfilled, so that those are never nearest
 
-    def __init__(self, channels: int, size: int, seed: int = 0) -> None:
+    def __init__(self, channels: int, size: int, unit: float, seed: int = 0) -> None:
         super().__init__()
-        self.size, self.seed = size, seed
+        self.size, self.unit = size, unit
         self.register_buffer("bank", torch.zeros(size, channels))
         self.register_buffer("norms", torch.full((size,), torch.inf))
         self.register_buffer("count", torch.tensor(0))
-        self._reset()
+        self._sample = PatchSample(POOL * size, seed)
 
-    def _reset(self) -> None:
-        self._keys, self._vectors = torch.empty(0), torch.empty(0)
-        self._generator = torch.Generator().manual_seed(self.seed)
-
-    def observe(self, features: Tensor) -> None:
+    def observe(self, patches: Tensor) -> None:
         """Take the vectors of (B, k, h, w) float into the sample."""
-        vectors = features.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, k)
-        keys = torch.rand(len(vectors), generator=self._generator).to(vectors.device)
-        best = keys.topk(min(self.size, len(keys))).indices
-        if len(self._keys):
-            keys, vectors = torch.cat([self._keys, keys[best]]), torch.cat([self._vectors, vectors[best]])
-            best = keys.topk(min(self.size, len(keys))).indices
-        self._keys, self._vectors = keys[best], vectors[best]
+        self._sample.observe(patches)
 
     def finish(self) -> None:
-        """Put the sample into the bank."""
-        filled = len(self._keys)
-        if filled == 0:
+        """Choose the bank from the sample, and free that; idempotent."""
+        if len(self._sample) == 0:
             return
+        vectors = self._sample.vectors
+        filled = min(self.size, len(vectors))
         self.bank.zero_()
-        self.bank[:filled] = self._vectors
+        self.bank[:filled] = vectors[greedy_k_center(vectors, filled)]
         self.norms.fill_(torch.inf)
-        self.norms[:filled] = self._vectors.square().sum(1)
+        self.norms[:filled] = self.bank[:filled].square().sum(1)
         self.count.fill_(filled)
-        self._reset()
+        self._sample.clear()
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Distance of every vector to its nearest in the bank, per channel: (B, h, w) float of (B, k, h, w) float."""
-        batch, channels, height, width = features.shape
-        distances = features.new_empty(batch, height * width)
-        for row, picture in enumerate(features.flatten(2).transpose(1, 2)):  # (h w, k), one picture bounds the memory
+    def forward(self, patches: Tensor) -> Tensor:
+        """Distance of every vector to its nearest in the bank, over sqrt(unit): (B, h, w) float of (B, k, h, w)."""
+        batch, _, height, width = patches.shape
+        distances = patches.new_empty(batch, height * width)
+        for row, picture in enumerate(patches.flatten(2).transpose(1, 2)):  # (h w, k), one picture bounds the memory
             nearest = torch.addmm(self.norms, picture, self.bank.T, alpha=-2).amin(1)
             distances[row] = nearest + picture.square().sum(1)
-        return (distances.clamp_min(0) / channels).sqrt().view(batch, height, width)
+        return (distances.clamp_min(0) / self.unit).sqrt().view(batch, height, width)

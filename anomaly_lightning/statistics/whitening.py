@@ -10,32 +10,43 @@ SCALE_PRIOR = 4  # pictures' worth of the average position in the scale of each
 class PositionWhitening(nn.Module):
     """Mahalanobis length of residuals with a covariance per position, shrunk towards the one common to all positions.
 
-    With S_p the sum of outer products of the n observed residuals at position p and G the common covariance, the
-    covariance of a position is (S_p + prior * s_p^gamma * G) / (n + prior): `prior` pictures' worth of G at the scale
-    of that position. gamma, in [0, 1], says how far a position's own scale is trusted: (the observed residuals' mean
-    square / that of held-out normals')^4, both whitened by G. Where objects move, the held-out residuals are larger
-    than the observed ones and the scale of a position means little.
+    In coordinates y in which the common covariance is the identity, with A_p the sum of outer products of the n
+    observed residuals at position p, the covariance of a position is (A_p + prior * s_p^gamma * I) / (n + prior):
+    `prior` pictures' worth of the common one at the scale s_p of that position. Of A_p the `rank` leading directions
+    u_i are kept, the others share their mean variance (probabilistic PCA, Tipping & Bishop 1999): one position then
+    costs rank * k numbers in place of k^2, and few of them could be told from few pictures anyway.
+
+    gamma, in [0, 1], says how far a position's own scale is trusted: (the observed residuals' mean square / that of
+    held-out normals')^4. Where objects move, the held-out residuals are larger than the observed ones and the scale of
+    a position means little.
 
     Args:
         channels: k, channels of the residual.
         grid: (h, w).
         prior: Weight of the common covariance, in pictures.
+        rank: Directions of its own that a position has, at most k.
     """
 
-    factors: Tensor  # (h w, k, k) float32, W with W' W = covariance^-1; empty before `finish`
+    factor: Tensor  # (k, k), y = factor @ residual
+    floors: Tensor  # (h w, 1), weight of |y|^2, all directions alike
+    axes: Tensor  # (h w, rank, k), sqrt(weight_i) u_i: what |axes y|^2 takes off again, for variance known to be normal
 
-    def __init__(self, channels: int, grid: tuple[int, int], prior: float) -> None:
+    def __init__(self, channels: int, grid: tuple[int, int], prior: float, rank: int) -> None:
         super().__init__()
-        self.channels, self.positions, self.prior = channels, grid[0] * grid[1], prior
+        self.channels, self.positions, self.prior, self.rank = channels, grid[0] * grid[1], prior, min(rank, channels)
         # Large, and of no use before the end of the fit: empty until then, so that checkpoints in between stay small.
-        self.register_buffer("factors", torch.empty(0))
+        for name in ("factor", "floors", "axes"):
+            self.register_buffer(name, torch.empty(0))
+        self._forget()
+
+    def _forget(self) -> None:
         self._products, self._count = torch.empty(0), 0
         self._held, self._held_count = torch.empty(0), 0
 
     @property
     def fitted(self) -> bool:
-        """Whether `finish` has set the factors."""
-        return self.factors.numel() > 0
+        """Whether `finish` has set the buffers."""
+        return self.axes.numel() > 0
 
     def observe(self, residuals: Tensor) -> None:
         """Take residuals (B, k, h, w) float of training normals into the outer products of each position."""
@@ -54,24 +65,31 @@ class PositionWhitening(nn.Module):
         self._held_count += vectors.shape[1]
 
     def finish(self) -> None:
-        """Set the factors, by Cholesky in blocks of positions, and free the sums."""
+        """Set the buffers, in blocks of positions, and free the sums; idempotent."""
         if self._count == 0:
             return
         common = self._products.mean(0) / self._count
         common.diagonal().add_(1e-3 * common.diagonal().mean().clamp_min(1e-12))
-        precision = torch.cholesky_inverse(torch.linalg.cholesky(common))
+        self.factor = _inverse_factor(common)
+        precision = self.factor.T @ self.factor
         scale = (self._products * precision).sum((1, 2)) / (self._count * self.channels)  # (h w,)
         gamma = self._trust(float(scale.mean()), precision)
         scale = ((self._count * scale + SCALE_PRIOR * scale.mean()) / (self._count + SCALE_PRIOR)) ** gamma
-        factors = torch.empty_like(self._products)
-        for start in range(0, self.positions, POSITIONS_AT_ONCE):
-            block = slice(start, start + POSITIONS_AT_ONCE)
-            shrunk = self._products[block] + self.prior * scale[block, None, None] * common
-            # Rounded to what a checkpoint holds, so that a loaded detector says exactly what this one says.
-            factors[block] = _inverse_factor(shrunk / (self._count + self.prior)).half().float()
-        self.factors = factors
-        self._products, self._count = torch.empty(0), 0
-        self._held, self._held_count = torch.empty(0), 0
+        pairs = zip(self._products.split(POSITIONS_AT_ONCE), scale.split(POSITIONS_AT_ONCE), strict=True)
+        floors, axes = zip(*(self._own(*pair) for pair in pairs), strict=True)
+        self.floors, self.axes = torch.cat(floors), torch.cat(axes)
+        self._forget()
+
+    def _own(self, products: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """`floors` (P, 1) and `axes` (P, rank, k) of positions with products (P, k, k) and scale (P,)."""
+        values, vectors = torch.linalg.eigh(self.factor @ products @ self.factor.T)  # ascending
+        prior = self.prior * scale[:, None]  # (P, 1)
+        leading, others = values[:, -self.rank :], values[:, : -self.rank]
+        common = prior + others.sum(1, keepdim=True) / max(1, others.shape[1])
+        unit = (self._count + self.prior) / self.channels
+        floors = unit / common.clamp_min(1e-12)
+        weights = (floors - unit / (leading + prior).clamp_min(1e-12)).clamp_min(0)  # (P, rank)
+        return floors, (weights.sqrt()[:, None] * vectors[..., -self.rank :]).transpose(1, 2).contiguous()
 
     def _trust(self, observed: float, precision: Tensor) -> float:
         """gamma, from the whitened mean square of observed and held-out residuals; 0 without held-out ones."""
@@ -83,23 +101,22 @@ class PositionWhitening(nn.Module):
     def forward(self, residuals: Tensor) -> Tensor:
         """Mahalanobis length of residuals (B, k, h, w) float, per channel: (B, h, w) float, about 1 on normals."""
         batch, _, height, width = residuals.shape
-        vectors = residuals.flatten(2).permute(2, 1, 0)  # (h w, k, B)
-        whitened = torch.bmm(self.factors, vectors)
-        return whitened.square().mean(1).sqrt().T.reshape(batch, height, width)
-
-    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}factors"] = self.factors.half()
+        squares = residuals.new_empty(batch, height * width)
+        for row, picture in enumerate(residuals.flatten(2)):  # (k, h w); one picture bounds the memory
+            vectors = (self.factor @ picture).T  # (h w, k)
+            # One product per position: as a sum of products it costs a sixth of what a batched multiplication takes.
+            own = (self.axes * vectors[:, None]).sum(2).square().sum(1)
+            squares[row] = self.floors[:, 0] * vectors.square().sum(1) - own
+        return squares.clamp_min(0).sqrt().view(batch, height, width)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        stored = state_dict.get(f"{prefix}factors")
-        if stored is not None:
-            self.factors = torch.empty(stored.shape, device=self.factors.device)
+        for name in ("factor", "floors", "axes"):
+            if (stored := state_dict.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.empty(stored.shape, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _inverse_factor(covariance: Tensor) -> Tensor:
-    """W (P, k, k) lower triangular with W' W = covariance^-1; Cholesky, never a batched inverse."""
+    """W (k, k) lower triangular with W' W = covariance^-1."""
     factor = torch.linalg.cholesky(covariance)
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    return torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
