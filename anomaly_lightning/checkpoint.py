@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from anomaly_lightning.data.transforms import PictureTransform
-from anomaly_lightning.errors import CheckpointError
+from anomaly_lightning.errors import CheckpointError, NotCalibratedError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.models.base import Detector
-from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.module import FROZEN, AnomalyModule
 from anomaly_lightning.roi import RegionScoring, Roi
 from anomaly_lightning.scoring import Scoring
 
@@ -83,9 +83,12 @@ def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, P
 
     Raises:
         CheckpointError: The file can't be used; the message says why.
+        NotCalibratedError: Its run has not come to the calibration.
     """
     content = read_checkpoint(path)
     settings = content[KEY]
+    if not any(name.startswith(FROZEN) for name in content["state_dict"]):
+        raise NotCalibratedError  # written while fitting
     try:
         backbone = Backbone(**{**settings["backbone"], "weights": RANDOM, "pretrained": None})
         extractor = FeatureExtractor(backbone, **settings["features"])

@@ -20,6 +20,12 @@ class CheckpointError(UserError):
 class NotCalibratedError(UserError):
     """A decision was asked of a module whose threshold was never fitted."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "This model has no threshold yet: its run ended before the calibration on validation normals. "
+            "Finish it (train with ckpt=<its last.ckpt>), or use the best.ckpt of a finished run."
+        )
+
 
 class CalibrationError(UserError):
     """The scores of the normals can't give the threshold that was asked for."""

@@ -32,6 +32,7 @@ def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.Lightnin
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
     if best is not None and best.best_model_path:
         state = torch.load(best.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
+        module.complete(state)
         module.load_state_dict(state)
     module.to(trainer.strategy.root_device)
     module.refine()

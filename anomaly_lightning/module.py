@@ -9,13 +9,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anomaly_lightning.errors import NotCalibratedError
+from anomaly_lightning.errors import CheckpointError, NotCalibratedError
 from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.store import DTYPES
 from anomaly_lightning.models.base import Detector
 from anomaly_lightning.scoring import Scoring
 
 Batch = dict[str, Tensor]
+FROZEN = "extractor."  # of the names in a state dict
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 
 
@@ -69,8 +70,34 @@ class AnomalyModule(pl.LightningModule):
         self.calibration = dict(state["calibration"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the settings into the checkpoint (read by `checkpoint.load_module`)."""
+        """Put the settings into the checkpoint (read by `checkpoint.load_module`).
+
+        While fitting, the frozen backbone is left out: most of the bytes, written anew after every epoch.
+        """
         checkpoint["anomaly_lightning"] = self.settings
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put this module's own backbone into a checkpoint that was written while fitting.
+
+        Raises:
+            CheckpointError: The checkpoint's features come from other weights.
+        """
+        there = checkpoint.get("anomaly_lightning", {}).get("weights_sha256")
+        if there != (here := self.settings.get("weights_sha256")):
+            raise CheckpointError(
+                f"ckpt: the interrupted run had a backbone with the weights {there}, this one has {here}. Expected the "
+                "same: state its backbone and backbone.weights (see its run.json)."
+            )
+        self.complete(checkpoint["state_dict"])
+
+    def complete(self, state: dict[str, Any]) -> None:
+        """Add this module's frozen backbone to a state dict that lacks it."""
+        for name, value in self.state_dict().items():
+            if name.startswith(FROZEN):
+                state.setdefault(name, value)
 
     @property
     def feature_dtype(self) -> torch.dtype:
@@ -95,10 +122,7 @@ class AnomalyModule(pl.LightningModule):
             NotCalibratedError: No threshold has been fitted.
         """
         if torch.isnan(self.threshold):
-            raise NotCalibratedError(
-                "This model has no threshold yet: its run ended before the calibration on validation normals. "
-                "Finish it (train with ckpt=<its last.ckpt>), or use the best.ckpt of a finished run."
-            )
+            raise NotCalibratedError
         return scores > self.threshold
 
     def configure_optimizers(self) -> Optimizer | None:

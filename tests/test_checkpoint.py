@@ -64,8 +64,19 @@ def test_what_was_trained_is_what_is_loaded(checkpoint, content):
     assert module.extractor.backbone.weights_sha256 == settings["weights_sha256"]
 
 
-def test_an_uncalibrated_model_refuses_to_decide_by_name(run_folder):
-    module, transform, _ = load_module(run_folder / "checkpoints" / "last.ckpt")
+def test_a_checkpoint_from_within_the_fit_lacks_the_frozen_backbone_and_is_refused_by_name(run_folder, checkpoint):
+    last = run_folder / "checkpoints" / "last.ckpt"
+    names = torch.load(last, weights_only=True)["state_dict"]
+    assert any(name.startswith("detector.") for name in names)
+    assert not any(name.startswith("extractor.") for name in names)
+    assert any(name.startswith("extractor.") for name in torch.load(checkpoint, weights_only=True)["state_dict"])
+    with pytest.raises(NotCalibratedError, match=r"best\.ckpt of a finished run"):
+        load_module(last)
+
+
+def test_an_uncalibrated_model_refuses_to_decide_by_name(checkpoint):
+    module, transform, _ = load_module(checkpoint)
+    module.threshold.fill_(torch.nan)
     with pytest.raises(NotCalibratedError, match="no threshold yet"):
         module.decide(torch.zeros(2))
     with pytest.raises(NotCalibratedError, match=r"best\.ckpt of a finished run"):

@@ -97,7 +97,9 @@ def test_the_threshold_is_that_of_the_best_weights_on_the_validation_normals(ses
     best = torch.load(watched, weights_only=True)["state_dict"]
     path = finalise(trainer, module, data, made.folder / "checkpoints")
     loaded, transform, _ = load_module(path)
-    assert all(torch.equal(value, best[name]) for name, value in loaded.named_parameters())
+    trained = dict(loaded.detector.named_parameters(prefix="detector"))
+    assert trained
+    assert all(torch.equal(value, best[name]) for name, value in trained.items())
     images = torch.stack([data.pictures.dataset("validation")[i]["images"] for i in range(3)])
     with torch.no_grad():
         maps, scores = loaded(images)
