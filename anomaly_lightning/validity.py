@@ -51,7 +51,10 @@ FIGURES = {
 }
 _UPWARDS = ("dark", "bright", "colours", *(f"log_calm_{name}" for name in TEXTURES))
 _DOWNWARDS = tuple(f"log_{name}" for name in TEXTURES)
-_GREY_STEP = 1.0  # squared levels: texture below it is rounding and compression
+# Texture that says nothing, in squared levels: what rounding makes, where there is less of it; what a sensor's noise of
+# 3 grey levels makes (6 is the sum of the squared weights 1, -2, 1), where there is more.
+_ROUNDING = 1.0
+_SENSOR_NOISE = 6 * 3.0**2
 WORDS = {
     ("brightness", -1): "too dark",
     ("brightness", 1): "overexposed",
@@ -189,7 +192,8 @@ _HIGHEST = np.array([0.0 if name in _DOWNWARDS else np.inf for name in FIGURES])
 def _figures(s: Statistics, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
     """The figures of one picture, (F,), in the order of `FIGURES`."""
     colours = np.sqrt(((np.sqrt(np.array(s.histogram)) - np.sqrt(histogram)) ** 2).sum() / 6)  # Hellinger, in [0, 1]
-    texture = np.log(np.array([*s.texture, *s.calm]) + _GREY_STEP)
+    texture = np.log(np.array(s.texture) + _ROUNDING)
+    calm = np.log(np.array(s.calm) + _SENSOR_NOISE)
     return np.array(
         [
             s.brightness,
@@ -202,6 +206,7 @@ def _figures(s: Statistics, histogram: NDArray[np.float64]) -> NDArray[np.float6
             np.log(s.height),
             colours,
             *texture,
+            *calm,
         ],
         dtype=np.float64,
     )
