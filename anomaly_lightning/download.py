@@ -114,7 +114,8 @@ def _fetch(cfg: DictConfig, archive: Path, name: str, console: Console) -> None:
 
 def _by_hand(cfg: DictConfig, name: str) -> str:
     return (
-        f"By hand: open {cfg.page}, fetch the archive of {name} (or of all), then run "
+        f"By hand: open {cfg.page}, fetch the archive of {name}, or that of all from {cfg.whole.address} "
+        f"({cfg.whole.megabytes} MB, sha256 {cfg.whole.sha256}), then run "
         f"python -m anomaly_lightning.download category={cfg.category} root={cfg.root} archive=<the file>. "
         f"Or state the new address: archives.{name}.address=https://..."
     )

@@ -1,9 +1,13 @@
 """Whether a picture is one of the kind that a model was trained on, by simple statistics: the verdict INVALID.
 
 A camera that is covered, blinded, out of focus, or pointed at another product gives pictures on which neither OK nor NG
-means anything. The check knows no network: it compares brightness, contrast, sharpness, colours and size with those of
-the normals. Each figure has its own range: the median, and how far the normals reach to either side, at least 4 robust
-standard deviations. A picture's distance is that of its worst figure, 1 at the end of the range. The limit comes from
+means anything. The check knows no network: it compares brightness, contrast, texture, colours and size with those of
+the normals. Texture is looked at on three scales and in two directions: a blur takes from the fine ones, a motion from
+those along it, noise adds to them, another product has others. Less texture counts over the whole picture, more of it
+in its calmer half alone: noise is everywhere, a defect is not, and a defect must not be called INVALID.
+
+Each figure has its own range: the median, and how far the normals reach to either side, at least 4 robust standard
+deviations. A picture's distance is that of its worst figure, 1 at the end of the range. The limit comes from
 cross-fitting: each normal is measured against ranges that it had no part in, and the limit lies above the largest
 distance so found, by a margin. For pictures drawn like the normals, the share that is refused is then at most about
 1 / (n + 1): the conformal bound, without the margin.
@@ -21,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_lightning.data.images import read_picture
-from anomaly_lightning.data.statistics import TINY, Statistics, picture_statistics
+from anomaly_lightning.data.statistics import TEXTURES, Statistics, picture_statistics
 from anomaly_lightning.errors import CheckpointError
 
 FEWEST = 8  # normals; below that no spread can be told
@@ -35,15 +39,22 @@ LEAST_REACH = 4.0  # robust standard deviations that the normals reach to either
 FIGURES = {
     "brightness": 3.0,
     "log_contrast": 0.06,
-    "log_sharpness": 0.12,
     "dark": 0.02,
     "bright": 0.02,
     "red_green": 2.0,
     "blue_yellow": 2.0,
     "log_aspect": 0.02,
-    "log_height": 0.08,
+    "log_height": 0.07,  # half the size is another setting of the camera: 4 * 0.07 * 2.4 < log(2)
     "colours": 0.02,
+    **{f"log_{name}": 0.12 for name in TEXTURES},
+    **{f"log_calm_{name}": 0.12 for name in TEXTURES},
 }
+_UPWARDS = ("dark", "bright", "colours", *(f"log_calm_{name}" for name in TEXTURES))
+_DOWNWARDS = tuple(f"log_{name}" for name in TEXTURES)
+# Texture that says nothing, in squared levels: what rounding makes, where there is less of it; what a sensor's noise of
+# 3 grey levels makes (6 is the sum of the squared weights 1, -2, 1), where there is more.
+_ROUNDING = 1.0
+_SENSOR_NOISE = 6 * 3.0**2
 WORDS = {
     ("brightness", -1): "too dark",
     ("brightness", 1): "overexposed",
@@ -51,8 +62,8 @@ WORDS = {
     ("bright", 1): "overexposed",
     ("log_contrast", -1): "no contrast",
     ("log_contrast", 1): "too much contrast",
-    ("log_sharpness", -1): "blurred",
-    ("log_sharpness", 1): "noisy, or another product",
+    **{(name, -1): "blurred, or another product" for name in _DOWNWARDS},
+    **{(f"log_calm_{name}", 1): "noisy, or another product" for name in TEXTURES},
     ("red_green", -1): "other colours",
     ("red_green", 1): "other colours",
     ("blue_yellow", -1): "other colours",
@@ -121,18 +132,22 @@ class Validity:
     def reason(self, statistics: Statistics) -> str | None:
         """Why a picture is not one of this kind; None where it is."""
         signed = self._signed(statistics)
-        worst = int(np.abs(signed).argmax())
-        if abs(signed[worst]) <= self.limit:
+        distances = np.abs(signed)
+        if distances.max() <= self.limit:
             return None
         if statistics.dark >= BLACK and self.middle[_DARK] < BLACK:
             return "black"
         if statistics.bright >= WHITE and self.middle[_BRIGHT] < WHITE:
             return "overexposed"
+        # Another size changes the texture too, so that it has the first word.
+        worst = int(distances[_SIZES].argmax()) + _SIZES.start
+        if distances[worst] <= self.limit:
+            worst = int(distances.argmax())
         name = list(FIGURES)[worst]
         words = WORDS.get((name, int(np.sign(signed[worst]))), "far off the training pictures")
         if name in ("log_aspect", "log_height"):
             return f"{words}: {statistics.width}x{statistics.height}"
-        return f"{words} ({abs(signed[worst]):.1f} times the normals' range, limit {self.limit:.1f})"
+        return f"{words} ({distances[worst]:.1f} times the normals' range, limit {self.limit:.1f})"
 
     def plain(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
@@ -155,12 +170,10 @@ class Validity:
         return cls(**lists, limit=float(values["limit"]), normals=int(values["normals"]))
 
     def _signed(self, statistics: Statistics) -> NDArray[np.float64]:
-        """Signed distances (F,); shares and the colour distance count upwards only."""
+        """Signed distances (F,); some figures count to one side only."""
         offset = _figures(statistics, np.array(self.histogram)) - np.array(self.middle)
         signed = np.asarray(offset / np.where(offset < 0, np.array(self.below), np.array(self.above)))
-        one_sided = [_DARK, _BRIGHT, _COLOURS]
-        signed[one_sided] = np.maximum(signed[one_sided], 0)
-        return signed
+        return np.clip(signed, _LOWEST, _HIGHEST)
 
 
 def fit_validity(normals: Sequence[Path], seed: int = 0) -> Validity | None:
@@ -170,15 +183,31 @@ def fit_validity(normals: Sequence[Path], seed: int = 0) -> Validity | None:
         return Validity.fit(list(pool.map(lambda path: picture_statistics(read_picture(path)), chosen)))
 
 
-_DARK, _BRIGHT, _COLOURS = (list(FIGURES).index(name) for name in ("dark", "bright", "colours"))
+_DARK, _BRIGHT = (list(FIGURES).index(name) for name in ("dark", "bright"))
+_SIZES = slice(list(FIGURES).index("log_aspect"), list(FIGURES).index("log_height") + 1)
+_LOWEST = np.array([0.0 if name in _UPWARDS else -np.inf for name in FIGURES])
+_HIGHEST = np.array([0.0 if name in _DOWNWARDS else np.inf for name in FIGURES])
 
 
 def _figures(s: Statistics, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
     """The figures of one picture, (F,), in the order of `FIGURES`."""
     colours = np.sqrt(((np.sqrt(np.array(s.histogram)) - np.sqrt(histogram)) ** 2).sum() / 6)  # Hellinger, in [0, 1]
-    logs = np.log([s.contrast + 1, s.sharpness + TINY, s.width / s.height, s.height])
+    texture = np.log(np.array(s.texture) + _ROUNDING)
+    calm = np.log(np.array(s.calm) + _SENSOR_NOISE)
     return np.array(
-        [s.brightness, logs[0], logs[1], s.dark, s.bright, s.red_green, s.blue_yellow, logs[2], logs[3], colours],
+        [
+            s.brightness,
+            np.log(s.contrast + 1),
+            s.dark,
+            s.bright,
+            s.red_green,
+            s.blue_yellow,
+            np.log(s.width / s.height),
+            np.log(s.height),
+            colours,
+            *texture,
+            *calm,
+        ],
         dtype=np.float64,
     )
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -64,7 +65,8 @@ def config(root: Path, *overrides: str) -> DictConfig:
 
 
 def addresses(base: str) -> list[str]:
-    return [f"archives.{name}.address={base}/{name}.tar.xz" for name in NAMES]
+    stated = {name: (f"address={base}/{name}.tar.xz", "sha256=null") for name in NAMES}
+    return [f"archives.{name}.{value}" for name, values in stated.items() for value in values]
 
 
 def run(cfg: DictConfig) -> tuple[list[Path], str]:
@@ -109,7 +111,8 @@ def test_a_dead_address_says_how_to_do_it_by_hand(tmp_path, base):
     dead = f"archives.leather.address={base}/gone.tar.xz"
     with pytest.raises(DataError) as caught:
         run(config(tmp_path, "category=leather", dead))
-    for words in ("404", "the address is dead", "mvtec.com", "archive=<the file>", "archives.leather.address=https://"):
+    by_hand = ("mvtec.com", "mvtec_anomaly_detection.tar.xz (5265 MB, sha256 cf4313b1", "archive=<the file>")
+    for words in ("404", "the address is dead", *by_hand, "archives.leather.address=https://"):
         assert words in str(caught.value)
 
 
@@ -196,6 +199,8 @@ def test_every_category_has_an_https_address():
     for name, one in archives.items():
         assert one.address.startswith("https://")
         assert one.address.endswith(f"/{name}.tar.xz")
+        assert one.sha256 is None or re.fullmatch("[0-9a-f]{64}", one.sha256)
+    assert len({one.address for one in archives.values()}) == 15
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from anomaly_lightning.metrics import by_defect, curves, image_metrics
@@ -115,6 +116,13 @@ def test_no_false_alarm_among_fifty_is_no_proof() -> None:
     assert block["ci95"]["false_alarm_rate"] == pytest.approx([0.0, 0.0713], abs=1e-3)
 
 
+def test_shares_have_the_intervals_of_wilson() -> None:
+    block, _ = image_metrics(HAND_SCORES, HAND_LABELS, 5.0, bootstrap=10)
+    shares = {"precision": (1, 2), "recall": (1, 3), "miss_rate": (2, 3), "false_alarm_rate": (1, 5)}
+    for name, (count, total) in shares.items():
+        assert block["ci95"][name] == pytest.approx(list(binomtest(count, total).proportion_ci(method="wilson")))
+
+
 def test_random_scores_reach_chance_only() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 2 == 0
@@ -137,7 +145,7 @@ def test_constant_scores_are_not_above_the_floor(threshold: float | None) -> Non
 def test_resamples_keep_the_counts_of_both_kinds() -> None:
     block, _ = image_metrics(torch.full((30,), 7.0), torch.arange(30) % 3 == 0, 6.9, bootstrap=100)
     assert block["ci95"]["f1"] == pytest.approx([0.5, 0.5])
-    assert block["ci95"]["precision"] == pytest.approx([1 / 3, 1 / 3])
+    assert block["ci95"]["accuracy"] == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_a_false_alarm_rate_may_be_reached() -> None:

@@ -266,6 +266,7 @@ def test_undefined_figures_have_reasons() -> None:
         assert all(block[name] is None for name in FIGURES)
         assert reason in notes["pixel.aupro"]
         assert metrics.pro_curve() is None
+        assert metrics.pro_band() is None
         assert metrics.auroc_by_defect() == {}
         json.dumps(block, allow_nan=False)
     block, notes = filled(random_case(13)).compute(float("nan"), bootstrap=5)
@@ -295,6 +296,57 @@ def test_overlap_curve_ends_at_the_limit_and_keeps_its_area(max_pixels: int) -> 
     assert 300 < len(x) == len(y) <= 500
     area = np.trapezoid(y, x) / 0.3
     assert area == pytest.approx(metrics.compute(None, 0)[0]["aupro"], abs=2e-3)
+
+
+def test_overlap_band_by_hand() -> None:
+    """Four single-pixel defects, three above all normals and one below: overlap k / 4, k from Binomial(4, 3 / 4)."""
+    metrics = PixelMetrics()
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    for value in (9.0, 9.0, 9.0, -9.0):
+        defect = mask.clone()
+        defect[0, 0] = True
+        metrics.update(torch.tensor([[value, 1, 2], [3, 4, 5]]), defect)
+    metrics.update(torch.tensor([[1.0, 2, 3], [4, 5, 5]]), mask)
+    band = metrics.pro_band(resamples=2000)
+    assert band is not None
+    assert band["false_alarm_rate"] == pytest.approx(np.linspace(0, 0.3, 101))
+    assert band["low"] == pytest.approx([1 / 4] * 101)  # P(k = 0) = 0.4 %, P(k <= 1) = 5.1 %
+    assert band["high"] == pytest.approx([1.0] * 101)  # P(k = 4) = 32 %
+    # No resample's curve crosses another's, so the band's area is the interval of the area.
+    assert metrics.compute(None, 2000)[0]["ci95"]["aupro"] == pytest.approx([1 / 4, 1])
+
+
+@pytest.mark.parametrize("max_pixels", [50_000_000, 1000])
+def test_overlap_band_holds_the_curve_and_fits_the_interval_of_its_area(max_pixels: int) -> None:
+    metrics = filled(blobs(4, 16), max_pixels)
+    curve, band = metrics.pro_curve(), metrics.pro_band(200, seed=0)
+    assert curve is not None
+    assert band is not None
+    x, low, high = (np.array(band[name]) for name in ("false_alarm_rate", "low", "high"))
+    middle = np.interp(x, curve["false_alarm_rate"], curve["overlap"])
+    assert (low[1:] < middle[1:]).all()
+    assert (middle < high).all()
+    areas = np.trapezoid([low, high], x) / 0.3
+    assert areas == pytest.approx(metrics.compute(None, 200, 0)[0]["ci95"]["aupro"], abs=0.02)
+    assert metrics.pro_band(200, seed=0) == band
+    assert metrics.pro_band(200, seed=1) != band
+
+
+def test_overlap_band_against_resampling_in_full() -> None:
+    """The same draws, with every pixel sorted anew: at each rate 95 % of the curves lie within."""
+    case = random_case(10, pictures=9)
+    band = filled(case).pro_band(2000)
+    assert band is not None
+    rng = np.random.default_rng(6)
+    strata = [[i for i in range(9) if i % 3 == 0], [i for i in range(9) if i % 3 > 0]]
+    curves = []
+    for _ in range(300):
+        chosen = [case[i] for stratum in strata for i in rng.choice(stratum, len(stratum))]
+        curve = filled(chosen).pro_curve(points=100_000)
+        assert curve is not None
+        curves.append(np.interp(band["false_alarm_rate"], curve["false_alarm_rate"], curve["overlap"]))
+    within = np.mean((np.array(curves) >= band["low"]) & (np.array(curves) <= band["high"]), axis=0)
+    assert within[1:] == pytest.approx([0.95] * 100, abs=0.04)
 
 
 @pytest.mark.parametrize(("max_pixels", "tolerance"), [(50_000_000, 1e-12), (1000, 1e-3)])

@@ -368,7 +368,12 @@ def test_bands_hold_the_curve(run):
     assert curves["roc"]["line"].startswith("M0.00 100.00")
     assert curves["roc"]["line"].endswith("100.00 0.00")
     assert curves["roc"]["band"].endswith("z")
-    assert curves["pro"] is not None
+    corners = np.array(re.findall(r"([\d.]+) ([\d.]+)", curves["pro"]["band"]), float)
+    assert (corners[0, 0], corners[100, 0], corners[-1, 0]) == (0, 100, 0)
+    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", curves["pro"]["line"]), float)
+    at = np.interp(corners[1:101, 0], points[:, 0], points[:, 1])
+    assert (at <= corners[1:101, 1] + 0.4).all()  # the lower edge; y grows downwards
+    assert (at >= corners[200:100:-1, 1] - 0.4).all()  # 500 points are drawn of a way of length 2
 
 
 def test_losses_end_with_the_last_epoch_of_training(run):

@@ -4,8 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from report_run import AWKWARD, THRESHOLD, make_metrics, make_results, make_run, write_history
+from scipy.stats import binom
 
 from anomaly_lightning import metrics as figures
 from anomaly_lightning.report import write_report
@@ -120,12 +123,65 @@ def test_typed_threshold_shows_what_python_computes(page, results, threshold):
     check_figures(page, results, threshold)
 
 
-def test_intervals_are_those_of_python(page, results):
-    image, _ = figures.image_metrics(results.scores, results.labels, THRESHOLD, bootstrap=10)
-    low, high = image["ci95"]["recall"]
-    assert f"95 %: {low:.3f} to {high:.3f}" in text(page, "#recall")
+@pytest.mark.parametrize("threshold", [THRESHOLD, 0.6, 2.75])
+def test_intervals_of_shares_are_those_of_python(page, results, threshold):
+    page.fill("#exact", str(threshold))
+    settled(page)
+    image, _ = figures.image_metrics(results.scores, results.labels, threshold, bootstrap=10)
+    for name in ("precision", "recall"):
+        low, high = image["ci95"][name]
+        assert f"95 %: {low:.3f} to {high:.3f}" in text(page, f"#{name}")
     low, high = image["ci95"]["false_alarm_rate"]
     assert f"95 %: {1000 * low:.0f} to {1000 * high:.0f}" in text(page, "#per-thousand")
+
+
+def confusion(tp: int, bad: int, fp: int, good: int) -> dict[str, int]:
+    return {"tp": tp, "fp": fp, "tn": good - fp, "fn": bad - tp}
+
+
+def summed_interval(tp: int, bad: int, fp: int, good: int) -> list[float]:
+    """Percentiles of F1 over every pair of hits and alarms that a resample can have."""
+    hits, alarms = np.arange(bad + 1)[:, None], np.arange(good + 1)
+    f1 = (2 * hits / (hits + alarms + bad)).ravel()
+    chances = (binom.pmf(hits, bad, tp / bad) * binom.pmf(alarms, good, fp / good)).ravel()
+    order = np.argsort(f1)
+    reached = np.cumsum(chances[order])
+    return [float(f1[order][np.searchsorted(reached, level)]) for level in (0.025, 0.975)]
+
+
+COUNTS = [
+    (40, 50, 6, 70),
+    (1, 1, 0, 1),
+    (0, 9, 3, 5),
+    (9, 9, 0, 30),
+    (9, 9, 30, 30),
+    (3, 4, 1, 500),
+    (700, 900, 45, 800),
+]
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_interval_of_f1_is_the_sum_over_all_resamples(page, counts):
+    shown = page.evaluate("counts => f1Interval(counts)", confusion(*counts))
+    assert shown == pytest.approx(summed_interval(*counts), abs=1e-9)
+
+
+@pytest.mark.parametrize(("tp", "bad", "fp", "good"), COUNTS)
+def test_interval_of_f1_is_that_of_resampled_pictures(page, tp, bad, fp, good):
+    """Python draws pictures, the page sums over draws: apart by no more than chance and a step of F1, here 0.01."""
+    called = torch.cat([torch.arange(bad) < tp, torch.arange(good) < fp])
+    image, _ = figures.image_metrics(called.float(), torch.arange(bad + good) < bad, 0.5, bootstrap=5000)
+    shown = page.evaluate("counts => f1Interval(counts)", confusion(tp, bad, fp, good))
+    assert shown == pytest.approx(image["ci95"]["f1"], abs=0.01)
+
+
+def test_interval_of_f1_is_that_of_metrics_json_until_the_threshold_is_moved(page, results):
+    low, high = make_metrics(results)["image"]["ci95"]["f1"]
+    assert text(page, "#f1").split("\n")[1] == f"95 %: {low:.3f} to {high:.3f}"
+    page.fill("#exact", "1.6")  # above it: 6 of 8 defects and 3 of 8 good parts
+    settled(page)
+    low, high = summed_interval(6, 8, 3, 8)
+    assert text(page, "#f1").split("\n")[1] == f"95 %: {low:.3f} to {high:.3f}"
 
 
 def test_slider_obeys_the_keyboard_and_says_its_value(page, results):

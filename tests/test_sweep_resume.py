@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ JOBS = ("leather", "bottle")
 SWEEP = ("debug=fast", "data=synthetic")
 DEFAULT = (f"category={','.join(JOBS)}",)
 PASSING = ("total_s", "peak_memory_mb", "run")  # times, memory, folder names
+PASSING_HEADS = ("time, s", "memory, MiB")
 
 
 def start(cwd: Path, *overrides: str) -> subprocess.Popen:
@@ -72,6 +74,38 @@ def lasting(folder: Path, name: str = "leaderboard.csv") -> bytes:
     return "\n".join("\x1f".join(row) for row in kept).encode()
 
 
+class LastingPage(HTMLParser):
+    """Every tag and text of leaderboard.html, times, memory and folder names aside."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(convert_charrefs=False)
+        self.kept: list[object] = []
+        self.hidden = 0
+        self._name, self._heads, self._column, self._within = folder.name, {}, 0, []
+        self.feed((folder / "leaderboard.html").read_text())
+
+    def handle_starttag(self, tag, attrs):
+        self._within.append(tag)
+        self._column = {"tr": -1, "th": self._column + 1, "td": self._column + 1}.get(tag, self._column)
+        lasting = {name: value for name, value in attrs if name.removeprefix("data-") not in PASSING}
+        if "href" in lasting:
+            lasting["href"] = "/".join(lasting["href"].split("/")[-2:])  # of a run taken over it leads to another sweep
+        self.kept.append((tag, lasting))
+
+    def handle_endtag(self, tag):
+        while self._within and self._within.pop() != tag:
+            pass  # tags that are never closed
+        self.kept.append(tag)
+
+    def handle_data(self, data):
+        if "thead" in self._within and data.strip():
+            self._heads[self._column] = data
+        elif "tbody" in self._within and self._heads.get(self._column) in PASSING_HEADS and data.strip():
+            self.hidden += 1
+            return
+        self.kept.append(data.replace(self._name, ""))
+
+
 def scores(folder: Path, job: int) -> bytes:
     found = folder / str(job)
     note = found / "reused.json"
@@ -108,6 +142,9 @@ def test_a_killed_sweep_runs_only_what_is_missing(tmp_path):
         assert lasting(resumed, name) == lasting(untroubled, name)
     for job in range(len(JOBS)):
         assert scores(resumed, job) == scores(untroubled, job)
+    one, other = LastingPage(resumed), LastingPage(untroubled)
+    assert one.kept == other.kept
+    assert one.hidden == other.hidden == len(PASSING_HEADS) * (1 + len(JOBS))  # of the means, and of each run
     page = (resumed / "leaderboard.html").read_text()
     assert page.count("<tr data-category") == len(JOBS)
     assert "No figures" not in page
@@ -129,7 +166,9 @@ def test_kills_at_random_moments_change_nothing(tmp_path, seed):
     resumed = finish(tmp_path)
     again = finish(tmp_path)
     assert ran(again) == []
-    assert lasting(resumed) == lasting(again) == lasting(finish(tmp_path, *DEFAULT, "reuse=false"))
+    untroubled = finish(tmp_path, *DEFAULT, "reuse=false")
+    assert lasting(resumed) == lasting(again) == lasting(untroubled)
+    assert LastingPage(resumed).kept == LastingPage(again).kept == LastingPage(untroubled).kept
 
 
 @pytest.mark.slow

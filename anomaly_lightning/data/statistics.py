@@ -7,12 +7,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-LONG_SIDE = (
-    512  # pictures are looked at no larger than this: the figures mean the same for all cameras, and cost little
-)
+# Pictures are looked at no larger than this: the figures mean the same for all cameras, and cost little.
+LONG_SIDE = 512
 DARK, BRIGHT = 8, 247  # levels of 255 at and beyond which a pixel counts as black or as saturated
 BINS = 16
 TINY = 1e-3
+# Scales and directions of `Statistics.texture`, in its order: pixels, and the axis of (height, width).
+TEXTURES = {
+    "fine_across": (1, 1),
+    "fine_down": (1, 0),
+    "middle_across": (4, 1),
+    "middle_down": (4, 0),
+    "coarse_across": (16, 1),
+    "coarse_down": (16, 0),
+}
+_BLOCKS = 8  # a side, to tell the calm half of a picture
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Statistics:
         sharpness: Variance of the Laplacian of the grey levels.
         red_green: Mean of red - green.
         blue_yellow: Mean of blue - (red + green) / 2.
+        texture: Mean squared second difference of the grey levels by `TEXTURES`: 6 numbers.
+        calm: The same of the calmer half of 64 blocks: what a small part of the picture can't raise.
         histogram: Share of the pixels in each of 16 steps of red, then green, then blue: 48 numbers.
     """
 
@@ -41,11 +52,13 @@ class Statistics:
     sharpness: float
     red_green: float
     blue_yellow: float
+    texture: tuple[float, ...]
+    calm: tuple[float, ...]
     histogram: tuple[float, ...]
 
     def plain(self) -> dict[str, object]:
-        """The figures without the histogram, for files that people read."""
-        return {name: value for name, value in asdict(self).items() if name != "histogram"}
+        """The figures that are single numbers, for files that people read."""
+        return {name: value for name, value in asdict(self).items() if not isinstance(value, tuple)}
 
 
 def picture_statistics(picture: Image.Image) -> Statistics:
@@ -56,7 +69,9 @@ def picture_statistics(picture: Image.Image) -> Statistics:
         smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = picture.resize(smaller, Image.Resampling.BILINEAR, reducing_gap=2.0)
     values = np.asarray(picture)  # (h, w, 3) uint8
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)
+    levels = picture.convert("L")
+    grey = np.asarray(levels, dtype=np.float32)
+    texture, calm = zip(*(_texture(levels, *kind) for kind in TEXTURES.values()), strict=True)
     red, green, blue = values.reshape(-1, 3).mean(0, dtype=np.float64)
     return Statistics(
         height,
@@ -68,8 +83,24 @@ def picture_statistics(picture: Image.Image) -> Statistics:
         sharpness=float(ndimage.laplace(grey).var(dtype=np.float64)),
         red_green=float(red - green),
         blue_yellow=float(blue - (red + green) / 2),
+        texture=texture,
+        calm=calm,
         histogram=_histogram(values),
     )
+
+
+def _texture(grey: Image.Image, scale: int, axis: int) -> tuple[float, float]:
+    """Mean squared second difference along an axis at a scale in pixels, of the whole and of its calmer half."""
+    values = np.asarray(grey.reduce(scale) if scale > 1 else grey, dtype=np.float32)
+    if values.shape[axis] < 3:
+        return 0.0, 0.0
+    squares = np.square(np.diff(values, 2, axis=axis))
+    edges = [np.unique(np.arange(_BLOCKS) * side // _BLOCKS) for side in squares.shape]
+    sums = np.add.reduceat(np.add.reduceat(squares, edges[0], axis=0), edges[1], axis=1)
+    sizes = [np.diff(np.append(edge, side)) for edge, side in zip(edges, squares.shape, strict=True)]
+    blocks = np.sort(sums / np.outer(*sizes), axis=None)
+    calmer = blocks[: max(1, len(blocks) // 2)]
+    return float(squares.mean(dtype=np.float64)), float(calmer.mean(dtype=np.float64))
 
 
 def _histogram(values: NDArray[np.uint8]) -> tuple[float, ...]:

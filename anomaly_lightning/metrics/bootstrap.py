@@ -3,7 +3,8 @@
 Resampling draws good and defective pictures separately (Davison and Hinkley 1997, section 3.2), so that each resample
 has the counts of the test set. Where all resamples agree (a perfect ranking) a percentile interval has no width; that
 is what the data says about the resamples, not a proof of certainty. For plain shares such as "0 of 50 good parts were
-called defective" Wilson's interval (Wilson 1927) is used instead, which then reads 0 to 7 %.
+called defective" Wilson's interval (Wilson 1927) is used instead, which then reads 0 to 7 %; precision is such a
+share too, of the pictures called defective.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,13 +37,33 @@ def stratified_weights(strata: Array, times: int, rng: np.random.Generator) -> A
     return weights
 
 
+def bootstrap_samples(
+    figures: Callable[[Array], Mapping[str, Array]], strata: Array, times: int, seed: int
+) -> dict[str, Array]:
+    """What several figures are in each resample.
+
+    Args:
+        figures: takes weights (R, N), gives arrays (R, ...) by name; NaN where a resample leaves the figure undefined.
+        strata: the stratum of each member, (N,).
+        times: number of resamples, at least 1.
+        seed: the same seed gives the same resamples.
+
+    Returns:
+        (times, ...) by name.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS_AT_ONCE // len(strata))
+    parts = [figures(stratified_weights(strata, min(step, times - done), rng)) for done in range(0, times, step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def bootstrap_intervals(
     figures: Callable[[Array], Mapping[str, Array]], strata: Array, times: int, seed: int
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of several figures at once.
 
     Args:
-        figures: takes weights (R, N), gives arrays (R,) by name; NaN where a resample leaves the figure undefined.
+        figures: as in `bootstrap_samples`, arrays (R,).
         strata: the stratum of each member, (N,).
         times: number of resamples; 0 gives no intervals.
         seed: the same seed gives the same intervals.
@@ -52,13 +73,9 @@ def bootstrap_intervals(
     """
     if times == 0 or not len(strata):
         return {}
-    rng = np.random.default_rng(seed)
-    step = max(1, _CELLS_AT_ONCE // len(strata))
-    parts = [figures(stratified_weights(strata, min(step, times - done), rng)) for done in range(0, times, step)]
-    samples = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {
         name: [float(bound) for bound in np.quantile(values, LEVEL)]
-        for name, values in samples.items()
+        for name, values in bootstrap_samples(figures, strata, times, seed).items()
         if not np.isnan(values).any()
     }
 

@@ -42,8 +42,8 @@ def image_metrics(
 
     Returns:
         The block, where an undefined figure is None; and the reasons, "image.<figure>" -> words. `ci95` holds
-        [low, high] by figure ("recall_at_false_alarm_rate.0.01" for the nested ones): Wilson's interval for recall,
-        miss_rate and false_alarm_rate, percentile bootstrap for the others.
+        [low, high] by figure ("recall_at_false_alarm_rate.0.01" for the nested ones): Wilson's interval for precision,
+        recall, miss_rate and false_alarm_rate, percentile bootstrap for the others.
 
     Raises:
         ValueError: scores are NaN or infinite, or shapes or dtypes differ from the above.
@@ -119,11 +119,12 @@ def _confusion(ranked: Ranking, threshold: float | None) -> dict[str, int] | Non
 
 
 def _share_intervals(confusion: Mapping[str, int] | None) -> dict[str, list[float]]:
-    """Wilson's intervals of the shares among the good and among the defective."""
+    """Wilson's intervals of the shares among the good, among the defective, and among those called defective."""
     if confusion is None:
         return {}
     good, defective = confusion["fp"] + confusion["tn"], confusion["tp"] + confusion["fn"]
     shares = {
+        "precision": (confusion["tp"], confusion["tp"] + confusion["fp"]),
         "false_alarm_rate": (confusion["fp"], good),
         "recall": (confusion["tp"], defective),
         "miss_rate": (confusion["fn"], defective),

@@ -9,17 +9,15 @@ from torch import Tensor
 
 from anomaly_lightning.metrics import pixel_curve as pc
 from anomaly_lightning.metrics import ranking as r
-from anomaly_lightning.metrics.bootstrap import bootstrap_intervals
 from anomaly_lightning.metrics.checks import finite_array, usable_threshold
 from anomaly_lightning.metrics.pictures import ExactPicture, Picture, SketchedPicture
 from anomaly_lightning.metrics.pixel_curve import AUPRO_LIMITS, Curve
 from anomaly_lightning.metrics.ranking import Array
+from anomaly_lightning.metrics.resampled import ResampledPictures
 
 _AREAS = ("auroc", "average_precision", *AUPRO_LIMITS)
 _AT_THRESHOLD = ("f1", "iou")
 _SKETCH_EDGES = 4096  # a kind, for the figures of sketches
-_BOOTSTRAP_EDGES = 1024  # a kind, for the intervals: far finer than they are wide
-_BOOTSTRAP_CELLS = 2_000_000  # pictures x edges at most, where that leaves some edges: 50 MB an array
 _GOOD = ("", "good")
 
 
@@ -120,7 +118,8 @@ class PixelMetrics:
             at_threshold, bound_at = self._at_threshold(threshold)
             figures, bound, notes = figures | at_threshold, bound | bound_at, {}
         block |= figures | {"error_bound": {} if self.exact else bound}
-        block["ci95"] = self._intervals(threshold, bootstrap, seed)
+        if bootstrap:
+            block["ci95"] = ResampledPictures(self._pictures, threshold).intervals(bootstrap, seed)
         return block, notes
 
     def _why_undefined(self) -> str:
@@ -140,7 +139,7 @@ class PixelMetrics:
         figures = {name: float(area) for name, area in curve.areas(binned=not self.exact).items()}
         if self.exact:
             return figures, {}
-        edges = _with_ends(pc.shared_edges(pictures, _SKETCH_EDGES))
+        edges = pc.with_ends(pc.shared_edges(pictures, _SKETCH_EDGES))
         low, high = (sum(sides) for sides in zip(*(p.bracket(edges) for p in pictures), strict=True))
         bounds = pc.area_bounds(cast(Array, low), cast(Array, high))
         return figures, {name: _most_off(figures[name], bounds[name]) for name in figures}
@@ -153,7 +152,7 @@ class PixelMetrics:
     def _curve_of(self, pictures: Sequence[Picture]) -> Curve:
         if self.exact:
             return pc.exact_curve([cast(ExactPicture, picture) for picture in pictures])
-        return Curve(*_summed(pictures, _with_ends(pc.shared_edges(pictures, _SKETCH_EDGES))))
+        return Curve(*_summed(pictures, pc.with_ends(pc.shared_edges(pictures, _SKETCH_EDGES))))
 
     def _at_threshold(self, threshold: float) -> tuple[dict[str, float], dict[str, float]]:
         """F1 and IoU of all pixels, and how far each can be off."""
@@ -161,36 +160,11 @@ class PixelMetrics:
         total = self._totals()[1]
         called = _summed(self._pictures, edge)[:2, 0]
         low, high = (sum(sides) for sides in zip(*(p.bracket(edge) for p in self._pictures), strict=True))
-        worst = _decision(np.array([high[0, 0], low[1, 0]]), total)
-        best = _decision(np.array([low[0, 0], high[1, 0]]), total)
-        figures = {name: float(value) for name, value in _decision(called, total).items()}
+        worst = pc.decision(np.array([high[0, 0], low[1, 0]]), total)
+        best = pc.decision(np.array([low[0, 0], high[1, 0]]), total)
+        figures = {name: float(value) for name, value in pc.decision(called, total).items()}
         bound = {name: _most_off(figures[name], (float(worst[name]), float(best[name]))) for name in figures}
         return figures, bound
-
-    def _intervals(self, threshold: float | None, bootstrap: int, seed: int) -> dict[str, list[float]]:
-        """Percentile intervals over resampled pictures, from counts at edges that all pictures share."""
-        if not bootstrap:
-            return {}
-        points = max(64, min(_BOOTSTRAP_EDGES, _BOOTSTRAP_CELLS // (2 * len(self._pictures))))
-        edges = pc.shared_edges(self._pictures, points)
-        cut = np.nextafter(threshold, np.inf) if threshold is not None else None
-        if cut is not None:
-            edges = np.unique(np.append(edges, cut))[::-1]
-        edges = _with_ends(edges)
-        counts = np.stack([picture.counts(edges) for picture in self._pictures])
-        flat = counts.reshape(len(counts), -1)
-        flat = flat[np.lexsort(flat[:, ::31].T)]  # an order of their own, so that the order of coming has no say
-        at = int(np.flatnonzero(edges == cut)[0]) if cut is not None else None
-
-        def figures(weights: Array) -> dict[str, Array]:
-            curve = Curve(*np.moveaxis((weights @ flat).reshape(-1, 3, len(edges)), 1, 0))
-            areas = curve.areas(binned=True)
-            if at is None:
-                return areas
-            return areas | _decision(np.stack([curve.normal[:, at], curve.anomalous[:, at]]), curve.anomalous[:, -1])
-
-        has_defect = (flat.reshape(counts.shape)[:, 1, -1] > 0).astype(np.float64)
-        return bootstrap_intervals(figures, has_defect, bootstrap, seed)
 
     def pro_curve(self, points: int = 500, limit: float = 0.3) -> dict[str, list[float]] | None:
         """The overlap curve for drawing; None when it is undefined.
@@ -211,6 +185,29 @@ class PixelMetrics:
         kept = r.thin(x / limit, y, points)
         return {"false_alarm_rate": x[kept].tolist(), "overlap": y[kept].tolist()}
 
+    def pro_band(
+        self, resamples: int = 300, seed: int = 0, points: int = 101, limit: float = 0.3
+    ) -> dict[str, list[float]] | None:
+        """Pointwise 95 % bootstrap band of the overlap curve, for drawing; None when it is undefined.
+
+        Args:
+            resamples: of whole pictures, good and defective ones apart.
+            seed: of the resamples.
+            points: of the band, evenly spread.
+            limit: the false-alarm rate where it ends.
+
+        Returns:
+            "false_alarm_rate" (from 0 to `limit`), "low" and "high", lists of one length.
+        """
+        if self._why_undefined():
+            return None
+        grid = np.linspace(0, limit, points)
+        band = ResampledPictures(self._pictures).overlap_band(grid, resamples, seed)
+        if band is None:
+            return None
+        low, high = band.tolist()
+        return {"false_alarm_rate": grid.tolist(), "low": low, "high": high}
+
     def auroc_by_defect(self) -> dict[str, float]:
         """AUROC of the pixels of each defect type's pictures together with all good pictures, where it is defined."""
         good = [p for p in self._pictures if p.defect in _GOOD and not p.regions]
@@ -227,17 +224,6 @@ def _summed(pictures: Sequence[Picture], edges: Array) -> Array:
     for picture in pictures:
         total += picture.counts(edges)
     return total
-
-
-def _with_ends(edges: Array) -> Array:
-    """Falling edges with an edge above all values and one below all."""
-    return np.concatenate([[np.inf], edges, [-np.inf]])
-
-
-def _decision(called: Array, anomalous: Array) -> dict[str, Array]:
-    """F1 and IoU (...) from normal and anomalous pixels called defective (2, ...) and all anomalous ones (...)."""
-    alarms, hits = called
-    return {"f1": 2 * hits / (hits + alarms + anomalous), "iou": hits / (alarms + anomalous)}
 
 
 def _most_off(figure: float, bounds: tuple[float, float]) -> float:

@@ -73,6 +73,17 @@ def shared_edges(pictures: Sequence[Picture], points: int) -> Array:
     return np.unique(np.concatenate(halves))[::-1]
 
 
+def with_ends(edges: Array) -> Array:
+    """Falling edges with an edge above all values and one below all."""
+    return np.concatenate([[np.inf], edges, [-np.inf]])
+
+
+def decision(called: Array, anomalous: Array) -> dict[str, Array]:
+    """F1 and IoU (...) from normal and anomalous pixels called defective (2, ...) and all anomalous ones (...)."""
+    alarms, hits = called
+    return {"f1": 2 * hits / (hits + alarms + anomalous), "iou": hits / (alarms + anomalous)}
+
+
 def area_bounds(low: Array, high: Array) -> dict[str, tuple[float, float]]:
     """The lowest and highest areas that any pixels with such counts could have.
 

@@ -67,6 +67,7 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "script": {
             "threshold": threshold,
+            "f1_interval": metrics["image"]["ci95"].get("f1"),
             "start": plots.median_score(results) if threshold is None else threshold,
             "axis": axis,
             "pictures": pictures,

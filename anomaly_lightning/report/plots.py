@@ -71,7 +71,7 @@ def line(x: npt.ArrayLike, y: npt.ArrayLike, close: bool = False) -> str:
 
 
 def score_curves(results: Results, with_pixels: bool, seed: int) -> dict[str, Any]:
-    """ROC and precision-recall curves with 95 % bootstrap bands, and the overlap curve; None where undefined.
+    """ROC, precision-recall and overlap curves with 95 % bootstrap bands; None where undefined.
 
     Args:
         results: Of the test set.
@@ -80,7 +80,7 @@ def score_curves(results: Results, with_pixels: bool, seed: int) -> dict[str, An
     """
     drawn = curves(results.scores, results.labels)
     roc, pr = drawn["roc"], drawn["pr"]
-    pro = _overlap_curve(results) if with_pixels else None
+    pro = _overlap_curve(results, seed) if with_pixels else None
     if not roc or not pr:
         return {"roc": None, "pr": None, "pro": pro}
     roc_band, pr_band = _bands(results, seed)
@@ -102,16 +102,15 @@ def _bands(results: Results, seed: int) -> tuple[str, str]:
         precision = np.where(tp + fp > 0, tp / (tp + fp), 1.0)
     roc = np.stack([np.interp(grid, x, y) for x, y in zip(share(fp), recall, strict=True)])
     pr = np.stack([np.interp(grid, x, y) for x, y in zip(recall, precision, strict=True)])
-    return _band(grid, roc), _band(grid, pr)
+    return _band(grid, *np.quantile(roc, LEVEL, axis=0)), _band(grid, *np.quantile(pr, LEVEL, axis=0))
 
 
-def _band(grid: npt.NDArray[np.floating], samples: npt.NDArray[np.floating]) -> str:
-    low, high = np.quantile(samples, LEVEL, axis=0)
-    return line(np.concatenate([grid, grid[::-1]]), np.concatenate([low, high[::-1]]), close=True)
+def _band(x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> str:
+    return line(np.append(x, np.flip(x)), np.append(low, np.flip(high)), close=True)
 
 
-def _overlap_curve(results: Results) -> dict[str, str] | None:
-    """The per-region overlap curve up to a false-alarm rate of PRO_LIMIT."""
+def _overlap_curve(results: Results, seed: int) -> dict[str, str] | None:
+    """The per-region overlap curve up to a false-alarm rate of PRO_LIMIT, and its band."""
     pixels = PixelMetrics()
     try:
         for index, sample in enumerate(results.samples):
@@ -122,10 +121,11 @@ def _overlap_curve(results: Results) -> dict[str, str] | None:
                 pixels.update(results.anomaly_map(index, size), truth, sample.defect, inside)
     except PictureError:  # pictures that have gone since the test: a curve of the others would not fit the figures
         return None
-    curve = pixels.pro_curve(limit=PRO_LIMIT)
+    curve, band = pixels.pro_curve(limit=PRO_LIMIT), pixels.pro_band(_RESAMPLES, seed, limit=PRO_LIMIT)
     if curve is None:
         return None
-    return {"line": line(np.array(curve["false_alarm_rate"]) / PRO_LIMIT, curve["overlap"]), "band": ""}
+    drawn = _band(np.array(band["false_alarm_rate"]) / PRO_LIMIT, band["low"], band["high"]) if band else ""
+    return {"line": line(np.array(curve["false_alarm_rate"]) / PRO_LIMIT, curve["overlap"]), "band": drawn}
 
 
 def loss_curves(history: Path) -> dict[str, Any] | None:

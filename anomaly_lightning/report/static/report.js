@@ -38,6 +38,45 @@ function wilson(count, total) {
   return [Math.max(middle - half, 0), Math.min(middle + half, 1)];
 }
 
+// Chances of 0 to n hits in n draws, each a hit with the given chance.
+function binomial(n, chance) {
+  const chances = new Array(n + 1).fill(0);
+  if (chance === 0 || chance === 1) {
+    chances[n * chance] = 1;
+    return chances;
+  }
+  let log = n * Math.log1p(-chance);
+  chances[0] = Math.exp(log);
+  for (let hits = 1; hits <= n; hits += 1) {
+    log += Math.log(((n - hits + 1) / hits) * (chance / (1 - chance)));
+    chances[hits] = Math.exp(log);
+  }
+  return chances;
+}
+
+// 95 % percentile interval of F1, good parts and defects resampled apart: at a fixed threshold the hits and the alarms
+// of a resample are binomial, so what the bootstrap draws can be summed instead.
+function f1Interval({ tp, fp, tn, fn }) {
+  const good = fp + tn;
+  const bad = tp + fn;
+  const hits = binomial(bad, tp / bad);
+  const atLeast = new Array(good + 2).fill(0); // chances of so many alarms or more
+  const alarms = binomial(good, fp / good);
+  for (let count = good; count >= 0; count -= 1) atLeast[count] = atLeast[count + 1] + alarms[count];
+  // F1 = 2 hits / (hits + alarms + bad) is at most f1 from so many alarms on.
+  const least = (hit, f1) => Math.min(Math.max(Math.ceil(hit * (2 / f1 - 1) - bad), 0), good + 1);
+  const reached = (f1) => hits.reduce((sum, chance, hit) => sum + chance * atLeast[least(hit, f1)], 0);
+  return [0.025, 0.975].map((level) => {
+    let [below, above] = [0, 1];
+    for (let step = 0; step < 40; step += 1) {
+      const middle = (below + above) / 2;
+      if (reached(middle) < level) below = middle;
+      else above = middle;
+    }
+    return above;
+  });
+}
+
 function figuresAt(threshold) {
   const { tp, fp, tn, fn } = confusionAt(threshold);
   const good = fp + tn;
@@ -50,10 +89,17 @@ function figuresAt(threshold) {
     recall: share(tp, bad),
     f1: both ? share(2 * tp, 2 * tp + fp + fn) : null,
     perThousand: good ? (1000 * fp) / good : null,
+    precisionInterval: both && tp + fp > 0 ? wilson(tp, tp + fp) : null,
     recallInterval: bad ? wilson(tp, bad) : null,
+    f1Interval: both ? f1IntervalAt(threshold, { tp, fp, tn, fn }) : null,
     alarmInterval: good ? wilson(fp, good) : null,
     whyPrecision: both ? "no picture is called NG" : bad ? "there are no good test pictures" : "there are no defects",
   };
+}
+
+// At the calibrated threshold it is that of metrics.json, which the table of figures shows as well.
+function f1IntervalAt(threshold, counts) {
+  return (threshold === data.threshold && data.f1_interval) || f1Interval(counts);
 }
 
 const isCalledNG = (picture) => picture.score > state.threshold;
@@ -72,10 +118,10 @@ function showFigures() {
   const figures = figuresAt(state.threshold);
   for (const name of ["tp", "fp", "tn", "fn"]) byId(name).textContent = figures[name];
   const share = (value) => (value === null ? DASH : value.toFixed(3));
-  put("precision", share(figures.precision), figures.precision === null ? figures.whyPrecision : "");
-  const recalled = figures.recallInterval?.map((bound) => bound.toFixed(3)).join(" to ");
-  put("recall", share(figures.recall), recalled ? `95 %: ${recalled}` : "there are no defects");
-  put("f1", share(figures.f1), figures.f1 === null ? figures.whyPrecision : "");
+  const sure = (bounds, why) => (bounds ? `95 %: ${bounds.map(share).join(" to ")}` : why);
+  put("precision", share(figures.precision), sure(figures.precisionInterval, figures.whyPrecision));
+  put("recall", share(figures.recall), sure(figures.recallInterval, "there are no defects"));
+  put("f1", share(figures.f1), sure(figures.f1Interval, figures.whyPrecision));
   const alarms = figures.alarmInterval?.map((bound) => (1000 * bound).toFixed(0)).join(" to ");
   const perThousand = figures.perThousand === null ? DASH : figures.perThousand.toFixed(0);
   put("per-thousand", perThousand, alarms ? `95 %: ${alarms}` : "there are no good test pictures");
