@@ -185,7 +185,7 @@ def check_region(module: AnomalyModule, samples: Sequence[Sample]) -> None:
 
 def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:
     """Trainer with the named callbacks and loggers; methods without gradients take one epoch in one process."""
-    callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name != "best"}
+    callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name not in ("best", "stopping")}
     changes = {} if trainable else {"max_epochs": 1, **_one_process(cfg.trainer)}
     return instantiate(
         cfg.trainer,

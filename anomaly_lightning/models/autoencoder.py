@@ -174,7 +174,7 @@ class Autoencoder(Detector):
         return target + self.noise * torch.randn(target.shape, generator=generator, device=target.device)
 
     def _pooled(self, standardised: Tensor) -> Tensor:
-        return F.avg_pool2d(standardised, self.pool, ceil_mode=True) if self.pool > 1 else standardised
+        return averages(standardised, self.pool)
 
     def _rebuilt(self, pooled: Tensor) -> Tensor:
         """Reconstruction of (B, C, h', w') float, same shape; a decoder doubles sizes, odd ones are cut."""
@@ -204,6 +204,23 @@ class Autoencoder(Detector):
     def _patches(self, standardised: Tensor) -> Tensor:
         """Averages over 3x3 positions on the leading axes: (B, k, h, w) float; zeros beyond the rim, which tame it."""
         return F.avg_pool2d(self.axes(standardised, self.memory_components), 3, 1, 1)
+
+
+def averages(features: Tensor, side: int) -> Tensor:
+    """Averages over side x side positions of (B, C, h, w) float, as avg_pool2d with ceil_mode computes them.
+
+    Where the sides divide, sums of rows and then of every so many columns take a third of its time on a CPU.
+    """
+    height, width = features.shape[-2:]
+    if side == 1:
+        return features
+    if height % side or width % side:
+        return F.avg_pool2d(features, side, ceil_mode=True)
+    rows = features.unflatten(2, (height // side, side)).sum(3)
+    total = rows[..., ::side].clone()
+    for offset in range(1, side):
+        total += rows[..., offset::side]
+    return total / side**2
 
 
 def _rim(error: Tensor) -> Tensor:

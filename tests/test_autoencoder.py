@@ -1,0 +1,122 @@
+"""The autoencoder's error against what its docstring says, step by step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.models.autoencoder import Autoencoder, averages
+
+SHAPE = (10, 8, 16)  # C, h, w
+SMALL = {"width": 6, "latent": 4, "components": 5, "directions": 7, "rank": 3, "memory": 20, "memory_components": 4}
+
+
+def features(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(SHAPE[0], SHAPE[0], generator=generator)
+    return torch.einsum("cd,bdhw->bchw", mixing, torch.randn(count, *SHAPE, generator=generator)) + 3.0
+
+
+def fitted(**changes: object) -> Autoencoder:
+    torch.manual_seed(0)
+    detector = Autoencoder(**{**SMALL, **changes})
+    detector.build(SHAPE)
+    for batch in features(12).split(5):
+        detector.observe(batch)
+    detector.finish()
+    for batch in features(12).split(5):
+        detector.refine(batch)
+    detector.refine_held_out(features(4, seed=1))
+    detector.finish_refine()
+    return detector.eval()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(12, 24), (13, 9), (12, 9)])
+def test_averages_are_those_of_torch(side, size):
+    maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(averages(maps, side), F.avg_pool2d(maps, side, ceil_mode=True))
+
+
+def test_the_plain_error_is_the_mean_square_of_features_less_their_reconstruction():
+    detector = fitted(whiten=False, memory=0, rim=False, components=None)
+    data = features(3, seed=2)
+    standardised = (data - detector.moments.mean) / detector.moments.std
+    with torch.no_grad():
+        rebuilt = F.interpolate(detector.network(F.avg_pool2d(standardised, 2)), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(detector.error_map(data), (standardised - rebuilt).square().mean(1))
+
+
+def test_what_lies_beside_the_axes_counts_as_not_rebuilt():
+    detector = fitted(whiten=False, memory=0, rim=False)
+    data = features(3, seed=2)
+    standardised = (data - detector.moments.mean) / detector.moments.std
+    axes = detector.axes.axes[:5]  # (5, C)
+    with torch.no_grad():
+        seen = torch.einsum("kc,bchw->bkhw", axes, F.avg_pool2d(standardised, 2))
+        rebuilt = torch.einsum("kc,bkhw->bchw", axes, detector.network(seen))
+    residual = standardised - F.interpolate(rebuilt, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(detector.error_map(data), residual.square().mean(1))
+
+
+def test_as_many_axes_as_channels_are_the_channels_themselves():
+    states = [fitted(components=count).error_map(features(2, seed=2)) for count in (None, SHAPE[0], 99)]
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
+
+
+def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
+    detector, data = fitted(), features(3, seed=2)
+    assert 0 < float(detector.power) < 1
+    standardised = detector.moments(data)
+    residual = detector.projection(detector._residual(standardised))  # whole first, then projected: the long way round
+    patches = F.avg_pool2d(torch.einsum("kc,bchw->bkhw", detector.axes.axes[:4], standardised), 3, 1, 1)
+    error = detector.whitening(residual) * detector.memory(patches) ** float(detector.power)
+    error[:, [0, -1], :] *= 2 / 3
+    error[:, :, [0, -1]] *= 2 / 3
+    torch.testing.assert_close(detector.error_map(data)[:, 1:-1, 1:-1], error[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(detector.error_map(data)[:, 0, 3], error[:, 0, 3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(detector.error_map(data)[:, 0, 0], error[:, 0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_power_is_what_the_memory_explains_of_held_out_normals():
+    detector, held = fitted(), features(4, seed=1)
+    distances = detector.memory(detector._patches(detector.moments(held)))
+    assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), abs=1e-5)
+    strange = fitted()
+    strange.refine(features(2))
+    strange.refine_held_out(100 * features(2, seed=3))
+    strange.finish_refine()
+    assert float(strange.power) == 0
+    silent = strange.whitening(strange._residual(strange.moments(held), strange.projection))
+    torch.testing.assert_close(strange.error_map(held)[:, 2:-2, 2:-2], silent[:, 2:-2, 2:-2])
+
+
+def test_noise_depends_on_seed_and_step_alone():
+    one, same, other = fitted(), fitted(), fitted(seed=1)
+    target = torch.zeros(2, 5, 4, 8)
+    first = one._noisy(target)
+    assert torch.equal(first, same._noisy(target))
+    assert not torch.equal(first, one._noisy(target))
+    assert not torch.equal(first, other._noisy(target))
+    resumed = fitted()
+    resumed.load_state_dict(one.state_dict())
+    assert torch.equal(resumed._noisy(target), one._noisy(target))
+    assert float(first.std()) == pytest.approx(0.25, rel=0.1)
+
+
+MEANINGLESS = (
+    {"form": "round"},
+    {"components": 0},
+    {"rank": 0},
+    {"memory_components": 0},
+    {"prior": 0.0},
+    {"noise": -1},
+)
+
+
+@pytest.mark.parametrize("changes", MEANINGLESS)
+def test_settings_without_a_meaning_are_refused(changes):
+    with pytest.raises(UserError, match="model"):
+        Autoencoder(**changes)
