@@ -29,7 +29,9 @@ class PositionWhitening(nn.Module):
 
     factor: Tensor  # (k, k), y = factor @ residual
     floors: Tensor  # (h w, 1), weight of |y|^2, all directions alike
-    axes: Tensor  # (h w, rank, k), sqrt(weight_i) u_i: what |axes y|^2 takes off again, for variance known to be normal
+    axes: (
+        Tensor  # (h w, k, rank), sqrt(weight_i) u_i: what |y' axes|^2 takes off again: known to be normal
+    )
 
     def __init__(self, channels: int, grid: tuple[int, int], prior: float, rank: int) -> None:
         super().__init__()
@@ -81,7 +83,7 @@ class PositionWhitening(nn.Module):
         self._forget()
 
     def _own(self, products: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """`floors` (P, 1) and `axes` (P, rank, k) of positions with products (P, k, k) and scale (P,)."""
+        """`floors` (P, 1) and `axes` (P, k, rank) of positions with products (P, k, k) and scale (P,)."""
         values, vectors = torch.linalg.eigh(self.factor @ products @ self.factor.T)  # ascending
         prior = self.prior * scale[:, None]  # (P, 1)
         leading, others = values[:, -self.rank :], values[:, : -self.rank]
@@ -89,7 +91,7 @@ class PositionWhitening(nn.Module):
         unit = (self._count + self.prior) / self.channels
         floors = unit / common.clamp_min(1e-12)
         weights = (floors - unit / (leading + prior).clamp_min(1e-12)).clamp_min(0)  # (P, rank)
-        return floors, (weights.sqrt()[:, None] * vectors[..., -self.rank :]).transpose(1, 2).contiguous()
+        return floors, weights.sqrt()[:, None] * vectors[..., -self.rank :]
 
     def _trust(self, observed: float, precision: Tensor) -> float:
         """gamma, from the whitened mean square of observed and held-out residuals; 0 without held-out ones."""
@@ -101,13 +103,11 @@ class PositionWhitening(nn.Module):
     def forward(self, residuals: Tensor) -> Tensor:
         """Mahalanobis length of residuals (B, k, h, w) float, per channel: (B, h, w) float, about 1 on normals."""
         batch, _, height, width = residuals.shape
-        squares = residuals.new_empty(batch, height * width)
-        for row, picture in enumerate(residuals.flatten(2)):  # (k, h w); one picture bounds the memory
-            vectors = (self.factor @ picture).T  # (h w, k)
-            # One product per position: as a sum of products it costs a sixth of what a batched multiplication takes.
-            own = (self.axes * vectors[:, None]).sum(2).square().sum(1)
-            squares[row] = self.floors[:, 0] * vectors.square().sum(1) - own
-        return squares.clamp_min(0).sqrt().view(batch, height, width)
+        vectors = residuals.flatten(2).permute(2, 0, 1) @ self.factor.T  # (h w, B, k)
+        # Rows times matrices: ten times as fast as matrices times columns where there is one picture.
+        own = torch.bmm(vectors, self.axes).square().sum(2)
+        squares = self.floors * vectors.square().sum(2) - own  # (h w, B)
+        return squares.clamp_min(0).sqrt().T.reshape(batch, height, width)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         for name in ("factor", "floors", "axes"):
