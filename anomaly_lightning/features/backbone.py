@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
+from anomaly_lightning.features.folding import folded
 
 COARSE = ("bilinear", "average")
 
@@ -65,7 +67,13 @@ class Backbone(nn.Module):
         self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
         self.body = _cut(model.eval(), self.taps, architecture).to(memory_format=torch.channels_last)
         self.requires_grad_(False)
+        self._fold()
+        self.register_load_state_dict_post_hook(_fold_anew)
         self.eval()
+
+    def _fold(self) -> None:
+        """Make what `forward` computes with of the weights; again after other weights were loaded."""
+        self.folded = folded(self.body).to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode, whatever is asked: batch statistics of a frozen network must not drift."""
@@ -73,7 +81,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of images (B, 3, H, W) float32 normalised with mean and std: a (B, C_i, h_i, w_i) float per tap."""
-        outputs = self.body(images.contiguous(memory_format=torch.channels_last))
+        outputs = self.folded(images.contiguous(memory_format=torch.channels_last))
         return [outputs[tap] for tap in self.taps]
 
 
@@ -131,6 +139,10 @@ class FeatureExtractor(nn.Module):
         parameter = next(self.parameters())
         channels, height, width = self(torch.zeros(1, 3, *size, device=parameter.device))[0].shape
         return channels, height, width
+
+
+def _fold_anew(backbone: Backbone, _: object) -> None:
+    backbone._fold()
 
 
 def _create(library: str, architecture: str) -> nn.Module:
@@ -229,7 +241,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: 
     model.load_state_dict(fitting, strict=False)
 
 
-def _cut(model: nn.Module, taps: Sequence[str], architecture: str) -> nn.Module:
+def _cut(model: nn.Module, taps: Sequence[str], architecture: str) -> GraphModule:
     """Graph of the model that ends behind the last tap, with a dict of the taps' outputs."""
     try:
         return create_feature_extractor(model, return_nodes=list(taps))
