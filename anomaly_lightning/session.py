@@ -205,6 +205,7 @@ class TrainingSession:
             "data": f"{self.resolved.where} ({self.resolved.why})",
             "backbone": f"{backbone.name} ({stated}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
+            "precision": f"features {self.module.extractor.precision.name}, training {self.cfg.trainer.precision}",
             "model": self._model_name(),
             "split": f"{self.pictures.split}: {self.pictures.splits.counts()}",
             "outputs": str(self.folder),

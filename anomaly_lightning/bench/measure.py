@@ -100,7 +100,7 @@ def _what(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> 
         "model": module.settings["model"],
         "features": module.settings["shape"],
         "image_size": list(pictures.transform.size),
-        "precision": str(cfg.trainer.precision),
+        "precision": {"features": module.extractor.precision.name, "training": str(cfg.trainer.precision)},
         "counts": pictures.splits.counts(),
     }
 

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
 from anomaly_lightning.features.folding import folded
+from anomaly_lightning.features.precision import Precision
 
 COARSE = ("bilinear", "average")
 
@@ -95,6 +96,7 @@ class FeatureExtractor(nn.Module):
             which repeats its values). Finer taps are always pooled.
         neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
             PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
+        precision: Arithmetic of the backbone's forward, 32 or "bf16"; pooling is done in float32.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class FeatureExtractor(nn.Module):
         grid: int | Sequence[int] | None = None,
         neighbourhood: int = 1,
         coarse: str = "bilinear",
+        precision: int | str = 32,
     ) -> None:
         super().__init__()
         if coarse not in COARSE:
@@ -113,6 +116,7 @@ class FeatureExtractor(nn.Module):
         self.backbone = backbone
         self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
         self.neighbourhood = neighbourhood
+        self.precision = Precision(precision)
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in evaluation mode, like the backbone."""
@@ -120,7 +124,12 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the taps."""
-        taps = self.backbone(images)
+        with self.precision(images.device):
+            taps = self.backbone(images)
+        return self._aligned([tap.to(images.dtype) for tap in taps])
+
+    def _aligned(self, taps: list[Tensor]) -> Tensor:
+        """Taps (B, C_i, h_i, w_i) float on the common grid, one after the other."""
         if self.neighbourhood > 1:
             side = self.neighbourhood
             taps = [F.avg_pool2d(tap, side, 1, side // 2, count_include_pad=False) for tap in taps]
@@ -137,7 +146,8 @@ class FeatureExtractor(nn.Module):
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Shape (C, h, w) of the features of a picture of `size` (H, W), found by one forward."""
         parameter = next(self.parameters())
-        channels, height, width = self(torch.zeros(1, 3, *size, device=parameter.device))[0].shape
+        taps = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
+        channels, height, width = self._aligned(taps)[0].shape
         return channels, height, width
 
 
