@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from toy import BARE, COUNTS, composed
+from toy import BARE, COUNTS, composed, save
 
 from anomaly_lightning import allocator, build
 from anomaly_lightning.callbacks.calibration import normal_pixels
@@ -98,6 +98,32 @@ def test_a_second_run_on_the_same_pictures_computes_nothing(widget, tmp_path, mo
         session._write_run("training")
         wanted = sum(COUNTS.values()) if name == "first" else 0
         assert sum(seen) == run_json(tmp_path / name)["pictures_computed"] == wanted, name
+
+
+@pytest.fixture(scope="module")
+def peak_mb(tmp_path_factory):
+    """Peak memory of a whole train command on so many pictures of noise, a twentieth more of each kind to test on."""
+
+    def measure(pictures, *overrides):
+        place, generator = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+        for folder, count in {"train/good": pictures, "test/good": pictures // 20, "test/bad": pictures // 20}.items():
+            for number in range(count):
+                values = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                save(values, place / "noise" / folder / f"{number}.png")
+        data = ("category=custom", "category.name=noise", f"data.root={place}", "data.image_size=64")
+        small = ("backbone=tiny", "model.memory=200", "trainer.max_epochs=1", "bootstrap=0", "trainer.accelerator=cpu")
+        kept = ("features.grid=32", "cache.dtype=float32", f"cache.dir={place / 'cache'}")
+        train(place, *data, *small, *BARE, *kept, *overrides, f"hydra.run.dir={place / 'run'}")
+        return json.loads((place / "run" / "metrics.json").read_text())["peak_memory_mb"]
+
+    return measure
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_pictures_unless_they_are_to_be_kept_in_memory(peak_mb):
+    few, many, kept = peak_mb(200), peak_mb(2000), peak_mb(2000, "cache.mode=memory")
+    assert many < 1.3 * few
+    assert kept > 1.3 * few, "229 MB of features are seen where they are"
 
 
 def test_pixels_of_normals_are_all_of_them_or_evenly_spaced_ones():
