@@ -125,6 +125,10 @@ class TestFolding:
             for tap, want in zip(first(x), second.body(x).values(), strict=True):
                 torch.testing.assert_close(tap, want, rtol=1e-5, atol=1e-6)
 
+    def test_all_of_it_moves_to_another_device(self):
+        backbone = Backbone("tiny", "tiny", ["layer2", "layer3"], weights="random").to("meta")
+        assert {tap.device.type for tap in backbone(images().to("meta"))} == {"meta"}
+
     def test_a_tap_on_a_convolution_is_what_it_puts_out(self, resnet50):
         taps = ["conv1", "layer1.0.conv2", "layer1"]
         backbone = build_backbone(
