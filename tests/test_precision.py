@@ -14,6 +14,9 @@ from anomaly_lightning.checkpoint import KEY, load_module
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.features import precision
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.models.pca import PCA
+from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.scoring import Scoring
 
 ROUNDING = 2.0**-8  # of a bfloat16 number: eight bits of it are stored behind the first
 
@@ -111,3 +114,25 @@ def test_one_warning_where_bf16_is_emulated(stated, native, times, monkeypatch, 
     for _ in range(3):
         ours(images())
     assert len([text for text in caplog.messages if "features.precision=bf16: cpu" in text]) == times
+
+
+def convolution_flag():
+    """What torch holds for float32 convolutions on a GPU, whichever of its two interfaces it has."""
+    cudnn = torch.backends.cudnn
+    return cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("stated", [32, "bf16"])
+def test_features_and_scores_are_never_rounded_to_tf32_and_nothing_else_is_told(stated, monkeypatch):
+    ours, before, seen = extractor(stated), convolution_flag(), []
+    module = AnomalyModule(ours, PCA(), Scoring(), (64, 48))
+    module.detector.build(ours.shape((64, 48)))
+    ours.backbone.folded.register_forward_hook(lambda *_: seen.append(convolution_flag()))
+    monkeypatch.setattr(
+        module.detector, "error_map", lambda features: seen.append(convolution_flag()) or features[:, 0]
+    )
+    module(images())
+    module._keep({"index": torch.arange(2)}, torch.rand(2, 28, 8, 6))
+    assert set(seen) <= {"ieee", False}
+    assert len(seen) == 3
+    assert convolution_flag() == before not in seen

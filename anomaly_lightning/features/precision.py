@@ -1,6 +1,9 @@
 """Which arithmetic the frozen backbone computes in, and whether a device has it in hardware."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -29,13 +32,32 @@ class Precision:
             raise UserError(f"features.precision={stated}: expected one of {', '.join(PRECISIONS)}.")
         self._warned = False
 
-    def __call__(self, device: torch.device) -> torch.autocast:
+    @contextmanager
+    def __call__(self, device: torch.device) -> Iterator[None]:
         """Context for a forward on a device; says once where bfloat16 is emulated there."""
         wanted = self.name == "bf16"
         if wanted and not self._warned and not native_bfloat16(device):
             self._warned = True
             logger.warning("features.precision=bf16: %s has no bfloat16 of its own, so 32 will be faster.", device.type)
-        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+        with true_float32(), torch.autocast(device.type, torch.bfloat16, enabled=wanted):
+            yield
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Within it, convolutions of float32 tensors are computed in float32 on a GPU, too.
+
+    cuDNN rounds their factors to TF32 by default, so that features and scores would differ from those of a CPU by a
+    thousandth, while store, checkpoint and threshold are shared between both.
+    """
+    owner: Any = getattr(torch.backends.cudnn, "conv", torch.backends.cudnn)  # the latter in older torch
+    name, exact = ("fp32_precision", "ieee") if hasattr(owner, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(owner, name)
+    setattr(owner, name, exact)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def native_bfloat16(device: torch.device) -> bool:
