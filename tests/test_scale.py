@@ -150,6 +150,17 @@ def test_scores_do_not_depend_on_the_precision_of_the_training(widget, tmp_path)
     torch.testing.assert_close(kept, torch.cat(wanted))
 
 
+@pytest.mark.parametrize("mode", ["disk", "off"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_come_from_pinned_memory(widget, tmp_path, device, mode):
+    session = TrainingSession(composed(*widget, *BARE, f"cache.mode={mode}", f"run_dir={tmp_path}"))
+    session.data.trainer = session.trainer
+    session.data.setup("fit")
+    session.data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), current_epoch=0)
+    for name in ("train", "val", "test", "statistics", "held_out"):
+        assert getattr(session.data, f"{name}_dataloader")().pin_memory == (device == "cuda"), name
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_used_again():
     script = (
