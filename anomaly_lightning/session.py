@@ -147,7 +147,8 @@ class TrainingSession:
             figures["notes"] = {"image": reason, "pixel": reason}
         else:
             figures = results.figures(self.cfg.bootstrap, self.cfg.seed)
-        latency = single_picture_ms(self.module, self.pictures.transform, self.pictures.samples())
+        device = self.trainer.strategy.root_device
+        latency = single_picture_ms(self.module, self.pictures.transform, self.pictures.samples(), device)
         return {
             "category": str(self.cfg.category.name),
             "model": self._model_name(),

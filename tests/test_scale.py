@@ -12,10 +12,11 @@ import pytest
 import torch
 from toy import BARE, COUNTS, composed, save
 
-from anomaly_lightning import allocator, build
+from anomaly_lightning import allocator, build, latency
 from anomaly_lightning.callbacks.calibration import normal_pixels
 from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.module import AnomalyModule
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.session import TrainingSession
 
@@ -148,6 +149,19 @@ def test_scores_do_not_depend_on_the_precision_of_the_training(widget, tmp_path)
     with torch.no_grad():
         wanted = [module.scoring(module.detector.error_map(batch["features"]), module.size)[1] for batch in validation]
     torch.testing.assert_close(kept, torch.cat(wanted))
+
+
+def test_latency_is_that_of_the_trainers_device_though_trainers_leave_modules_on_the_cpu(widget, tmp_path, monkeypatch):
+    """No GPU is needed to see where the module was sent last before the first picture."""
+    session = TrainingSession(composed(*widget, *BARE, "bootstrap=0", f"run_dir={tmp_path}"))
+    events, read, move, leave = [], latency.read_picture, AnomalyModule.to, AnomalyModule.cpu
+    monkeypatch.setattr(AnomalyModule, "to", lambda self, *a, **k: events.append(a[0]) or move(self, *a, **k))
+    monkeypatch.setattr(AnomalyModule, "cpu", lambda self: events.append("left") or leave(self))
+    monkeypatch.setattr(latency, "read_picture", lambda path: events.append("picture") or read(path))
+    session.run()
+    before = events[: events.index("picture")]
+    assert "left" in before
+    assert before[-1] == session.trainer.strategy.root_device
 
 
 @pytest.mark.parametrize("mode", ["disk", "off"])
