@@ -120,6 +120,15 @@ def peak_mb(tmp_path_factory):
     return measure
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child's peak is its own anyway")
+def test_peak_memory_is_the_process_own_and_not_that_of_whoever_started_it():
+    script = "from anomaly_lightning.run_files import peak_memory_mb; print(peak_memory_mb())"
+    block = np.ones(3 * 2**26)  # 1.5 GiB, more than the imports take
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert 50 < float(ran.stdout) < block.nbytes / 2**20
+
+
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_pictures_unless_they_are_to_be_kept_in_memory(peak_mb):
     few, many, kept = peak_mb(200), peak_mb(2000), peak_mb(2000, "cache.mode=memory")
