@@ -105,6 +105,7 @@ def store_for(
         "neighbourhood": extractor.neighbourhood,
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
+        "precision": extractor.precision.name,
         "transform": transform.to_config(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }

@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         trainer.test(module, datamodule=features, verbose=False)
     results = Results.of(module, pictures.splits.test, transform)
     metrics = _metrics(cfg, settings, pictures, results)
-    latency = single_picture_ms(module, transform, pictures.splits.test)
+    latency = single_picture_ms(module, transform, pictures.splits.test, trainer.strategy.root_device)
     metrics["timing"] = {**clock.stages, "total_s": clock.total(), **latency}
     metrics["peak_memory_mb"] = run_files.peak_memory_mb()
     metrics["threshold"] = threshold_block(module, results)

@@ -16,16 +16,17 @@ PICTURES = 20
 
 @torch.inference_mode()
 def single_picture_ms(
-    module: AnomalyModule, transform: PictureTransform, samples: Sequence[Sample]
+    module: AnomalyModule, transform: PictureTransform, samples: Sequence[Sample], device: torch.device
 ) -> dict[str, float]:
     """Median and 95th percentile of decoding and scoring pictures one by one, in milliseconds, after a warm-up.
 
     Args:
-        module: Fitted; scored on the device it is on.
+        module: Fitted; moved to the device.
         transform: From picture to `images`.
         samples: Where the pictures come from; the first 20 are used.
+        device: Where to score: the trainer's, which leaves the module on the CPU when it is done.
     """
-    module.eval()
+    module.to(device).eval()
     durations = []
     for sample in [samples[0], samples[0], *samples[:PICTURES]]:
         start = time.perf_counter()

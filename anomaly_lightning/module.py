@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError
 from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.precision import true_float32
 from anomaly_lightning.features.store import DTYPES
 from anomaly_lightning.models.base import Detector
 from anomaly_lightning.scoring import Scoring
@@ -113,7 +114,9 @@ class AnomalyModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
-        return self.scoring(self.detector.error_map(self.features({"images": images})), self.size)
+        features = self.features({"images": images})
+        with true_float32():
+            return self.scoring(self.detector.error_map(features), self.size)
 
     def decide(self, scores: Tensor) -> Tensor:
         """Decisions (B,) bool for scores (B,) float.
@@ -182,7 +185,7 @@ class AnomalyModule(pl.LightningModule):
 
     def _keep(self, batch: Batch, features: Tensor) -> None:
         # Precision is for training; scores are what predict gives.
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), true_float32():
             error_maps = self.detector.error_map(features)
             _, scores = self.scoring(error_maps, self.size)
         for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):

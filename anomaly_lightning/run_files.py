@@ -91,6 +91,10 @@ def git_commit() -> str | None:
 
 def peak_memory_mb() -> float:
     """Largest resident size that this process has had, in MiB."""
+    if (status := Path("/proc/self/status")).is_file():  # Linux, where getrusage starts from the parent's peak
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / (1 << 10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 

@@ -147,7 +147,8 @@ class TrainingSession:
             figures["notes"] = {"image": reason, "pixel": reason}
         else:
             figures = results.figures(self.cfg.bootstrap, self.cfg.seed)
-        latency = single_picture_ms(self.module, self.pictures.transform, self.pictures.samples())
+        device = self.trainer.strategy.root_device
+        latency = single_picture_ms(self.module, self.pictures.transform, self.pictures.samples(), device)
         return {
             "category": str(self.cfg.category.name),
             "model": self._model_name(),
@@ -205,6 +206,7 @@ class TrainingSession:
             "data": f"{self.resolved.where} ({self.resolved.why})",
             "backbone": f"{backbone.name} ({stated}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
+            "precision": f"features {self.module.extractor.precision.name}, training {self.cfg.trainer.precision}",
             "model": self._model_name(),
             "split": f"{self.pictures.split}: {self.pictures.splits.counts()}",
             "outputs": str(self.folder),

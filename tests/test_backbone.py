@@ -13,7 +13,7 @@ from toy import composed
 
 from anomaly_lightning.build import build_backbone, build_extractor
 from anomaly_lightning.errors import UserError, WeightsError
-from anomaly_lightning.features import weights
+from anomaly_lightning.features import folding, weights
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 
 SIZE = (96, 64)  # height, width
@@ -84,6 +84,69 @@ def test_the_taps_are_pooled_to_one_grid_as_by_hand(resnet50, ours):
     inside = F.pad(torch.ones_like(taps[0]), (1, 1, 1, 1))
     mean = padded.unfold(2, 3, 1).unfold(3, 3, 1).sum((-1, -2)) / inside.unfold(2, 3, 1).unfold(3, 3, 1).sum((-1, -2))
     torch.testing.assert_close(smooth[0, :512, 1, 1], mean[0, :, 3:6, 2:6].mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+class WholeModules(torch.fx.Tracer):
+    """Calls modules without children, whoever wrote them, and does not look into them."""
+
+    def is_leaf_module(self, m, module_qualified_name):
+        return not list(m.children())
+
+
+class TestFolding:
+    """BatchNorm folded into the convolutions: the same features, and none of it in checkpoints."""
+
+    @staticmethod
+    def norms(module):
+        return [name for name, part in module.named_modules() if isinstance(part, torch.nn.BatchNorm2d)]
+
+    @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50"])
+    def test_nothing_but_rounding_changes(self, name, ours):
+        backbone = ours if name == "resnet50" else build_backbone(composed(f"backbone={name}"))
+        assert self.norms(backbone.body)
+        assert not self.norms(backbone.folded)
+        with torch.no_grad():
+            for tap, want in zip(backbone(images()), backbone.body(images()).values(), strict=True):
+                assert (tap - want).abs().max() < 1e-5 * want.abs().max()
+
+    def test_checkpoints_and_parameters_are_those_of_the_network_as_it_came(self, resnet50, ours):
+        held, whole = ours.state_dict(), resnet50[0].state_dict()
+        assert held.keys() <= {f"body.{name}" for name in whole}
+        assert all(torch.equal(value, whole[name.removeprefix("body.")]) for name, value in held.items())
+        assert all(name.startswith("body.") for name, _ in ours.named_parameters())
+
+    def test_weights_that_are_loaded_later_are_folded_too(self):
+        first, second = (Backbone("tiny", "tiny", ["layer2", "layer3"], weights="random") for _ in range(2))
+        lively(second.body)
+        holder = torch.nn.ModuleDict({"backbone": first})
+        holder.load_state_dict({f"backbone.{name}": value for name, value in second.state_dict().items()})
+        x = images()
+        with torch.no_grad():
+            for tap, want in zip(first(x), second.body(x).values(), strict=True):
+                torch.testing.assert_close(tap, want, rtol=1e-5, atol=1e-6)
+
+    def test_all_of_it_moves_to_another_device(self):
+        backbone = Backbone("tiny", "tiny", ["layer2", "layer3"], weights="random").to("meta")
+        assert {tap.device.type for tap in backbone(images().to("meta"))} == {"meta"}
+
+    def test_a_tap_on_a_convolution_is_what_it_puts_out(self, resnet50):
+        taps = ["conv1", "layer1.0.conv2", "layer1"]
+        backbone = build_backbone(
+            composed("backbone=resnet50", f"backbone.weights={resnet50[1]}", f"backbone.taps={taps}")
+        )
+        with torch.no_grad():
+            for tap, want in zip(backbone(images()), outputs_of(resnet50[0], taps, images()), strict=True):
+                assert (tap - want).abs().max() < 1e-5 * want.abs().max()
+
+    def test_what_is_used_twice_or_computes_its_own_weights_is_left_alone(self):
+        shared = torch.nn.Conv2d(3, 3, 1)
+        norms = [torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(8)]
+        model = torch.nn.Sequential(shared, norms[0], shared, norms[1], timm.layers.StdConv2d(3, 8, 3), norms[2])
+        graph = WholeModules().trace(lively(model))
+        twin = folding.folded(torch.fx.GraphModule(model, graph))
+        assert len(self.norms(twin)) == 3
+        with torch.no_grad():
+            torch.testing.assert_close(twin(images()), model(images()))
 
 
 def test_nothing_is_kept_or_computed_past_the_last_tap(ours):

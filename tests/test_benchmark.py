@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy import command, flat
 
+from anomaly_lightning.bench import training
 from anomaly_lightning.bench.timing import Rounds, cycle
 
 STAGES = {"decode", "resize", "backbone", "features", "detector", "score_and_map", "tensor_to_map", "whole"}
@@ -45,6 +46,10 @@ def test_training_is_taken_apart_and_compared(measured):
     assert rival["pictures_computed"] == 0, "the rival is served from the store that was built before"
     for parts in (own, rival):
         assert {"features_s", "statistics_s", "fit_s", "calibrate_s", "test_s", "total_s", "epoch_s"} <= set(parts)
+    compared = figures["comparison"]
+    stages = ("features_s", "fit_s", "calibrate_s", "test_s")
+    assert compared["own_s"] == pytest.approx(sum(own[stage] for stage in stages))
+    assert compared["rival_s"] == pytest.approx(compared["rival_fit_and_test_s"] + own["features_s"])
     naive = figures["naive"]
     assert naive["extrapolated_to"] == own["epochs"]
     assert naive["with_store_s"] == pytest.approx(own["features_s"] + own["fit_s"])
@@ -61,7 +66,7 @@ def test_machine_and_versions_stand_beside_the_figures(measured):
 
 def test_the_tables_say_it_too_and_the_store_is_gone(measured):
     folder, _figures, out = measured
-    for word in (*STAGES, "naive loop", "peak memory", "benchmark.json"):
+    for word in (*STAGES, "all stages", "rival's fit and test alone", "naive loop", "peak memory", "benchmark.json"):
         assert word in flat(out)
     assert not (folder / "cache").exists()
 
@@ -71,7 +76,7 @@ def test_no_rival_and_no_naive_loop_for_a_method_without_gradients(tmp_path):
     assert ran.code == 0, ran.out
     figures = json.loads((tmp_path / "here" / "benchmark.json").read_text())
     assert list(figures["training"]) == ["pca"]
-    assert figures["naive"] is None
+    assert figures["naive"] is figures["comparison"] is None
 
 
 def test_an_unknown_rival_is_an_error_before_anything_is_read(tmp_path):
@@ -89,6 +94,18 @@ def test_ratios_are_medians_of_the_same_rounds_after_the_warm_up():
     assert figures["cpu_ratio"] == 1  # 8 of 8
     assert figures["p50_ms"] == 1000  # 2 s for two pictures
     assert figures["p95_ms"] == pytest.approx(1000 * np.percentile([3, 2, 2], 95) / 2)
+
+
+def test_all_stages_of_both_methods_are_compared_each_with_the_feature_pass():
+    own = {"features_s": 4.0, "fit_s": 10.0, "calibrate_s": 1.0, "test_s": 3.0, "epoch_s": 2.0, "total_s": 18.5}
+    rival = {"features_s": 0.5, "fit_s": 3.0, "calibrate_s": 1.0, "test_s": 1.0, "epoch_s": 3.0, "total_s": 6.0}
+    assert training.comparison(own, rival) == {
+        "own_s": 18,
+        "rival_s": 9,
+        "rival_fit_and_test_s": 5,
+        "ratio": 2,
+        "ratio_to_fit_and_test": 3.6,
+    }
 
 
 def test_pictures_take_turns():

@@ -45,6 +45,7 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("cache.mode=ram", "cache.mode=ram: expected one of disk, memory, off"),
         ("cache.dtype=float8", "cache.dtype to be one of float16, bfloat16, float32"),
         ("features.neighbourhood=2", "features.neighbourhood=2"),
+        ("features.precision=16", "features.precision=16: expected one of 32, bf16"),
         ("data.validation_share=2", "data.validation_share=2"),
         ("data.batch_size=0", "data.batch_size=0"),
         ("threshold=conformal", "more to go"),

@@ -33,6 +33,7 @@ def base():
     "override",
     [
         "category=bottle", "seed=1", "test=false", "bootstrap=10", "features.grid=16", "features.neighbourhood=5",
+        "features.precision=bf16",
         "model=pca", "model.latent=16", "optimizer.lr=0.01", "scoring.sigma=2", "scoring.reduction=mean",
         "threshold=quantile", "threshold.k=2", "pixel_threshold.k=2", "trainer.max_epochs=3",
         "trainer.precision=bf16-mixed", "trainer.devices=2", "data.split=pooled_80_20", "data.validation_share=0.3",

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from toy import BARE, COUNTS, composed
+from toy import BARE, COUNTS, composed, save
 
-from anomaly_lightning import allocator, build
+from anomaly_lightning import allocator, build, latency
 from anomaly_lightning.callbacks.calibration import normal_pixels
 from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.module import AnomalyModule
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.session import TrainingSession
 
@@ -100,6 +101,41 @@ def test_a_second_run_on_the_same_pictures_computes_nothing(widget, tmp_path, mo
         assert sum(seen) == run_json(tmp_path / name)["pictures_computed"] == wanted, name
 
 
+@pytest.fixture(scope="module")
+def peak_mb(tmp_path_factory):
+    """Peak memory of a whole train command on so many pictures of noise, a twentieth more of each kind to test on."""
+
+    def measure(pictures, *overrides):
+        place, generator = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+        for folder, count in {"train/good": pictures, "test/good": pictures // 20, "test/bad": pictures // 20}.items():
+            for number in range(count):
+                values = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                save(values, place / "noise" / folder / f"{number}.png")
+        data = ("category=custom", "category.name=noise", f"data.root={place}", "data.image_size=64")
+        small = ("backbone=tiny", "model.memory=200", "trainer.max_epochs=1", "bootstrap=0", "trainer.accelerator=cpu")
+        kept = ("features.grid=32", "cache.dtype=float32", f"cache.dir={place / 'cache'}")
+        train(place, *data, *small, *BARE, *kept, *overrides, f"hydra.run.dir={place / 'run'}")
+        return json.loads((place / "run" / "metrics.json").read_text())["peak_memory_mb"]
+
+    return measure
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child's peak is its own anyway")
+def test_peak_memory_is_the_process_own_and_not_that_of_whoever_started_it():
+    script = "from anomaly_lightning.run_files import peak_memory_mb; print(peak_memory_mb())"
+    block = np.ones(3 * 2**26)  # 1.5 GiB, more than the imports take
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert 50 < float(ran.stdout) < block.nbytes / 2**20
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_pictures_unless_they_are_to_be_kept_in_memory(peak_mb):
+    few, many, kept = peak_mb(200), peak_mb(2000), peak_mb(2000, "cache.mode=memory")
+    assert many < 1.3 * few
+    assert kept > 1.3 * few, "229 MB of features are seen where they are"
+
+
 def test_pixels_of_normals_are_all_of_them_or_evenly_spaced_ones():
     module = SimpleNamespace(scoring=Scoring(sigma=0.0), size=SIZE)
     error_maps = torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -122,6 +158,30 @@ def test_scores_do_not_depend_on_the_precision_of_the_training(widget, tmp_path)
     with torch.no_grad():
         wanted = [module.scoring(module.detector.error_map(batch["features"]), module.size)[1] for batch in validation]
     torch.testing.assert_close(kept, torch.cat(wanted))
+
+
+def test_latency_is_that_of_the_trainers_device_though_trainers_leave_modules_on_the_cpu(widget, tmp_path, monkeypatch):
+    """No GPU is needed to see where the module was sent last before the first picture."""
+    session = TrainingSession(composed(*widget, *BARE, "bootstrap=0", f"run_dir={tmp_path}"))
+    events, read, move, leave = [], latency.read_picture, AnomalyModule.to, AnomalyModule.cpu
+    monkeypatch.setattr(AnomalyModule, "to", lambda self, *a, **k: events.append(a[0]) or move(self, *a, **k))
+    monkeypatch.setattr(AnomalyModule, "cpu", lambda self: events.append("left") or leave(self))
+    monkeypatch.setattr(latency, "read_picture", lambda path: events.append("picture") or read(path))
+    session.run()
+    before = events[: events.index("picture")]
+    assert "left" in before
+    assert before[-1] == session.trainer.strategy.root_device
+
+
+@pytest.mark.parametrize("mode", ["disk", "off"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_come_from_pinned_memory(widget, tmp_path, device, mode):
+    session = TrainingSession(composed(*widget, *BARE, f"cache.mode={mode}", f"run_dir={tmp_path}"))
+    session.data.trainer = session.trainer
+    session.data.setup("fit")
+    session.data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), current_epoch=0)
+    for name in ("train", "val", "test", "statistics", "held_out"):
+        assert getattr(session.data, f"{name}_dataloader")().pin_memory == (device == "cuda"), name
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")

@@ -132,20 +132,21 @@ def test_predict_scores_whole_pictures_by_their_strangest_tile(tiled, tmp_path):
 
 
 LARGE = """
-import resource, sys, time
+import sys, time
 import numpy as np
 from PIL import Image
 from anomaly_lightning.predictor import Predictor
+from anomaly_lightning.run_files import peak_memory_mb
 predictor = Predictor.from_checkpoint(sys.argv[1], "cpu", validity=False)
 rng = np.random.default_rng(0)
 values = np.tile((120 + rng.normal(0, 6, (256, 256, 3))).clip(0, 255).astype(np.uint8), (12, 16, 1))
 values[2000:2012, 3000:3012] = (250, 20, 20)
 picture = Image.fromarray(values)
 del values
-start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start, before = time.perf_counter(), peak_memory_mb()
 said = predictor(picture)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(int(said.anomaly_map.argmax()), (after - before) // 1024, said.anomaly_map.shape, time.perf_counter() - start)
+after = peak_memory_mb()
+print(int(said.anomaly_map.argmax()), int(after - before), said.anomaly_map.shape, time.perf_counter() - start)
 """
 
 

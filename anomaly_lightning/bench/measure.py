@@ -27,7 +27,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     extractor = build.build_extractor(cfg)
     pictures, resolved = build.build_pictures(cfg, extractor.backbone)
     data = training.store_data(cfg, pictures, extractor)
-    memory = {"start": run_files.peak_memory_mb()}
+    memory, comparison = {"start": run_files.peak_memory_mb()}, None
     try:
         own, module = training.run(training.variant(cfg, "own"), pictures, extractor, data, cfg.test)
         methods = {_name(module): own}
@@ -35,7 +35,9 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         predictions = _predictions(cfg, module, pictures)
         memory["predictions"] = run_files.peak_memory_mb()
         if rival is not None:
-            methods |= _compare(rival, data)
+            other, name = _rival_run(rival, data)
+            methods[f"{name} (rival)"] = other
+            comparison = training.comparison(own, other)
     finally:
         data.store.close()
         shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
@@ -44,6 +46,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         "resolved": {"data": resolved.where, "why": resolved.why, **_what(cfg, module, pictures)},
         "inference": predictions,
         "training": methods,
+        "comparison": comparison,
         "naive": _naive(cfg, module, own),
         "peak_memory_mb": memory,
     }
@@ -68,9 +71,10 @@ def _rival(cfg: DictConfig) -> DictConfig | None:
     return training.variant(changed, "rival", model=OmegaConf.load(file))
 
 
-def _compare(rival: DictConfig, data: FeatureDataModule) -> dict[str, Any]:
+def _rival_run(rival: DictConfig, data: FeatureDataModule) -> tuple[dict[str, Any], str]:
+    """Seconds by part of the rival's run on the features that are there already, and its name."""
     parts, module = training.run(rival, data.pictures, data.extractor, data, rival.test)
-    return {f"{_name(module)} (rival)": parts}
+    return parts, _name(module)
 
 
 def _predictions(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def _what(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> 
         "model": module.settings["model"],
         "features": module.settings["shape"],
         "image_size": list(pictures.transform.size),
-        "precision": str(cfg.trainer.precision),
+        "precision": {"features": module.extractor.precision.name, "training": str(cfg.trainer.precision)},
         "counts": pictures.splits.counts(),
     }
 

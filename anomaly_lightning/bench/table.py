@@ -41,6 +41,12 @@ def _training(figures: Mapping[str, Any]) -> Table:
 
 def _words(figures: Mapping[str, Any]) -> list[str]:
     lines = []
+    if (both := figures["comparison"]) is not None:
+        lines.append(
+            f"all stages, feature pass to test: {both['own_s']:.2f} s; rival, charged with the same feature pass, "
+            f"{both['rival_s']:.2f} s: {both['ratio']:.2f} times; rival's fit and test alone "
+            f"{both['rival_fit_and_test_s']:.2f} s: {both['ratio_to_fit_and_test']:.2f} times"
+        )
     if (naive := figures["naive"]) is not None:
         lines.append(
             f"naive loop: {naive['epoch_s']:.2f} s an epoch, {naive['extrapolated_s']:.0f} s for "

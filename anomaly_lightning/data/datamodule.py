@@ -117,6 +117,7 @@ class MVNetDataModule(pl.LightningDataModule):
             shuffle=shuffle,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:

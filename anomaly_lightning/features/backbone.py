@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
+from anomaly_lightning.features.folding import folded
+from anomaly_lightning.features.precision import Precision
 
 COARSE = ("bilinear", "average")
 
@@ -65,7 +68,13 @@ class Backbone(nn.Module):
         self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
         self.body = _cut(model.eval(), self.taps, architecture).to(memory_format=torch.channels_last)
         self.requires_grad_(False)
+        self._fold()
+        self.register_load_state_dict_post_hook(_fold_anew)
         self.eval()
+
+    def _fold(self) -> None:
+        """Make what `forward` computes with of the weights; again after other weights were loaded."""
+        self.folded = folded(self.body).to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode, whatever is asked: batch statistics of a frozen network must not drift."""
@@ -73,7 +82,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of images (B, 3, H, W) float32 normalised with mean and std: a (B, C_i, h_i, w_i) float per tap."""
-        outputs = self.body(images.contiguous(memory_format=torch.channels_last))
+        outputs = self.folded(images.contiguous(memory_format=torch.channels_last))
         return [outputs[tap] for tap in self.taps]
 
 
@@ -87,6 +96,7 @@ class FeatureExtractor(nn.Module):
             which repeats its values). Finer taps are always pooled.
         neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
             PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
+        precision: Arithmetic of the backbone's forward, 32 or "bf16"; pooling is done in float32.
     """
 
     def __init__(
@@ -95,6 +105,7 @@ class FeatureExtractor(nn.Module):
         grid: int | Sequence[int] | None = None,
         neighbourhood: int = 1,
         coarse: str = "bilinear",
+        precision: int | str = 32,
     ) -> None:
         super().__init__()
         if coarse not in COARSE:
@@ -105,6 +116,7 @@ class FeatureExtractor(nn.Module):
         self.backbone = backbone
         self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
         self.neighbourhood = neighbourhood
+        self.precision = Precision(precision)
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in evaluation mode, like the backbone."""
@@ -112,7 +124,12 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the taps."""
-        taps = self.backbone(images)
+        with self.precision(images.device):
+            taps = self.backbone(images)
+        return self._aligned([tap.to(images.dtype) for tap in taps])
+
+    def _aligned(self, taps: list[Tensor]) -> Tensor:
+        """Taps (B, C_i, h_i, w_i) float on the common grid, one after the other."""
         if self.neighbourhood > 1:
             side = self.neighbourhood
             taps = [F.avg_pool2d(tap, side, 1, side // 2, count_include_pad=False) for tap in taps]
@@ -129,8 +146,13 @@ class FeatureExtractor(nn.Module):
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Shape (C, h, w) of the features of a picture of `size` (H, W), found by one forward."""
         parameter = next(self.parameters())
-        channels, height, width = self(torch.zeros(1, 3, *size, device=parameter.device))[0].shape
+        taps = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
+        channels, height, width = self._aligned(taps)[0].shape
         return channels, height, width
+
+
+def _fold_anew(backbone: Backbone, _: object) -> None:
+    backbone._fold()
 
 
 def _create(library: str, architecture: str) -> nn.Module:
@@ -229,7 +251,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: 
     model.load_state_dict(fitting, strict=False)
 
 
-def _cut(model: nn.Module, taps: Sequence[str], architecture: str) -> nn.Module:
+def _cut(model: nn.Module, taps: Sequence[str], architecture: str) -> GraphModule:
     """Graph of the model that ends behind the last tap, with a dict of the taps' outputs."""
     try:
         return create_feature_extractor(model, return_nodes=list(taps))

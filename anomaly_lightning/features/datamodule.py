@@ -153,11 +153,13 @@ class FeatureDataModule(pl.LightningDataModule):
     def _fill(self, samples: Sequence[Sample], keys: dict[Path, str]) -> dict[Path, str]:
         """Compute what is missing; returns the pictures that can't be read."""
         dataset = PictureDataset(samples, self.pictures.transform)
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        device = self._device()
         extractor = self.extractor.to(device)
 
         def compute(images: Tensor) -> Tensor:
-            return extractor(images.to(device, non_blocking=True))
+            # From pinned memory a copy to a GPU does not wait for what the GPU is at.
+            waiting = images.pin_memory() if device.type == "cuda" else images
+            return extractor(waiting.to(device, non_blocking=True))
 
         wanted = [keys[sample.path] for sample in samples]
         filled = fill(
@@ -183,7 +185,11 @@ class FeatureDataModule(pl.LightningDataModule):
         batches = FeatureBatches(
             self.store, self._rows[role], labels, self.pictures.batch_size, epoch, self.pictures.seed, shared
         )
-        return DataLoader(batches, batch_size=None, num_workers=0)
+        return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")
+
+    def _device(self) -> torch.device:
+        """Where batches are wanted."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training normals, shuffled anew in every epoch."""
