@@ -159,7 +159,7 @@ class AnomalyModule(pl.LightningModule):
     @torch.no_grad()
     def _each(self, batches: Iterable[Batch], take: Callable[[Tensor], None]) -> None:
         for batch in batches:
-            take(self.features({key: value.to(self.device) for key, value in batch.items()}))
+            take(self.features({key: value.to(self.device, non_blocking=True) for key, value in batch.items()}))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Loss of one batch, () float; None for methods without gradients."""

@@ -197,7 +197,7 @@ def test_lite0_carries_the_packages_weights_in_the_right_places():
         found = backbone(x)
     assert {"bell cote", "palace", "monastery"} <= {_IMAGENET_CATEGORIES[i] for i in best}
     for tap, want in zip(found, outputs_of(model, backbone.taps, x), strict=True):
-        torch.testing.assert_close(tap, want, rtol=1e-4, atol=1e-4)
+        assert (tap - want).abs().max() < 1e-5 * want.abs().max()  # folded against apart: rounding, and no more
 
 
 def test_lite0_taps_are_those_of_timms_own_feature_list():

@@ -105,7 +105,9 @@ class Autoencoder(Detector):
         self.memory = PatchMemory(kept, self.memory_size, channels, self.seed) if self.memory_size else None
         self.register_buffer("power", torch.tensor(0.0))
         self.register_buffer("steps", torch.tensor(0))
-        self._held, self._held_count = 0.0, 0
+        self.register_load_state_dict_post_hook(_forget_step)
+        self._step: int | None = None
+        self._held, self._held_count = torch.tensor(0.0), 0
 
     def observe(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the channels' moments and, as averages, into the axes."""
@@ -139,7 +141,7 @@ class Autoencoder(Detector):
             self.whitening.observe_held_out(self._residual(standardised, self.projection))
         if self.memory is not None:
             self.memory.finish()
-            self._held += float(self.memory(self._patches(standardised)).square().sum())
+            self._held = self._held + self.memory(self._patches(standardised)).square().sum().double()
             self._held_count += features.shape[0] * features.shape[2] * features.shape[3]
 
     @torch.no_grad()
@@ -150,8 +152,8 @@ class Autoencoder(Detector):
         if self.memory is not None:
             self.memory.finish()
         if self._held_count:
-            self.power.fill_(min(1.0, max(0.0, 1.0 - self._held / self._held_count)))
-            self._held, self._held_count = 0.0, 0
+            self.power.copy_((1.0 - self._held / self._held_count).clamp(0, 1))
+            self._held, self._held_count = torch.tensor(0.0), 0
 
     @torch.no_grad()
     def error_map(self, features: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class Autoencoder(Detector):
             error = self.whitening(self._residual(standardised, self.projection))
         else:
             error = self._residual(standardised).square().mean(1)
-        if self.memory is not None and self.power > 0:
+        if self.memory is not None:
             error = error * self.memory(self._patches(standardised)).clamp_min(1e-6) ** self.power
         return error * _rim(error) if self.rim else error
 
@@ -169,8 +171,11 @@ class Autoencoder(Detector):
         """Target (B, C, h', w') float plus noise that depends on seed and step alone, so that a resumed run goes on."""
         if not self.noise:
             return target
-        generator = torch.Generator(target.device).manual_seed(1_000_003 * self.seed + int(self.steps))
-        self.steps += 1
+        if self._step is None:  # a number beside the buffer: a device need not be asked for it in every step
+            self._step = int(self.steps)
+        generator = torch.Generator(target.device).manual_seed(1_000_003 * self.seed + self._step)
+        self._step += 1
+        self.steps.fill_(self._step)
         return target + self.noise * torch.randn(target.shape, generator=generator, device=target.device)
 
     def _pooled(self, standardised: Tensor) -> Tensor:
@@ -204,6 +209,11 @@ class Autoencoder(Detector):
     def _patches(self, standardised: Tensor) -> Tensor:
         """Averages over 3x3 positions on the leading axes: (B, k, h, w) float; zeros beyond the rim, which tame it."""
         return F.avg_pool2d(self.axes(standardised, self.memory_components), 3, 1, 1)
+
+
+def _forget_step(detector: Autoencoder, _: object) -> None:
+    """Let the step be read from the buffer that was just loaded."""
+    detector._step = None
 
 
 def averages(features: Tensor, side: int) -> Tensor:

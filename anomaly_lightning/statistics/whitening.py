@@ -29,9 +29,7 @@ class PositionWhitening(nn.Module):
 
     factor: Tensor  # (k, k), y = factor @ residual
     floors: Tensor  # (h w, 1), weight of |y|^2, all directions alike
-    axes: (
-        Tensor  # (h w, k, rank), sqrt(weight_i) u_i: what |y' axes|^2 takes off again: known to be normal
-    )
+    axes: Tensor  # (h w, k, rank), sqrt(weight_i) u_i: what |y' axes|^2 takes off again: known to be normal
 
     def __init__(self, channels: int, grid: tuple[int, int], prior: float, rank: int) -> None:
         super().__init__()
@@ -72,14 +70,14 @@ class PositionWhitening(nn.Module):
             return
         common = self._products.mean(0) / self._count
         common.diagonal().add_(1e-3 * common.diagonal().mean().clamp_min(1e-12))
-        self.factor = _inverse_factor(common)
+        self.factor = _inverse_factor(common).contiguous()  # laid out as a loaded one, which then says the very same
         precision = self.factor.T @ self.factor
         scale = (self._products * precision).sum((1, 2)) / (self._count * self.channels)  # (h w,)
         gamma = self._trust(float(scale.mean()), precision)
         scale = ((self._count * scale + SCALE_PRIOR * scale.mean()) / (self._count + SCALE_PRIOR)) ** gamma
         pairs = zip(self._products.split(POSITIONS_AT_ONCE), scale.split(POSITIONS_AT_ONCE), strict=True)
         floors, axes = zip(*(self._own(*pair) for pair in pairs), strict=True)
-        self.floors, self.axes = torch.cat(floors), torch.cat(axes)
+        self.floors, self.axes = torch.cat(floors).contiguous(), torch.cat(axes).contiguous()
         self._forget()
 
     def _own(self, products: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
