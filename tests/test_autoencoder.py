@@ -66,6 +66,11 @@ def test_as_many_axes_as_channels_are_the_channels_themselves():
     assert torch.equal(states[0], states[2])
 
 
+def test_axes_that_nothing_looks_along_are_not_computed():
+    assert not fitted(components=None, memory=0).axes.axes.any()
+    assert fitted(components=None).axes.axes.any()
+
+
 def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
     detector, data = fitted(), features(3, seed=2)
     assert 0 < float(detector.power) < 1

@@ -112,7 +112,8 @@ class Autoencoder(Detector):
     def observe(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the channels' moments and, as averages, into the axes."""
         self.moments.observe(features)
-        self.axes.observe(self._pooled(features))
+        if self.components is not None or self.memory is not None:  # else nothing looks along them
+            self.axes.observe(self._pooled(features))
 
     def finish(self) -> None:
         """Set the standardisation and the axes."""
