@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError
 from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.precision import true_float32
 from anomaly_lightning.features.store import DTYPES
 from anomaly_lightning.models.base import Detector
@@ -25,7 +26,8 @@ class AnomalyModule(pl.LightningModule):
     """Frozen features, a detector on them, and the decision.
 
     A batch holds `images` (B, 3, H, W), or `features` (B, C, h, w) where a store served what the extractor would
-    have computed of them; `index` (B,) tells a picture's place in its set.
+    have computed of them, or, while fitting, `condensed` (B, ...), all that the loss looks at; `index` (B,) tells a
+    picture's place in its set.
 
     Args:
         extractor: From pictures to aligned features; never trained, always in evaluation mode.
@@ -144,6 +146,10 @@ class AnomalyModule(pl.LightningModule):
         """
         self.each_training_batch(self.detector.observe)
         self.detector.finish()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.detector.condenses and isinstance(data, FeatureDataModule):
+            with torch.no_grad():
+                data.condense(lambda features: self.detector.condense(features.to(self.device)))
 
     def refine(self) -> None:
         """Second statistics pass, with the trained weights, for detectors that want one."""
@@ -165,18 +171,20 @@ class AnomalyModule(pl.LightningModule):
         """Loss of one batch, () float; None for methods without gradients."""
         if not self.detector.trainable:
             return None
-        features = self.features(batch)
-        loss = self.detector.loss(features)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(features), sync_dist=True)
+        condensed = batch["condensed"] if "condensed" in batch else self.detector.condense(self.features(batch))
+        loss = self.detector.loss(condensed)
+        count = len(batch["index"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of validation normals while fitting; their scores and maps when validating after it."""
-        features = self.features(batch)
+        features = None if "condensed" in batch else self.features(batch)
         if self.detector.trainable:
-            loss = self.detector.loss(features)
-            self.log("val/loss", loss, on_epoch=True, batch_size=len(features), sync_dist=True, prog_bar=True)
-        if self.trainer.state.fn != TrainerFn.FITTING:
+            condensed = batch["condensed"] if features is None else self.detector.condense(features)
+            loss, count = self.detector.loss(condensed), len(batch["index"])
+            self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True, prog_bar=True)
+        if features is not None and self.trainer.state.fn != TrainerFn.FITTING:
             self._keep(batch, features)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

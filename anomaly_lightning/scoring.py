@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.statistics.grid import linear
 
 REDUCTIONS = ("max", "top", "mean")
+SAMPLED = 16  # one value in so many tells where about the largest of a map begin
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ def anomaly_map(error_map: Tensor, size: tuple[int, int], sigma: float) -> Tenso
 def _spread(cells: int, pixels: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What each of the cells along an axis adds to each of its pixels, (pixels, cells)."""
     with torch.inference_mode(False), torch.no_grad():
-        each = torch.eye(cells, dtype=torch.float64)[:, None, :, None]  # (cells, 1, cells, 1): one map a cell
-        resized = F.interpolate(each, size=(pixels, 1), mode="bilinear", align_corners=False)
+        resized = linear(cells, pixels, torch.float64, torch.device("cpu")).T[:, None, :, None]  # one map a cell
         return gaussian_blur(resized, sigma)[:, 0, :, 0].T.contiguous().to(device, dtype)
 
 
@@ -130,4 +131,20 @@ def image_score(maps: Tensor, reduction: str, share: float = 0.01) -> Tensor:
         return flat.amax(1)
     if reduction == "mean":
         return flat.mean(1)
-    return flat.topk(max(1, round(share * flat.shape[1])), dim=1, sorted=False).values.mean(1)
+    count = max(1, round(share * flat.shape[1]))
+    if flat.device.type != "cpu":
+        return flat.topk(count, dim=1, sorted=False).values.mean(1)
+    return torch.stack([_largest(values, count).mean() for values in flat])
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """The `count` largest of (n,) float on a CPU, in any order; the same as topk, in a third of its time.
+
+    A sample tells a bound that few values reach; topk looks at those alone. Where the sample misled, at all of them.
+    """
+    sample, guess = values[::SAMPLED], 2 * count // SAMPLED + 1  # twice as many as needed, so that it rarely misleads
+    if guess * SAMPLED <= len(sample):
+        few = values[~(values < sample.topk(guess).values[-1])]  # NaN stays among them, as topk has it
+        if len(few) >= count:
+            values = few
+    return values.topk(count, sorted=False).values

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.models.autoencoder import Autoencoder, averages
+from anomaly_lightning.models.autoencoder import Autoencoder
 
 SHAPE = (10, 8, 16)  # C, h, w
 SMALL = {"width": 6, "latent": 4, "components": 5, "directions": 7, "rank": 3, "memory": 20, "memory_components": 4}
@@ -30,13 +30,6 @@ def fitted(**changes: object) -> Autoencoder:
     detector.refine_held_out(features(4, seed=1))
     detector.finish_refine()
     return detector.eval()
-
-
-@pytest.mark.parametrize("side", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [(12, 24), (13, 9), (12, 9)])
-def test_averages_are_those_of_torch(side, size):
-    maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(averages(maps, side), F.avg_pool2d(maps, side, ceil_mode=True))
 
 
 def test_the_plain_error_is_the_mean_square_of_features_less_their_reconstruction():
@@ -75,7 +68,7 @@ def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
     detector, data = fitted(), features(3, seed=2)
     assert 0 < float(detector.power) < 1
     standardised = detector.moments(data)
-    residual = detector.projection(detector._residual(standardised))  # whole first, then projected: the long way round
+    residual = detector.projection(detector._residual(data))  # whole first, then projected: the long way round
     patches = F.avg_pool2d(torch.einsum("kc,bchw->bkhw", detector.axes.axes[:4], standardised), 3, 1, 1)
     error = detector.whitening(residual) * detector.memory(patches) ** float(detector.power)
     error[:, [0, -1], :] *= 2 / 3
@@ -87,15 +80,44 @@ def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
 
 def test_the_power_is_what_the_memory_explains_of_held_out_normals():
     detector, held = fitted(), features(4, seed=1)
-    distances = detector.memory(detector._patches(detector.moments(held)))
+    distances = detector.memory(detector._patches(held))
     assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), abs=1e-5)
     strange = fitted()
     strange.refine(features(2))
     strange.refine_held_out(100 * features(2, seed=3))
     strange.finish_refine()
     assert float(strange.power) == 0
-    silent = strange.whitening(strange._residual(strange.moments(held), strange.projection))
+    silent = strange.whitening(strange.projection(strange._residual(held)))
     torch.testing.assert_close(strange.error_map(held)[:, 2:-2, 2:-2], silent[:, 2:-2, 2:-2])
+
+
+def test_a_state_that_is_loaded_replaces_what_follows_from_the_one_before():
+    one, other, data = fitted(), fitted(), features(2, seed=2)
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.mul_(1.1)
+    other.moments.std.mul_(2)
+    before = other.error_map(data)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other.error_map(data), one.error_map(data))
+    assert not torch.equal(other.error_map(data), before)
+
+
+def test_a_new_fit_measures_plainly_until_it_is_refined_again():
+    detector, data = fitted(memory=0, rim=False), features(3, seed=2)
+    detector.observe(features(12, seed=5))
+    detector.finish()
+    torch.testing.assert_close(detector.error_map(data), detector._residual(data).square().mean(1))
+    assert not detector.whitening.fitted  # a checkpoint of now holds nothing of the fit before
+
+
+def test_condensed_features_are_averages_on_the_axes_and_all_that_the_loss_looks_at():
+    detector, data = fitted(), features(3, seed=2)
+    standardised = (F.avg_pool2d(data, 2) - detector.moments.mean) / detector.moments.std
+    condensed = detector.condense(data)
+    torch.testing.assert_close(condensed, torch.einsum("kc,bchw->bkhw", detector.axes.axes[:5], standardised))
+    expected = F.mse_loss(detector.network(condensed), condensed)
+    torch.testing.assert_close(detector.loss(condensed), expected)
 
 
 def test_noise_depends_on_seed_and_step_alone():

@@ -57,7 +57,7 @@ def fit(detector, features, batch=6, steps=0):
         detector.train()
         for _ in range(steps):
             optimizer.zero_grad()
-            detector.loss(features).backward()
+            detector.loss(detector.condense(features)).backward()
             optimizer.step()
     detector.eval()
     if detector.refines:
@@ -165,10 +165,21 @@ def test_the_loss_is_one_number_that_gradients_lower_or_says_there_is_none(path)
         with pytest.raises(NotImplementedError, match=type(detector).__name__):
             detector.loss(features)
         return
-    before = detector.loss(features)
+    before = detector.loss(detector.condense(features))
     assert before.shape == ()
     assert before.requires_grad
-    assert fit(detector, features, steps=60).loss(features) < 0.9 * before
+    after = fit(detector, features, steps=60).loss(detector.condense(features))
+    assert after < 0.9 * before
+
+
+def test_what_features_are_condensed_to_hangs_on_them_and_the_statistics_alone(path):
+    shape, features = SHAPES[1], normals(8, SHAPES[1])
+    detector = fit(build(path, shape), features)
+    before = detector.condense(features)
+    assert not before.requires_grad
+    assert detector.condenses == (before.numel() < features.numel())
+    other = fit(build(path, shape), features, steps=3).train() if detector.trainable else detector
+    torch.testing.assert_close(other.condense(features[2:5]), before[2:5])
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)

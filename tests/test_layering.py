@@ -18,7 +18,7 @@ LAYERS = {
     "features": ("errors", "data"),
     "statistics": ("errors",),
     "models": ("errors", "statistics"),
-    "scoring": ("errors",),
+    "scoring": ("errors", "statistics"),
     "calibration": ("errors",),
     "metrics": ("errors",),
     "heatmap": ("errors",),

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.store import FeatureStore
 
@@ -30,24 +32,34 @@ def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, PictureError) else str(error)
 
 
-class FeatureBatches(IterableDataset[Batch]):
-    """Batches of features straight from a store: `features` (B, C, h, w) float32, `label` (B,) bool, `index` (B,).
+class Source(Protocol):
+    """Where batches are read from."""
+
+    def batch(self, rows: np.ndarray) -> Tensor:
+        """What is kept under rows (B,) int64: (B, ...) float32, a new tensor at every call."""
+
+
+class KeptBatches(IterableDataset[Batch]):
+    """Batches straight from where they are kept: `label` (B,) bool, `index` (B,) int64, and one more tensor.
 
     In a distributed run each process serves its own share of every epoch's order, and of every batch: together they
     take the steps that one process would. The shares are made equally long by repeating pictures.
 
     Args:
-        store: Where the features are.
+        name: What the tensor is called: `features` (B, C, h, w) float32 or `condensed` (B, ...) float32.
+        source: Where it is kept.
         rows: (N,) int64, the row of each picture of the set.
         labels: (N,) bool.
         batch_size: Pictures a batch, all processes together.
         epoch: The epoch that shuffles, or None for the fixed order.
         seed: Seed of the shuffling.
+        shared: Whether several processes share the set; else each serves all of it.
     """
 
     def __init__(
         self,
-        store: FeatureStore,
+        name: str,
+        source: Source,
         rows: np.ndarray,
         labels: Tensor,
         batch_size: int,
@@ -55,7 +67,7 @@ class FeatureBatches(IterableDataset[Batch]):
         seed: int = 0,
         shared: bool = True,
     ) -> None:
-        self.store, self.rows, self.labels = store, rows, labels
+        self.name, self.source, self.rows, self.labels = name, source, rows, labels
         self.epoch, self.seed = epoch, seed
         distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
@@ -67,8 +79,8 @@ class FeatureBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         for chosen in torch.split(self._order(), self.batch_size):
-            features = self.store.batch(self.rows[chosen.numpy()])
-            yield {"features": features, "label": self.labels[chosen], "index": chosen}
+            kept = self.source.batch(self.rows[chosen.numpy()])
+            yield {self.name: kept, "label": self.labels[chosen], "index": chosen}
 
     def _order(self) -> Tensor:
         """Places of this process's pictures in the set, in the order they are served."""
@@ -115,6 +127,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
         self._rows: dict[str, np.ndarray] | None = None
+        self._condensed: dict[str, CondensedFile] = {}
 
     @property
     def splits(self) -> Splits:
@@ -177,14 +190,56 @@ class FeatureDataModule(pl.LightningDataModule):
     def _rows_of(self, role: str, keys: dict[Path, str]) -> np.ndarray:
         return self.store.rows([keys[sample.path] for sample in getattr(self.pictures.splits, role)])
 
+    def condense(self, condense: Callable[[Tensor], Tensor]) -> None:
+        """Serve for the rest of this fit, in place of features, what a function makes of them, computed once here.
+
+        Args:
+            condense: From features (B, C, h, w) float32 on the CPU to (B, ...) float on any device.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self.teardown("fit")
+        folder = Path(self.trainer.default_root_dir) if self.trainer else Path.cwd()
+        for role in ("train", "validation"):
+            kept = CondensedFile(folder)
+            for batch in self._loader(role, shared=False):
+                kept.append(condense(batch["features"]))
+            self._condensed[role] = kept
+
+    def teardown(self, stage: str) -> None:
+        """Let go of what `condense` kept, after the fit."""
+        if stage == "fit":
+            for kept in self._condensed.values():
+                kept.close()
+            self._condensed = {}
+
     def _loader(self, role: str, epoch: Callable[[], int] | None = None, shared: bool = True) -> DataLoader[Batch]:
+        """Batches of features of a set."""
         if self._rows is None:
             self.setup()
         assert self._rows is not None
+        return self._batches("features", self.store, self._rows[role], role, epoch, shared)
+
+    def _fitting_loader(self, role: str, epoch: Callable[[], int] | None = None) -> DataLoader[Batch]:
+        """Batches of what there is to fit with: condensed where that was asked for, else features."""
+        if role not in self._condensed:
+            return self._loader(role, epoch)
+        rows = np.arange(len(getattr(self.pictures.splits, role)))
+        return self._batches("condensed", self._condensed[role], rows, role, epoch, shared=True)
+
+    def _batches(
+        self,
+        name: str,
+        source: Source,
+        rows: np.ndarray,
+        role: str,
+        epoch: Callable[[], int] | None,
+        shared: bool,
+    ) -> DataLoader[Batch]:
         labels = torch.tensor([sample.label for sample in getattr(self.pictures.splits, role)], dtype=torch.bool)
-        batches = FeatureBatches(
-            self.store, self._rows[role], labels, self.pictures.batch_size, epoch, self.pictures.seed, shared
-        )
+        size, seed = self.pictures.batch_size, self.pictures.seed
+        batches = KeptBatches(name, source, rows, labels, size, epoch, seed, shared)
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")
 
     def _device(self) -> torch.device:
@@ -193,7 +248,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training normals, shuffled anew in every epoch."""
-        return self._loader("train", epoch=lambda: self.trainer.current_epoch if self.trainer else 0)
+        return self._fitting_loader("train", epoch=lambda: self.trainer.current_epoch if self.trainer else 0)
 
     def statistics_dataloader(self) -> DataLoader[Batch]:
         """Batches of all training normals in a fixed order, the same in every process of a distributed run."""
@@ -205,7 +260,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of validation normals."""
-        return self._loader("validation")
+        return self._fitting_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of test pictures."""

@@ -1,6 +1,5 @@
 """Autoencoder of frozen features, trained to rebuild those of good parts; the error is what it can't rebuild."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -9,7 +8,15 @@ from torch import Tensor, nn
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.models.base import Detector
-from anomaly_lightning.statistics import ChannelMoments, PatchMemory, PositionWhitening, PrincipalAxes, Projection
+from anomaly_lightning.statistics import (
+    ChannelMoments,
+    ChannelView,
+    PatchMemory,
+    PositionWhitening,
+    PrincipalAxes,
+    Projection,
+)
+from anomaly_lightning.statistics.grid import averages, enlarged, inside, surroundings
 
 FORMS = ("spatial", "pointwise")
 
@@ -50,8 +57,10 @@ class Autoencoder(Detector):
     """
 
     trainable = True
+    condenses = True
     power: Tensor  # () float, how much the memory counts
     steps: Tensor  # () int64, noisy batches so far
+    back: Tensor  # (k, components, 1, 1), from what the network rebuilds to what `view` sees of it
 
     def __init__(
         self,
@@ -103,46 +112,56 @@ class Autoencoder(Detector):
         self.whitening = PositionWhitening(directions, grid, self.prior, self.rank) if self.whiten else None
         kept = min(self.memory_components, channels)
         self.memory = PatchMemory(kept, self.memory_size, channels, self.seed) if self.memory_size else None
+        self.view = ChannelView()
+        self.register_buffer("back", torch.empty(0), persistent=False)
         self.register_buffer("power", torch.tensor(0.0))
         self.register_buffer("steps", torch.tensor(0))
-        self.register_load_state_dict_post_hook(_forget_step)
+        self.register_load_state_dict_post_hook(_take_up)
         self._step: int | None = None
         self._held, self._held_count = torch.tensor(0.0), 0
 
     def observe(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the channels' moments and, as averages, into the axes."""
+        self.view.clear()
+        if self.whitening is not None:
+            self.whitening.clear()
         self.moments.observe(features)
         if self.components is not None or self.memory is not None:  # else nothing looks along them
-            self.axes.observe(self._pooled(features))
+            self.axes.observe(averages(features, self.pool))
 
     def finish(self) -> None:
         """Set the standardisation and the axes."""
         self.moments.finish()
         self.axes.finish(self.moments.std.flatten())
 
-    def loss(self, features: Tensor) -> Tensor:
-        """Mean squared error of features (B, C, h, w) float: () float; noisy input, clean target while training."""
-        target = self._coordinates(self.moments(self._pooled(features)))  # averages first: the same, on fewer values
-        return F.mse_loss(self._rebuilt(self._noisy(target) if self.training else target), target)
+    def condense(self, features: Tensor) -> Tensor:
+        """What the network rebuilds of features (B, C, h, w) float: (B, components, h / pool, w / pool) float."""
+        standardised = self.moments(averages(features, self.pool))  # averages first: the same, on fewer values
+        return standardised if self.components is None else self.axes(standardised, self.components)
+
+    def loss(self, condensed: Tensor) -> Tensor:
+        """Mean squared error of what `condense` gave, (B, k, h', w') float: () float.
+
+        While training the input is noisy, the target clean.
+        """
+        return F.mse_loss(self._rebuilt(self._noisy(condensed) if self.training else condensed), condensed)
 
     @torch.no_grad()
     def refine(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the residuals' covariance and the memory."""
-        standardised = self.moments(features)
         if self.whitening is not None:
-            self.whitening.observe(self._residual(standardised, self.projection))
+            self.whitening.observe(self.projection(self._residual(features)))
         if self.memory is not None:
-            self.memory.observe(self._patches(standardised))
+            self.memory.observe(self._patches(features))
 
     @torch.no_grad()
     def refine_held_out(self, features: Tensor) -> None:
         """Take features (B, C, h, w) float of held-out normals: how far scales and memory are to be trusted."""
-        standardised = self.moments(features)
         if self.whitening is not None:
-            self.whitening.observe_held_out(self._residual(standardised, self.projection))
+            self.whitening.observe_held_out(self.projection(self._residual(features)))
         if self.memory is not None:
             self.memory.finish()
-            self._held = self._held + self.memory(self._patches(standardised)).square().sum().double()
+            self._held = self._held + self.memory(self._patches(features)).square().sum().double()
             self._held_count += features.shape[0] * features.shape[2] * features.shape[3]
 
     @torch.no_grad()
@@ -155,18 +174,37 @@ class Autoencoder(Detector):
         if self._held_count:
             self.power.copy_((1.0 - self._held / self._held_count).clamp(0, 1))
             self._held, self._held_count = torch.tensor(0.0), 0
+        self._fold()
 
     @torch.no_grad()
     def error_map(self, features: Tensor) -> Tensor:
         """Error of features (B, C, h, w) float: (B, h, w) float; see the class for what it is made of."""
-        standardised = self.moments(features)
-        if self.whitening is not None and self.whitening.fitted:
-            error = self.whitening(self._residual(standardised, self.projection))
+        if self.view.ready:
+            assert self.whitening is not None
+            seen = self.view(features)
+            residual, coordinates = seen.split((self.whitening.channels, seen.shape[1] - self.whitening.channels), 1)
+            rebuilt = F.conv2d(self._evaluated(features), self.back)  # on the small grid, where it is cheap
+            error = self.whitening.length(residual - enlarged(rebuilt, features.shape[-2:]))
+            distance = None if self.memory is None else self.memory(surroundings(coordinates))
         else:
-            error = self._residual(standardised).square().mean(1)
-        if self.memory is not None:
-            error = error * self.memory(self._patches(standardised)).clamp_min(1e-6) ** self.power
-        return error * _rim(error) if self.rim else error
+            error = self._residual(features).square().mean(1)
+            distance = None if self.memory is None else self.memory(self._patches(features))
+        if distance is not None:
+            error = error * distance.clamp_min(1e-6) ** self.power
+        return error * inside(error) if self.rim else error
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        """Make one matrix of all that is linear on the way to whitened residuals and patches, where they are known."""
+        self.view.clear()
+        if self.whitening is None or not self.whitening.fitted:
+            return
+        basis = self.projection.basis
+        rows = self.whitening.factor if basis is None else self.whitening.factor @ basis.flatten(1)  # (k, C)
+        leading = None if self.memory is None else self.axes.axes[: self.memory_components]
+        self.view.set(rows if leading is None else torch.cat((rows, leading)), self.moments)
+        back = rows if self.components is None else rows @ self.axes.axes[: self.components].T
+        self.back = back[:, :, None, None].contiguous()
 
     def _noisy(self, target: Tensor) -> Tensor:
         """Target (B, C, h', w') float plus noise that depends on seed and step alone, so that a resumed run goes on."""
@@ -179,65 +217,35 @@ class Autoencoder(Detector):
         self.steps.fill_(self._step)
         return target + self.noise * torch.randn(target.shape, generator=generator, device=target.device)
 
-    def _pooled(self, standardised: Tensor) -> Tensor:
-        return averages(standardised, self.pool)
+    def _rebuilt(self, condensed: Tensor) -> Tensor:
+        """Reconstruction of (B, k, h', w') float, same shape; a decoder doubles sizes, odd ones are cut."""
+        return self.network(condensed)[..., : condensed.shape[-2], : condensed.shape[-1]].float()
 
-    def _rebuilt(self, pooled: Tensor) -> Tensor:
-        """Reconstruction of (B, C, h', w') float, same shape; a decoder doubles sizes, odd ones are cut."""
-        return self.network(pooled)[..., : pooled.shape[-2], : pooled.shape[-1]].float()
-
-    def _coordinates(self, standardised: Tensor) -> Tensor:
-        """What the network works on, (B, k, h, w) float of (B, C, h, w) float."""
-        return standardised if self.components is None else self.axes(standardised, self.components)
-
-    def _reconstruction(self, standardised: Tensor) -> Tensor:
-        """Averages (B, C, h', w') float of standardised features, by the network in evaluation mode."""
+    def _evaluated(self, features: Tensor) -> Tensor:
+        """What the network in evaluation mode rebuilds of features (B, C, h, w) float: (B, k, h', w') float."""
+        condensed = self.condense(features).contiguous(memory_format=torch.channels_last)
         was_training = self.network.training
         self.network.eval()
         try:
-            rebuilt = self._rebuilt(self._coordinates(self._pooled(standardised)))
+            return self._rebuilt(condensed)
         finally:
             self.network.train(was_training)
-        return rebuilt if self.components is None else self.axes.back(rebuilt)
 
-    def _residual(self, standardised: Tensor, view: Callable[[Tensor], Tensor] = lambda channels: channels) -> Tensor:
-        """Linear `view` of features less their reconstruction: (B, k, h, w) float."""
-        rebuilt = view(self._reconstruction(standardised))  # on the small grid, where it is cheap
-        if self.pool > 1:
-            rebuilt = F.interpolate(rebuilt, size=standardised.shape[-2:], mode="bilinear", align_corners=False)
-        return view(standardised) - rebuilt
+    def _residual(self, features: Tensor) -> Tensor:
+        """Standardised features (B, C, h, w) float less their reconstruction: same shape."""
+        rebuilt = self._evaluated(features)
+        rebuilt = rebuilt if self.components is None else self.axes.back(rebuilt)
+        return self.moments(features) - enlarged(rebuilt, features.shape[-2:])
 
-    def _patches(self, standardised: Tensor) -> Tensor:
+    def _patches(self, features: Tensor) -> Tensor:
         """Averages over 3x3 positions on the leading axes: (B, k, h, w) float; zeros beyond the rim, which tame it."""
-        return F.avg_pool2d(self.axes(standardised, self.memory_components), 3, 1, 1)
+        return surroundings(self.axes(self.moments(features), self.memory_components))
 
 
-def _forget_step(detector: Autoencoder, _: object) -> None:
-    """Let the step be read from the buffer that was just loaded."""
+def _take_up(detector: Autoencoder, _: object) -> None:
+    """Make what follows from a state that was just loaded."""
     detector._step = None
-
-
-def averages(features: Tensor, side: int) -> Tensor:
-    """Averages over side x side positions of (B, C, h, w) float, as avg_pool2d with ceil_mode computes them.
-
-    Where the sides divide, sums of rows and then of every so many columns take a third of its time on a CPU.
-    """
-    height, width = features.shape[-2:]
-    if side == 1:
-        return features
-    if height % side or width % side:
-        return F.avg_pool2d(features, side, ceil_mode=True)
-    rows = features.unflatten(2, (height // side, side)).sum(3)
-    total = rows[..., ::side].clone()
-    for offset in range(1, side):
-        total += rows[..., offset::side]
-    return total / side**2
-
-
-def _rim(error: Tensor) -> Tensor:
-    """Weights of the positions (h, w): the share of each one's 3x3 surroundings that lies inside the grid."""
-    ones = torch.ones(1, 1, *error.shape[-2:], dtype=error.dtype, device=error.device)
-    return F.avg_pool2d(ones, 3, 1, 1)[0, 0]
+    detector._fold()
 
 
 def _pointwise(channels: int, hidden: int, latent: int) -> nn.Sequential:

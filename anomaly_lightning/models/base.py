@@ -10,7 +10,7 @@ class Detector(nn.Module):
     """Learns what normal features look like and measures how far others are from it.
 
     Life of a detector: `build` with the shape of a picture's features; `observe` every training batch once,
-    `finish`; then, where `trainable`, gradient steps on `loss`; then, where `refines`, `refine` every training batch
+    `finish`; then, where `trainable`, gradient steps on `loss` of what `condense` makes of features; then, where `refines`, `refine` every training batch
     once more with the trained weights, `refine_held_out` the validation normals, `finish_refine`. After `finish`,
     `error_map` may be called at any time. An
     `observe` that follows a `finish` starts anew. All state is in parameters and buffers, so that a checkpoint is
@@ -18,10 +18,12 @@ class Detector(nn.Module):
 
     Attributes:
         trainable: Whether `loss` is to be minimised by gradient steps.
+        condenses: Whether `condense` makes less of features, worth keeping for all epochs.
         refines: Whether a pass of `refine` over the training features is wanted after the gradient steps.
     """
 
     trainable: bool = False
+    condenses: bool = False
     refines: bool = False
 
     def build(self, shape: tuple[int, int, int]) -> None:
@@ -33,8 +35,15 @@ class Detector(nn.Module):
     def finish(self) -> None:
         """Turn what was observed into buffers; idempotent."""
 
-    def loss(self, features: Tensor) -> Tensor:
-        """Loss to minimise for features (B, C, h, w) float: () float. Only for `trainable` detectors."""
+    def condense(self, features: Tensor) -> Tensor:
+        """What `loss` looks at of features (B, C, h, w) float: (B, ...) float; the features themselves here.
+
+        Must not depend on parameters, on the epoch or on chance: it is computed once after `finish`.
+        """
+        return features
+
+    def loss(self, condensed: Tensor) -> Tensor:
+        """Loss to minimise for what `condense` gave, (B, ...) float: () float. Only for `trainable` detectors."""
         raise NotImplementedError(f"{type(self).__name__} is fitted without gradients: it has no loss")
 
     def refine(self, features: Tensor) -> None:

@@ -5,10 +5,12 @@ from anomaly_lightning.statistics.moments import ChannelMoments
 from anomaly_lightning.statistics.principal import PrincipalAxes
 from anomaly_lightning.statistics.projection import Projection
 from anomaly_lightning.statistics.sample import PatchSample, greedy_k_center
+from anomaly_lightning.statistics.view import ChannelView
 from anomaly_lightning.statistics.whitening import PositionWhitening
 
 __all__ = [
     "ChannelMoments",
+    "ChannelView",
     "PatchMemory",
     "PatchSample",
     "PositionWhitening",

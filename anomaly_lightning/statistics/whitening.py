@@ -100,12 +100,22 @@ class PositionWhitening(nn.Module):
 
     def forward(self, residuals: Tensor) -> Tensor:
         """Mahalanobis length of residuals (B, k, h, w) float, per channel: (B, h, w) float, about 1 on normals."""
-        batch, _, height, width = residuals.shape
-        vectors = residuals.flatten(2).permute(2, 0, 1) @ self.factor.T  # (h w, B, k)
+        return self.length(torch.einsum("ij,bjhw->bihw", self.factor, residuals))
+
+    def length(self, whitened: Tensor) -> Tensor:
+        """The same of residuals that `factor` was applied to, (B, k, h, w) float; fastest with the channels last."""
+        batch, _, height, width = whitened.shape
+        vectors = whitened.flatten(2).permute(2, 0, 1)  # (h w, B, k)
         # Rows times matrices: ten times as fast as matrices times columns where there is one picture.
         own = torch.bmm(vectors, self.axes).square().sum(2)
         squares = self.floors * vectors.square().sum(2) - own  # (h w, B)
         return squares.clamp_min(0).sqrt().T.reshape(batch, height, width)
+
+    def clear(self) -> None:
+        """Be as if never fitted."""
+        for name in ("factor", "floors", "axes"):
+            setattr(self, name, getattr(self, name).new_empty(0))
+        self._forget()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         for name in ("factor", "floors", "axes"):

@@ -1,28 +1,28 @@
-"""One file of rows of equal size: plain bytes at row * row_bytes, nothing else."""
+"""Files of rows of equal size: plain bytes at row * row_bytes, nothing else."""
 
 import os
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
+from io import RawIOBase
 from pathlib import Path
 
 
-class RowFile:
-    """Reads rows straight into the caller's buffer, and appends rows durably.
+class RowReader:
+    """Reads rows straight into the caller's buffer.
 
     Positioned reads rather than a mapping of the file: they come from the same page cache, were measured faster than
     a gather from a mapping (no page faults), leave the pages out of the process's resident memory, see what other
     processes append, and end in an error instead of SIGBUS where the disk fails.
 
     Args:
-        path: The file; it must exist.
+        file: Open for reading, without a buffer of its own; closed by `close`.
         row_bytes: Size of a row in bytes.
     """
 
-    def __init__(self, path: Path, row_bytes: int) -> None:
-        self.path = path
+    def __init__(self, file: RawIOBase, row_bytes: int) -> None:
         self.row_bytes = row_bytes
-        self._file = path.open("rb", buffering=0)
+        self._file = file
         self._seek_lock = threading.Lock()
 
     def read_into(self, rows: Sequence[int], buffer: memoryview) -> list[int]:
@@ -38,6 +38,40 @@ class RowFile:
         size = self.row_bytes
         slots = (buffer[at * size : (at + 1) * size] for at in range(len(rows)))
         return [row for row, slot in zip(rows, slots, strict=True) if self._read(row * size, slot) < size]
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        self._file.close()
+
+    def _read(self, offset: int, slot: memoryview) -> int:
+        """Fill `slot` from `offset` on; returns the bytes that were there."""
+        done = 0
+        while done < len(slot):
+            count = self._read_once(offset + done, slot[done:])
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def _read_once(self, offset: int, slot: memoryview) -> int:
+        if hasattr(os, "preadv"):  # Linux, BSD, macOS: no shared file position, so threads and forks can't collide
+            return os.preadv(self._file.fileno(), [slot], offset)
+        with self._seek_lock:
+            self._file.seek(offset)
+            return self._file.readinto(slot) or 0
+
+
+class RowFile(RowReader):
+    """Rows that lie in a file with a name: read as above, and appended durably.
+
+    Args:
+        path: The file; it must exist.
+        row_bytes: Size of a row in bytes.
+    """
+
+    def __init__(self, path: Path, row_bytes: int) -> None:
+        super().__init__(path.open("rb", buffering=0), row_bytes)
+        self.path = path
 
     def checksums(self, rows: Sequence[int]) -> list[int]:
         """CRC-32 of each row's bytes; -1 where the file is too short."""
@@ -87,24 +121,3 @@ class RowFile:
             return not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
             return True
-
-    def close(self) -> None:
-        """Close the file; idempotent."""
-        self._file.close()
-
-    def _read(self, offset: int, slot: memoryview) -> int:
-        """Fill `slot` from `offset` on; returns the bytes that were there."""
-        done = 0
-        while done < len(slot):
-            count = self._read_once(offset + done, slot[done:])
-            if count == 0:
-                break
-            done += count
-        return done
-
-    def _read_once(self, offset: int, slot: memoryview) -> int:
-        if hasattr(os, "preadv"):  # Linux, BSD, macOS: no shared file position, so threads and forks can't collide
-            return os.preadv(self._file.fileno(), [slot], offset)
-        with self._seek_lock:
-            self._file.seek(offset)
-            return self._file.readinto(slot) or 0
