@@ -8,6 +8,7 @@ import torch
 from toy import BARE, composed
 
 from anomaly_lightning import build
+from anomaly_lightning.callbacks import checkpoints
 from anomaly_lightning.callbacks.calibration import CalibrationCallback
 from anomaly_lightning.checkpoint import load_module
 from anomaly_lightning.fitting import finalise, fit
@@ -204,3 +205,96 @@ def test_where_features_are_kept_does_not_change_what_is_learned(session, mode):
     one.run()
     two.run()
     assert float(two.module.threshold) == pytest.approx(float(one.module.threshold), rel=1e-3)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0, [0, 1, 2, 3, 4]), (2.5, [0, 3, 4]), (1e9, [0, 4])])
+def test_checkpoints_to_go_on_from_come_after_a_while_and_after_the_last_epoch(session, monkeypatch, seconds, expected):
+    """By a clock that every epoch takes one second of."""
+    made = session("trainer.max_epochs=5", f"callbacks.last.at_least_s={seconds}")
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: float(made.trainer.current_epoch))
+    written, save = [], made.trainer.save_checkpoint
+
+    def noted(path, weights_only=None, storage_options=None):
+        save(path, weights_only, storage_options)
+        if path.endswith("last.ckpt"):
+            written.append(torch.load(path, weights_only=True)["epoch"])
+
+    monkeypatch.setattr(made.trainer, "save_checkpoint", noted)
+    trainer, module, data = prepared(made)
+    fit(trainer, module, data, None)
+    assert written == expected
+
+
+def losses(made, values):
+    """Let the epochs of a fit have these validation losses, as far as callbacks see."""
+
+    class Stated(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            trainer.callback_metrics["val/loss"] = torch.tensor(values[trainer.current_epoch])
+
+    made.trainer.callbacks.insert(0, Stated())
+
+
+def test_an_interrupted_run_that_goes_on_elsewhere_keeps_its_best_epoch(session):
+    values, weights, last = [3.0, 1.0, 4.0, 2.0, 1.5], [], None
+    for epochs in (3, 5):
+        made = session(f"trainer.max_epochs={epochs}", "callbacks.stopping=null")
+        losses(made, values)
+        trainer, module, data = prepared(made)
+        fit(trainer, module, data, last)
+        last = str(made.folder / "checkpoints" / "last.ckpt")
+        best = torch.load(made.folder / "checkpoints" / "best.ckpt", weights_only=True)
+        assert best["epoch"] == 1
+        weights.append(best["state_dict"]["detector.network.0.weight"])
+        assert made._best_loss() == 1.0
+    assert torch.equal(*weights)
+
+
+def test_best_weights_that_are_gone_are_missed_aloud(session):
+    made = session("trainer.max_epochs=3", "callbacks.stopping=null")
+    losses(made, [1.0, 2.0, 3.0])
+    fit(*prepared(made), None)
+    (made.folder / "checkpoints" / "best.ckpt").unlink()
+    later = session("trainer.max_epochs=5", "callbacks.stopping=null")
+    losses(later, [1.0, 2.0, 3.0, 9.0, 8.0])
+    with pytest.warns(UserWarning, match="best weights of the interrupted run"):
+        fit(*prepared(later), str(made.folder / "checkpoints" / "last.ckpt"))
+    assert torch.load(later.folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 4
+
+
+def test_the_epoch_that_stops_a_fit_leaves_a_checkpoint(session):
+    made = session("trainer.max_epochs=9", "callbacks.last.at_least_s=1e9")
+
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 3
+
+    made.trainer.callbacks.insert(0, Stop())
+    trainer, module, data = prepared(made)
+    fit(trainer, module, data, None)
+    assert torch.load(made.folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
+def test_a_fit_reads_what_the_loss_looks_at_and_learns_as_from_whole_features(session, monkeypatch):
+    """Condensed once, or anew from the features of every batch: the same weights, and no more features are read."""
+    seen = []
+    for condenses in (True, False):
+        made = session("trainer.max_epochs=3")
+        monkeypatch.setattr(type(made.module.detector), "condenses", condenses)
+        trainer, module, data = prepared(made)
+        names = []
+        step = module.training_step
+
+        def noted(batch, at, step=step, names=names):
+            names.append(set(batch))
+            return step(batch, at)
+
+        monkeypatch.setattr(module, "training_step", noted)
+        fit(trainer, module, data, None)
+        kept = {"condensed" if condenses else "features", "label", "index"}
+        assert names
+        assert all(name == kept for name in names)
+        assert not data._condensed, "given back after the fit"
+        seen.append([value.clone() for value in module.detector.network.state_dict().values()])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other)

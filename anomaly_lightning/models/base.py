@@ -10,11 +10,11 @@ class Detector(nn.Module):
     """Learns what normal features look like and measures how far others are from it.
 
     Life of a detector: `build` with the shape of a picture's features; `observe` every training batch once,
-    `finish`; then, where `trainable`, gradient steps on `loss` of what `condense` makes of features; then, where `refines`, `refine` every training batch
-    once more with the trained weights, `refine_held_out` the validation normals, `finish_refine`. After `finish`,
-    `error_map` may be called at any time. An
-    `observe` that follows a `finish` starts anew. All state is in parameters and buffers, so that a checkpoint is
-    loaded by `build` and `load_state_dict`.
+    `finish`; then, where `trainable`, gradient steps on `loss` of what `condense` makes of features; then, where
+    `refines`, `refine` every training batch once more with the trained weights, `refine_held_out` the validation
+    normals, `finish_refine`. After `finish`, `error_map` may be called at any time. An `observe` that follows a
+    `finish` starts anew. All state is in parameters and buffers, so that a checkpoint is loaded by `build` and
+    `load_state_dict`.
 
     Attributes:
         trainable: Whether `loss` is to be minimised by gradient steps.

@@ -35,7 +35,7 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def surroundings(maps: Tensor) -> Tensor:
-    """Averages over 3 x 3 positions of (B, k, h, w) float, zeros beyond the rim: same shape, channels last in memory."""
+    """Averages over 3 x 3 positions of (B, k, h, w) float, zeros beyond the rim: same shape, channels last."""
     return _along_both(maps, *_bands(maps))
 
 
