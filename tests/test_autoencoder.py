@@ -65,7 +65,7 @@ def test_axes_that_nothing_looks_along_are_not_computed():
 
 
 def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
-    detector, data = fitted(), features(3, seed=2)
+    detector, data = fitted(memory_stride=1), features(3, seed=2)
     assert 0 < float(detector.power) < 1
     standardised = detector.moments(data)
     residual = detector.projection(detector._residual(data))  # whole first, then projected: the long way round
@@ -76,6 +76,19 @@ def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
     torch.testing.assert_close(detector.error_map(data)[:, 1:-1, 1:-1], error[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(detector.error_map(data)[:, 0, 3], error[:, 0, 3], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(detector.error_map(data)[:, 0, 0], error[:, 0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_memory_is_asked_at_some_positions_and_interpolated_between():
+    everywhere, some, data = fitted(memory_stride=1), fitted(memory_stride=2), features(3, seed=2)
+    silent = fitted(memory_stride=1)
+    silent.power.zero_()
+    length = silent.error_map(data)
+    power = float(some.power)
+    distance = (everywhere.error_map(data) / length) ** (1 / power)
+    found = (some.error_map(data) / length) ** (1 / power)
+    torch.testing.assert_close(found[:, ::2, ::2], distance[:, ::2, ::2], rtol=1e-3, atol=1e-4)
+    halfway = (distance[:, 2:-2:2, ::2] + distance[:, 4::2, ::2]) / 2
+    torch.testing.assert_close(found[:, 3:-2:2, ::2], halfway, rtol=1e-3, atol=1e-4)
 
 
 def test_the_power_is_what_the_memory_explains_of_held_out_normals():
@@ -138,6 +151,7 @@ MEANINGLESS = (
     {"components": 0},
     {"rank": 0},
     {"memory_components": 0},
+    {"memory_stride": 0},
     {"prior": 0.0},
     {"noise": -1},
 )

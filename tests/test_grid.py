@@ -1,11 +1,12 @@
 """Operations along the grid against torch's own."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from anomaly_lightning.statistics import ChannelMoments, ChannelView
-from anomaly_lightning.statistics.grid import averages, enlarged, inside, surroundings
+from anomaly_lightning.statistics.grid import averages, between, enlarged, inside, surroundings
 
 SIZES = [(12, 24), (13, 9), (12, 9), (1, 1), (1, 7)]
 
@@ -33,6 +34,24 @@ def test_enlarging_is_the_bilinear_interpolation_of_torch(size, wanted, layout):
 def test_surroundings_are_averages_with_zeros_beyond_the_rim(size):
     torch.testing.assert_close(surroundings(maps_of(size)), F.avg_pool2d(maps_of(size), 3, 1, 1))
     torch.testing.assert_close(inside(maps_of(size)), F.avg_pool2d(torch.ones(1, 1, *size), 3, 1, 1)[0, 0])
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_some_surroundings_are_those_of_all_positions(size, every):
+    maps = maps_of(size)
+    torch.testing.assert_close(surroundings(maps, every), surroundings(maps)[..., ::every, ::every])
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_values_between_positions_are_numpys_interpolation(size, every):
+    maps = maps_of(size)[:, 0, ::every, ::every]
+    expected = maps.double().numpy()
+    for axis, side in ((1, size[0]), (2, size[1])):
+        known = np.arange(0, side, every)
+        expected = np.apply_along_axis(lambda v, k=known, s=side: np.interp(np.arange(s), k, v), axis, expected)
+    np.testing.assert_allclose(between(maps, size, every), expected, atol=1e-6)
 
 
 def test_what_was_kept_for_one_dtype_is_not_given_for_another():

@@ -18,12 +18,27 @@ class TimedCheckpoint(ModelCheckpoint):
     would write in the middle of epochs.
 
     Args:
+        dirpath: Folder of the file.
+        filename: Its name, without suffix.
+        save_on_exception: Whether an exception leaves one, too.
+        enable_version_counter: Whether a file that is there is left and a number added to the name.
         at_least_s: Seconds between two of them.
-        kwargs: Of `ModelCheckpoint`.
     """
 
-    def __init__(self, at_least_s: float = 10.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        filename: str | None = None,
+        save_on_exception: bool = False,
+        enable_version_counter: bool = True,
+        at_least_s: float = 10.0,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            save_on_exception=save_on_exception,
+            enable_version_counter=enable_version_counter,
+        )
         self.at_least_s = at_least_s
         self._written: float | None = None
 
@@ -58,7 +73,33 @@ class BestCheckpoint(ModelCheckpoint):
     """Checkpoint of the best epoch, of all epochs where an interrupted run goes on in another folder.
 
     The base class forgets the best score then, and would take the best of the remaining epochs for the best of all.
+
+    Args:
+        dirpath: Folder of the file.
+        filename: Its name, without suffix.
+        monitor: What is to be small.
+        save_top_k: Epochs that are kept.
+        save_weights_only: Whether the optimizer is left out.
+        enable_version_counter: Whether a file that is there is left and a number added to the name.
     """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        save_top_k: int = 1,
+        save_weights_only: bool = False,
+        enable_version_counter: bool = True,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            save_top_k=save_top_k,
+            save_weights_only=save_weights_only,
+            enable_version_counter=enable_version_counter,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of the interrupted run, with its files brought into this run's folder."""
@@ -78,10 +119,15 @@ def _brought(state: dict[str, Any], here: Path) -> dict[str, Any]:
         )
         return state
     moved = {str(file): str(here / file.name) for file in files}
-    if rank_zero_only.rank == 0:
-        here.mkdir(parents=True, exist_ok=True)
-        for old, new in moved.items():
-            shutil.copyfile(old, new)
+    _copy(moved)
     paths = {name: moved.get(state[name], state[name]) for name in ("best_model_path", "kth_best_model_path")}
     scores = {moved[path]: score for path, score in state["best_k_models"].items()}
     return {**state, **paths, "best_k_models": scores, "dirpath": str(here)}
+
+
+@rank_zero_only
+def _copy(files: dict[str, str]) -> None:
+    """Copy files (from: to), once for all processes."""
+    for old, new in files.items():
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old, new)

@@ -123,7 +123,10 @@ class FeatureExtractor(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the taps."""
+        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the taps.
+
+        In memory the channels come last, as the backbone computes them; a store turns them round for its file.
+        """
         with self.precision(images.device):
             taps = self.backbone(images)
         return self._aligned([tap.to(images.dtype) for tap in taps])
@@ -134,7 +137,7 @@ class FeatureExtractor(nn.Module):
             side = self.neighbourhood
             taps = [F.avg_pool2d(tap, side, 1, side // 2, count_include_pad=False) for tap in taps]
         grid = self.grid or (taps[0].shape[-2], taps[0].shape[-1])
-        return torch.cat([self._on_grid(tap, grid) for tap in taps], dim=1).contiguous()
+        return torch.cat([self._on_grid(tap, grid) for tap in taps], dim=1)
 
     def _on_grid(self, tap: Tensor, grid: tuple[int, int]) -> Tensor:
         """One tap (B, C, h, w) float on the common grid."""

@@ -16,7 +16,7 @@ from anomaly_lightning.statistics import (
     PrincipalAxes,
     Projection,
 )
-from anomaly_lightning.statistics.grid import averages, enlarged, inside, surroundings
+from anomaly_lightning.statistics.grid import averages, between, enlarged, inside, surroundings
 
 FORMS = ("spatial", "pointwise")
 
@@ -52,6 +52,7 @@ class Autoencoder(Detector):
         rank: Directions of its own that the covariance of a position has; 4 h w rank directions bytes (13 MB).
         memory: Patches in the memory, 0 = none.
         memory_components: Principal axes that the memory works on.
+        memory_stride: The memory is asked at every so many positions along each axis, and interpolated between them.
         rim: Whether errors at the rim of the grid are attenuated, by 1/3 at an edge and 5/9 in a corner.
         seed: Of the projection and of the memory's sample.
     """
@@ -77,23 +78,25 @@ class Autoencoder(Detector):
         rank: int = 24,
         memory: int = 2000,
         memory_components: int = 32,
+        memory_stride: int = 2,
         rim: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if form not in FORMS:
             raise UserError(f"model.form={form}: expected one of {', '.join(FORMS)}.")
-        counts = (width, latent, stages, pool, directions, rank, memory_components)
+        counts = (width, latent, stages, pool, directions, rank, memory_components, memory_stride)
         if min(counts) < 1 or (components is not None and components < 1):
             raise UserError(
-                "model.width, latent, components, stages, pool, directions, rank and memory_components must be "
-                "1 or more."
+                "model.width, latent, components, stages, pool, directions, rank, memory_components and "
+                "memory_stride must be 1 or more."
             )
         if min(noise, memory) < 0 or prior <= 0:
             raise UserError("model.noise and memory must be 0 or more, model.prior more than 0.")
         self.form, self.width, self.latent, self.stages, self.pool = form, width, latent, stages, pool
         self.noise, self.prior, self.directions, self.rank = noise, prior, directions, rank
         self.components, self.memory_components, self.rim, self.seed = components, memory_components, rim, seed
+        self.memory_stride = memory_stride
         self.whiten, self.memory_size, self.refines = whiten, memory, whiten or memory > 0
 
     def build(self, shape: tuple[int, int, int]) -> None:
@@ -112,7 +115,7 @@ class Autoencoder(Detector):
         self.whitening = PositionWhitening(directions, grid, self.prior, self.rank) if self.whiten else None
         kept = min(self.memory_components, channels)
         self.memory = PatchMemory(kept, self.memory_size, channels, self.seed) if self.memory_size else None
-        self.view = ChannelView()
+        self.inlet, self.view = ChannelView(), ChannelView()
         self.register_buffer("back", torch.empty(0), persistent=False)
         self.register_buffer("power", torch.tensor(0.0))
         self.register_buffer("steps", torch.tensor(0))
@@ -133,11 +136,12 @@ class Autoencoder(Detector):
         """Set the standardisation and the axes."""
         self.moments.finish()
         self.axes.finish(self.moments.std.flatten())
+        self._open()
 
     def condense(self, features: Tensor) -> Tensor:
         """What the network rebuilds of features (B, C, h, w) float: (B, components, h / pool, w / pool) float."""
-        standardised = self.moments(averages(features, self.pool))  # averages first: the same, on fewer values
-        return standardised if self.components is None else self.axes(standardised, self.components)
+        pooled = averages(features, self.pool)  # averages first: the same, on fewer values
+        return self.moments(pooled) if self.components is None else self.inlet(pooled)
 
     def loss(self, condensed: Tensor) -> Tensor:
         """Mean squared error of what `condense` gave, (B, k, h', w') float: () float.
@@ -184,14 +188,20 @@ class Autoencoder(Detector):
             seen = self.view(features)
             residual, coordinates = seen.split((self.whitening.channels, seen.shape[1] - self.whitening.channels), 1)
             rebuilt = F.conv2d(self._evaluated(features), self.back)  # on the small grid, where it is cheap
-            error = self.whitening.length(residual - enlarged(rebuilt, features.shape[-2:]))
-            distance = None if self.memory is None else self.memory(surroundings(coordinates))
+            error = self.whitening.length(residual - enlarged(rebuilt, _grid(features)))
         else:
+            coordinates = None if self.memory is None else self._leading(features)
             error = self._residual(features).square().mean(1)
-            distance = None if self.memory is None else self.memory(self._patches(features))
-        if distance is not None:
+        if self.memory is not None and coordinates is not None:
+            distance = self.memory(surroundings(coordinates, self.memory_stride))
+            distance = between(distance, _grid(features), self.memory_stride)
             error = error * distance.clamp_min(1e-6) ** self.power
         return error * inside(error) if self.rim else error
+
+    def _open(self) -> None:
+        """Make one matrix of standardisation and axes for what the network works on."""
+        if self.components is not None:
+            self.inlet.set(self.axes.axes[: self.components], self.moments)
 
     @torch.no_grad()
     def _fold(self) -> None:
@@ -235,16 +245,26 @@ class Autoencoder(Detector):
         """Standardised features (B, C, h, w) float less their reconstruction: same shape."""
         rebuilt = self._evaluated(features)
         rebuilt = rebuilt if self.components is None else self.axes.back(rebuilt)
-        return self.moments(features) - enlarged(rebuilt, features.shape[-2:])
+        return self.moments(features) - enlarged(rebuilt, _grid(features))
 
     def _patches(self, features: Tensor) -> Tensor:
         """Averages over 3x3 positions on the leading axes: (B, k, h, w) float; zeros beyond the rim, which tame it."""
-        return surroundings(self.axes(self.moments(features), self.memory_components))
+        return surroundings(self._leading(features))
+
+    def _leading(self, features: Tensor) -> Tensor:
+        """Coordinates of features (B, C, h, w) float on the memory's axes: (B, k, h, w) float."""
+        return self.axes(self.moments(features), self.memory_components)
+
+
+def _grid(features: Tensor) -> tuple[int, int]:
+    """(h, w) of features (B, C, h, w)."""
+    return features.shape[2], features.shape[3]
 
 
 def _take_up(detector: Autoencoder, _: object) -> None:
     """Make what follows from a state that was just loaded."""
     detector._step = None
+    detector._open()
     detector._fold()
 
 

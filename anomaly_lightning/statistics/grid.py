@@ -1,5 +1,6 @@
 """Linear operations along the grid, each as cheap as its layout allows: averages, enlargement, surroundings."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 def averages(features: Tensor, side: int) -> Tensor:
     """Averages over side x side positions of (B, C, h, w) float, as avg_pool2d with ceil_mode computes them.
 
-    Where the sides divide, sums of rows and then of every so many columns take a third of its time on a CPU.
+    Where the sides divide and the channels come first in memory, sums of rows and then of every so many columns take a
+    third of its time on a CPU.
     """
     height, width = features.shape[-2:]
     if side == 1:
         return features
-    if height % side or width % side:
+    if height % side or width % side or not features.is_contiguous():
         return F.avg_pool2d(features, side, ceil_mode=True)
     rows = features.unflatten(2, (height // side, side)).sum(3)
     total = rows[..., ::side].clone()
@@ -34,9 +36,25 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return _along_both(maps, rows, columns)
 
 
-def surroundings(maps: Tensor) -> Tensor:
-    """Averages over 3 x 3 positions of (B, k, h, w) float, zeros beyond the rim: same shape, channels last."""
-    return _along_both(maps, *_bands(maps))
+def surroundings(maps: Tensor, every: int = 1) -> Tensor:
+    """Averages over the 3 x 3 positions around every n-th one of (B, k, h, w) float, zeros beyond the rim.
+
+    Returns:
+        (B, k, ceil(h / every), ceil(w / every)) float, channels last in memory.
+    """
+    rows, columns = _bands(maps)
+    return _along_both(maps, rows[::every], columns[::every])
+
+
+def between(maps: Tensor, size: tuple[int, int], every: int) -> Tensor:
+    """Values at every n-th position, (B, ceil(h / every), ...) float, as values everywhere: (B, h, w) = (B, *size).
+
+    Linear between the positions, constant beyond the last one.
+    """
+    if every == 1:
+        return maps
+    rows, columns = (_between(side, every, maps.dtype, maps.device) for side in size)
+    return rows @ maps @ columns.T
 
 
 def inside(maps: Tensor) -> Tensor:
@@ -74,3 +92,12 @@ def _band(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A third of each value and of its two neighbours, (side, side)."""
     with torch.inference_mode(False), torch.no_grad():
         return (torch.ones(side, side).triu(-1).tril(1) / 3).to(device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _between(side: int, every: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What the value at each n-th position adds to each position, (side, ceil(side / every))."""
+    with torch.inference_mode(False), torch.no_grad():
+        known = math.ceil(side / every)
+        place = (torch.arange(side, dtype=torch.float64) / every).clamp(max=known - 1)
+        return (1 - (place[:, None] - torch.arange(known)).abs()).clamp_min(0).to(device, dtype)
