@@ -64,6 +64,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     latency = single_picture_ms(module, transform, pictures.splits.test, trainer.strategy.root_device)
     metrics["timing"] = {**clock.stages, "total_s": clock.total(), **latency}
     metrics["peak_memory_mb"] = run_files.peak_memory_mb()
+    metrics["peak_gpu_memory_mb"] = run_files.peak_gpu_memory_mb()
     metrics["threshold"] = threshold_block(module, results)
     run_files.write_predictions(folder / "predictions.csv", results)
     run_files.write_error_maps(folder / "error_maps.npy", results)

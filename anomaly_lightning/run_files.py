@@ -5,7 +5,6 @@ import json
 import math
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +18,11 @@ import numpy as np
 import torch
 
 from anomaly_lightning.results import Results
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = (
     "torch",
@@ -89,14 +93,21 @@ def git_commit() -> str | None:
         return None
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size that this process has had, in MiB."""
+def peak_memory_mb() -> float | None:
+    """Largest resident size that this process has had, in MiB; None where the system does not tell."""
     if (status := Path("/proc/self/status")).is_file():  # Linux, where getrusage starts from the parent's peak
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
         if "VmHWM" in lines:
             return int(lines["VmHWM"].split()[0]) / (1 << 10)
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def peak_gpu_memory_mb() -> float | None:
+    """Most that this process has reserved of its GPU, in MiB; None where it has used none."""
+    return torch.cuda.max_memory_reserved() / (1 << 20) if torch.cuda.is_initialized() else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -160,6 +160,7 @@ class TrainingSession:
             **figures,
             "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
             "peak_memory_mb": run_files.peak_memory_mb(),
+            "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),
         }
 
     def _log_figures(self, metrics: dict[str, Any]) -> None:

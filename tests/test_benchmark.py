@@ -61,7 +61,7 @@ def test_machine_and_versions_stand_beside_the_figures(measured):
     assert {"hardware", "versions", "load_average"} <= set(figures["machine"])
     assert figures["machine"]["hardware"]["torch_threads"] >= 1
     assert figures["resolved"]["backbone"] == "tiny"
-    assert list(figures["peak_memory_mb"]) == ["start", "training", "predictions"]
+    assert list(figures["peak_memory_mb"]) == ["start", "training", "predictions", "gpu"]
 
 
 def test_the_tables_say_it_too_and_the_store_is_gone(measured):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from toy import BARE, COUNTS, composed, save
 
-from anomaly_lightning import allocator, build, latency
+from anomaly_lightning import allocator, build, latency, run_files
 from anomaly_lightning.callbacks.calibration import normal_pixels
 from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
@@ -127,6 +128,20 @@ def test_peak_memory_is_the_process_own_and_not_that_of_whoever_started_it():
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert 50 < float(ran.stdout) < block.nbytes / 2**20
+
+
+def test_the_memory_of_a_gpu_is_told_where_one_was_used(monkeypatch):
+    if not torch.cuda.is_initialized():
+        assert run_files.peak_gpu_memory_mb() is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**20)
+    assert run_files.peak_gpu_memory_mb() == 3
+
+
+def test_memory_that_the_system_does_not_tell_is_unknown(monkeypatch):
+    monkeypatch.setattr(run_files, "resource", None)
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert run_files.peak_memory_mb() is None
 
 
 @pytest.mark.slow

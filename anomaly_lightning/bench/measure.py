@@ -48,7 +48,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         "training": methods,
         "comparison": comparison,
         "naive": _naive(cfg, module, own),
-        "peak_memory_mb": memory,
+        "peak_memory_mb": {**memory, "gpu": run_files.peak_gpu_memory_mb()},
     }
     run_files.write_json(Path(cfg.run_dir) / "benchmark.json", figures)
     return figures

@@ -53,8 +53,9 @@ def _words(figures: Mapping[str, Any]) -> list[str]:
             f"{naive['extrapolated_to']}; with the store, its build included, {naive['with_store_s']:.0f} s: "
             f"{naive['speedup']:.1f} times faster"
         )
-    memory = ", ".join(f"{name} {value:.0f}" for name, value in figures["peak_memory_mb"].items())
-    lines.append(f"peak memory so far, MB: {memory}")
+    told = {name: value for name, value in figures["peak_memory_mb"].items() if value is not None}
+    if told:
+        lines.append("peak memory so far, MB: " + ", ".join(f"{name} {value:.0f}" for name, value in told.items()))
     machine = figures["machine"]
     lines.append(
         f"{machine['hardware']['cpus']} CPUs, {machine['hardware']['torch_threads']} threads, load "

@@ -195,6 +195,8 @@ def facts(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[str,
         rows.append(("one picture", f"{slowest} of 20 (95th percentile)"))
     if metrics.get("peak_memory_mb") is not None:
         rows.append(("peak memory", f"{metrics['peak_memory_mb']:.0f} MB"))
+    if metrics.get("peak_gpu_memory_mb") is not None:
+        rows.append(("peak memory of the GPU", f"{metrics['peak_gpu_memory_mb']:.0f} MB"))
     if run.get("hardware"):
         hardware = run["hardware"]
         rows.append(("machine", f"{hardware.get('accelerator') or hardware.get('processor')}, {hardware['platform']}"))
