@@ -1,11 +1,13 @@
 """The autoencoder's error against what its docstring says, step by step."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.models import autoencoder
 from anomaly_lightning.models.autoencoder import Autoencoder
 
 SHAPE = (10, 8, 16)  # C, h, w
@@ -66,7 +68,7 @@ def test_axes_that_nothing_looks_along_are_not_computed():
 
 def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
     detector, data = fitted(memory_stride=1), features(3, seed=2)
-    assert 0 < float(detector.power) < 1
+    assert float(detector.power) > 0
     standardised = detector.moments(data)
     residual = detector.projection(detector._residual(data))  # whole first, then projected: the long way round
     patches = F.avg_pool2d(torch.einsum("kc,bchw->bkhw", detector.axes.axes[:4], standardised), 3, 1, 1)
@@ -92,7 +94,7 @@ def test_the_memory_is_asked_at_some_positions_and_interpolated_between():
 
 
 def test_the_power_is_what_the_memory_explains_of_held_out_normals():
-    detector, held = fitted(), features(4, seed=1)
+    detector, held = fitted(whiten=False), features(4, seed=1)
     distances = detector.memory(detector._patches(held))
     assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), abs=1e-5)
     strange = fitted()
@@ -131,6 +133,35 @@ def test_condensed_features_are_averages_on_the_axes_and_all_that_the_loss_looks
     torch.testing.assert_close(condensed, torch.einsum("kc,bchw->bkhw", detector.axes.axes[:5], standardised))
     expected = F.mse_loss(detector.network(condensed), condensed)
     torch.testing.assert_close(detector.loss(condensed), expected)
+
+
+@pytest.mark.parametrize(("uneven", "least", "most"), [(0.0, 1.0, 1.9), (3.0, 2.0, 2.0)])
+def test_the_power_grows_where_the_length_is_the_less_even_of_the_two(monkeypatch, uneven, least, most):
+    """numpy, by the docstring; lengths that differ more from place to place take it to its double."""
+    detector, held = fitted(), features(4, seed=1)
+    length, places = detector.whitening.length, torch.randn(SHAPE[1:], generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(detector.whitening, "length", lambda whitened: length(whitened) * (uneven * places).exp())
+    with torch.no_grad():
+        lengths = detector.whitening(detector.projection(detector._residual(held)))
+        distances = detector.memory(detector._patches(held))
+        detector._held = [(detector.projection(detector._residual(held)), detector._patches(held))]
+        detector.finish_refine()
+    ratio = np.log(lengths.numpy()).std(ddof=1) / np.log(distances.numpy()).std(ddof=1)
+    power = 1 - float(distances.square().mean())
+    assert float(detector.power) == pytest.approx(power * np.clip(ratio, 1, 2), rel=1e-4)
+    assert least - 1e-4 <= float(detector.power) / power <= most + 1e-4
+
+
+def test_what_is_kept_of_held_out_normals_is_bounded_and_given_back(monkeypatch):
+    monkeypatch.setattr(autoencoder, "HELD", 3)
+    detector = fitted()
+    detector.refine(features(3))
+    for batch in features(5, seed=1).split(2):
+        detector.refine_held_out(batch)
+    assert [len(patches) for _, patches in detector._held] == [2, 1]
+    assert [len(residual) for residual, _ in detector._held] == [2, 1]
+    detector.finish_refine()
+    assert detector._held == []
 
 
 def test_noise_depends_on_seed_and_step_alone():

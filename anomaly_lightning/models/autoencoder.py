@@ -19,6 +19,8 @@ from anomaly_lightning.statistics import (
 from anomaly_lightning.statistics.grid import averages, between, enlarged, inside, surroundings
 
 FORMS = ("spatial", "pointwise")
+HELD = 64  # held-out pictures that length and memory are compared on: 42 MB of 128 and 32 channels on 32 x 32
+TINY = 1e-6  # distances and lengths below it are as good as none
 
 
 class Autoencoder(Detector):
@@ -32,10 +34,12 @@ class Autoencoder(Detector):
 
     The residual r = features - reconstruction becomes the error in up to three steps, each of which can be left out:
     its mean square over the channels (the plain method), or its Mahalanobis length under the residuals of normals at
-    the same position (`whiten`); times the distance to the nearest of a coreset of normal patches, to a power in
-    [0, 1] (`memory`); attenuated at the rim of the grid, where the backbone saw padding (`rim`). The power says
-    how far the memory's mean square distance of held-out normals stays below that of standardised noise: where normals
-    repeat, the memory counts, where they don't, it is silent.
+    the same position (`whiten`); times the distance to the nearest of a coreset of normal patches, to a power
+    (`memory`); attenuated at the rim of the grid, where the backbone saw padding (`rim`). The power is how far the
+    memory's mean square distance of held-out normals stays below that of standardised noise, in [0, 1]: where normals
+    repeat, the memory counts, where they don't, it is silent. It is up to doubled where the length is the less even of
+    the two over held-out normals, as it is where parts lie at any angle and a position means little: by the ratio of
+    their logarithms' standard deviations.
 
     Args:
         form: "spatial" or "pointwise".
@@ -59,7 +63,7 @@ class Autoencoder(Detector):
 
     trainable = True
     condenses = True
-    power: Tensor  # () float, how much the memory counts
+    power: Tensor  # () float in [0, 2], how much the memory counts
     steps: Tensor  # () int64, noisy batches so far
     back: Tensor  # (k, components, 1, 1), from what the network rebuilds to what `view` sees of it
 
@@ -121,7 +125,7 @@ class Autoencoder(Detector):
         self.register_buffer("steps", torch.tensor(0))
         self.register_load_state_dict_post_hook(_take_up)
         self._step: int | None = None
-        self._held, self._held_count = torch.tensor(0.0), 0
+        self._held: list[tuple[Tensor | None, Tensor]] = []  # projected residuals and patches
 
     def observe(self, features: Tensor) -> None:
         """Take training features (B, C, h, w) float into the channels' moments and, as averages, into the axes."""
@@ -161,12 +165,13 @@ class Autoencoder(Detector):
     @torch.no_grad()
     def refine_held_out(self, features: Tensor) -> None:
         """Take features (B, C, h, w) float of held-out normals: how far scales and memory are to be trusted."""
+        residual = None
         if self.whitening is not None:
-            self.whitening.observe_held_out(self.projection(self._residual(features)))
-        if self.memory is not None:
-            self.memory.finish()
-            self._held = self._held + self.memory(self._patches(features)).square().sum().double()
-            self._held_count += features.shape[0] * features.shape[2] * features.shape[3]
+            residual = self.projection(self._residual(features))
+            self.whitening.observe_held_out(residual)
+        room = HELD - sum(len(patches) for _, patches in self._held)
+        if self.memory is not None and room > 0:
+            self._held.append((None if residual is None else residual[:room], self._patches(features[:room])))
 
     @torch.no_grad()
     def finish_refine(self) -> None:
@@ -175,9 +180,9 @@ class Autoencoder(Detector):
             self.whitening.finish()
         if self.memory is not None:
             self.memory.finish()
-        if self._held_count:
-            self.power.copy_((1.0 - self._held / self._held_count).clamp(0, 1))
-            self._held, self._held_count = torch.tensor(0.0), 0
+        if self._held:
+            self.power.copy_(self._trust())
+            self._held = []
         self._fold()
 
     @torch.no_grad()
@@ -195,8 +200,20 @@ class Autoencoder(Detector):
         if self.memory is not None and coordinates is not None:
             distance = self.memory(surroundings(coordinates, self.memory_stride))
             distance = between(distance, _grid(features), self.memory_stride)
-            error = error * distance.clamp_min(1e-6) ** self.power
+            error = error * distance.clamp_min(TINY) ** self.power
         return error * inside(error) if self.rim else error
+
+    def _trust(self) -> Tensor:
+        """The memory's power, () float in [0, 2], from the held-out normals."""
+        assert self.memory is not None
+        distances = torch.cat([self.memory(patches) for _, patches in self._held])
+        power = (1.0 - distances.square().mean()).clamp(0, 1)
+        residuals = [residual for residual, _ in self._held if residual is not None]
+        if self.whitening is None or distances.numel() < 2:
+            return power
+        lengths = torch.cat([self.whitening(residual) for residual in residuals])
+        spread_of_lengths, spread = (values.clamp_min(TINY).log().std() for values in (lengths, distances))
+        return power * (spread_of_lengths / spread.clamp_min(TINY)).clamp(1, 2)
 
     def _open(self) -> None:
         """Make one matrix of standardisation and axes for what the network works on."""
