@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from anomaly_lightning.statistics import ChannelMoments, ChannelView
-from anomaly_lightning.statistics.grid import averages, between, enlarged, inside, surroundings
+from anomaly_lightning.statistics.grid import (
+    averages,
+    enlarged,
+    from_white_squares,
+    inside,
+    surroundings,
+    white_squares,
+)
 
 SIZES = [(12, 24), (13, 9), (12, 9), (1, 1), (1, 7)]
 
@@ -36,22 +43,19 @@ def test_surroundings_are_averages_with_zeros_beyond_the_rim(size):
     torch.testing.assert_close(inside(maps_of(size)), F.avg_pool2d(torch.ones(1, 1, *size), 3, 1, 1)[0, 0])
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("size", SIZES)
-def test_some_surroundings_are_those_of_all_positions(size, every):
+def test_white_squares_and_the_map_that_is_made_of_them(size):
     maps = maps_of(size)
-    torch.testing.assert_close(surroundings(maps, every), surroundings(maps)[..., ::every, ::every])
-
-
-@pytest.mark.parametrize("every", [1, 2, 3])
-@pytest.mark.parametrize("size", SIZES)
-def test_values_between_positions_are_numpys_interpolation(size, every):
-    maps = maps_of(size)[:, 0, ::every, ::every]
-    expected = maps.double().numpy()
-    for axis, side in ((1, size[0]), (2, size[1])):
-        known = np.arange(0, side, every)
-        expected = np.apply_along_axis(lambda v, k=known, s=side: np.interp(np.arange(s), k, v), axis, expected)
-    np.testing.assert_allclose(between(maps, size, every), expected, atol=1e-6)
+    found = white_squares(maps)
+    white = [(row, column) for row in range(size[0]) for column in range(size[1]) if (row + column) % 2 == 0]
+    expected = torch.stack([maps[:, :, row, column] for row, column in white], dim=-1)[..., None]
+    assert torch.equal(found, expected)
+    whole = from_white_squares(found[:, 0], size)
+    for row, column in np.ndindex(size):
+        beside = ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
+        known = [(row, column)] if (row, column) in white else [place for place in beside if place in white]
+        mean = torch.stack([maps[:, 0, r, c] for r, c in known]).mean(0)
+        torch.testing.assert_close(whole[:, row, column], mean)
 
 
 def test_what_was_kept_for_one_dtype_is_not_given_for_another():

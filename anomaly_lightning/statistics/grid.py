@@ -1,6 +1,5 @@
 """Linear operations along the grid, each as cheap as its layout allows: averages, enlargement, surroundings."""
 
-import math
 from functools import lru_cache
 
 import torch
@@ -36,25 +35,30 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return _along_both(maps, rows, columns)
 
 
-def surroundings(maps: Tensor, every: int = 1) -> Tensor:
-    """Averages over the 3 x 3 positions around every n-th one of (B, k, h, w) float, zeros beyond the rim.
+def surroundings(maps: Tensor) -> Tensor:
+    """Averages over 3 x 3 positions of (B, k, h, w) float, zeros beyond the rim: same shape, channels last."""
+    return _along_both(maps, *_bands(maps))
 
-    Returns:
-        (B, k, ceil(h / every), ceil(w / every)) float, channels last in memory.
+
+def white_squares(maps: Tensor) -> Tensor:
+    """Values of (B, k, h, w) float at the white squares of a chessboard on the grid: (B, k, n, 1) float, row by row."""
+    white, _ = _chessboard(maps.shape[2], maps.shape[3], maps.dtype, maps.device)
+    rows = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h w, k)
+    return rows[:, white].mT[..., None]
+
+
+def from_white_squares(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Map (B, h, w) float, (h, w) = `size`, of its values (B, n, 1) float at the white squares, row by row.
+
+    A black square gets the mean of the white ones beside it.
     """
-    rows, columns = _bands(maps)
-    return _along_both(maps, rows[::every], columns[::every])
-
-
-def between(maps: Tensor, size: tuple[int, int], every: int) -> Tensor:
-    """Values at every n-th position, (B, ceil(h / every), ...) float, as values everywhere: (B, h, w) = (B, *size).
-
-    Linear between the positions, constant beyond the last one.
-    """
-    if every == 1:
-        return maps
-    rows, columns = (_between(side, every, maps.dtype, maps.device) for side in size)
-    return rows @ maps @ columns.T
+    white, share = _chessboard(*size, values.dtype, values.device)
+    maps = values.new_zeros(len(values), size[0] * size[1])
+    maps[:, white] = values[..., 0]
+    maps = maps.view(-1, *size)
+    padded = F.pad(maps, (1, 1, 1, 1))
+    beside = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return maps + share * beside
 
 
 def inside(maps: Tensor) -> Tensor:
@@ -95,9 +99,14 @@ def _band(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _between(side: int, every: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What the value at each n-th position adds to each position, (side, ceil(side / every))."""
+def _chessboard(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places (n,) int64 of the white squares, and for each square (h, w) its share in the sum of those beside it.
+
+    The share is 0 on white squares, and one over the number of those that lie inside on black ones.
+    """
     with torch.inference_mode(False), torch.no_grad():
-        known = math.ceil(side / every)
-        place = (torch.arange(side, dtype=torch.float64) / every).clamp(max=known - 1)
-        return (1 - (place[:, None] - torch.arange(known)).abs()).clamp_min(0).to(device, dtype)
+        black = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == 1
+        padded = F.pad(torch.ones(height, width), (1, 1, 1, 1))
+        beside = padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+        share = torch.where(black, 1 / beside.clamp_min(1), 0.0)
+        return (~black).flatten().nonzero()[:, 0].to(device), share.to(device, dtype)
