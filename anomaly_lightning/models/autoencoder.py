@@ -78,9 +78,9 @@ class Autoencoder(Detector):
     def __init__(
         self,
         form: str = "spatial",
-        width: int = 128,
+        width: int = 96,
         latent: int = 64,
-        components: int | None = 64,
+        components: int | None = 48,
         stages: int = 2,
         pool: int = 2,
         noise: float = 0.25,
