@@ -165,6 +165,14 @@ def test_what_is_kept_of_held_out_normals_is_bounded_and_given_back(monkeypatch)
     assert detector._held == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "worth"),
+    [({}, True), ({"components": None}, True), ({"components": None, "pool": 1}, False), ({"pool": 1}, True)],
+)
+def test_features_are_condensed_where_that_saves_reading(changes, worth):
+    assert fitted(**changes).condenses == worth
+
+
 def test_noise_depends_on_seed_and_step_alone():
     one, same, other = fitted(), fitted(), fitted(seed=1)
     target = torch.zeros(2, 5, 4, 8)

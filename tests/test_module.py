@@ -280,7 +280,7 @@ def test_a_fit_reads_what_the_loss_looks_at_and_learns_as_from_whole_features(se
     seen = []
     for condenses in (True, False):
         made = session("trainer.max_epochs=3")
-        monkeypatch.setattr(type(made.module.detector), "condenses", condenses)
+        made.module.detector.condenses = condenses
         trainer, module, data = prepared(made)
         names = []
         step = module.training_step

@@ -70,7 +70,6 @@ class Autoencoder(Detector):
     """
 
     trainable = True
-    condenses = True
     power: Tensor  # () float in [0, 2], how much the memory counts
     steps: Tensor  # () int64, noisy batches so far
     back: Tensor  # (k, components, 1, 1), from what the network rebuilds to what `view` sees of it
@@ -123,6 +122,8 @@ class Autoencoder(Detector):
             self.network: nn.Module = _pointwise(self.components or channels, self.width, self.latent)
         else:
             self.network = _spatial(self.components or channels, self.width, self.latent, self.stages)
+        # Twice the values would be as many bytes: what is kept is float32, features mostly lie in half of that.
+        self.condenses = 2 * (self.components or channels) <= channels * self.pool**2
         grid, directions = (height, width), self.projection.channels
         self.whitening = PositionWhitening(directions, grid, self.prior, self.rank) if self.whiten else None
         kept = min(self.memory_components, channels)
