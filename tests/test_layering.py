@@ -17,14 +17,15 @@ LAYERS = {
     "data": ("errors",),
     "features": ("errors", "data"),
     "statistics": ("errors",),
-    "models": ("errors", "statistics"),
+    "networks": (),
+    "models": ("errors", "statistics", "networks"),
     "scoring": ("errors", "statistics"),
     "calibration": ("errors",),
     "metrics": ("errors",),
     "heatmap": ("errors",),
     "module": ("errors", "features", "models", "scoring"),
 }
-PURE = ("data", "features", "statistics", "models", "scoring", "calibration", "metrics", "heatmap")
+PURE = ("data", "features", "statistics", "networks", "models", "scoring", "calibration", "metrics", "heatmap")
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 300
 
 

@@ -1,13 +1,12 @@
 """Autoencoder of frozen features, trained to rebuild those of good parts; the error is what it can't rebuild."""
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.models.base import Detector
+from anomaly_lightning.networks import pointwise, spatial
 from anomaly_lightning.statistics import (
     ChannelMoments,
     ChannelView,
@@ -119,9 +118,9 @@ class Autoencoder(Detector):
         self.axes = PrincipalAxes(channels, max(self.components or 1, self.memory_components))
         self.projection = Projection(channels, self.directions, self.seed)
         if self.form == "pointwise":
-            self.network: nn.Module = _pointwise(self.components or channels, self.width, self.latent)
+            self.network: nn.Module = pointwise(self.components or channels, self.width, self.latent)
         else:
-            self.network = _spatial(self.components or channels, self.width, self.latent, self.stages)
+            self.network = spatial(self.components or channels, self.width, self.latent, self.stages)
         # Twice the values would be as many bytes: what is kept is float32, features mostly lie in half of that.
         self.condenses = 2 * (self.components or channels) <= channels * self.pool**2
         grid, directions = (height, width), self.projection.channels
@@ -141,6 +140,7 @@ class Autoencoder(Detector):
         self.view.clear()
         if self.whitening is not None:
             self.whitening.clear()
+        self.power.zero_()  # whatever a memory of an earlier fit holds
         self.moments.observe(features)
         if self.components is not None or self.memory is not None:  # else nothing looks along them
             self.axes.observe(averages(features, self.pool))
@@ -295,22 +295,3 @@ def _take_up(detector: Autoencoder, _: object) -> None:
     detector._step = None
     detector._open()
     detector._fold()
-
-
-def _pointwise(channels: int, hidden: int, latent: int) -> nn.Sequential:
-    def half(inputs: int, outputs: int) -> list[nn.Module]:
-        convolution = nn.Conv2d(inputs, hidden, 1, bias=False)
-        return [convolution, nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, outputs, 1)]
-
-    return nn.Sequential(*half(channels, latent), *half(latent, channels))
-
-
-def _spatial(channels: int, hidden: int, latent: int, stages: int) -> nn.Sequential:
-    """Strided convolutions to the bottleneck and transposed ones back; widths channels, hidden, ..., hidden, latent."""
-    widths = [channels, *[hidden] * (stages - 1), latent]
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    for inputs, outputs in zip(widths[:1:-1], widths[-2:0:-1], strict=True):
-        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[1], channels, 4, 2, 1))

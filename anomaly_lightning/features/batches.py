@@ -1,0 +1,74 @@
+"""Whole batches straight from where features, or what is left of them, are kept: nothing is done picture by picture."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+Batch = dict[str, Tensor]
+
+
+class Source(Protocol):
+    """Where batches are read from."""
+
+    def batch(self, rows: np.ndarray) -> Tensor:
+        """What is kept under rows (B,) int64: (B, ...) float32, a new tensor at every call."""
+
+
+class KeptBatches(IterableDataset[Batch]):
+    """Batches straight from where they are kept: `label` (B,) bool, `index` (B,) int64, and one more tensor.
+
+    In a distributed run each process serves its own share of every epoch's order, and of every batch: together they
+    take the steps that one process would. The shares are made equally long by repeating pictures.
+
+    Args:
+        name: What the tensor is called: `features` (B, C, h, w) float32 or `condensed` (B, ...) float32.
+        source: Where it is kept.
+        rows: (N,) int64, the row of each picture of the set.
+        labels: (N,) bool.
+        batch_size: Pictures a batch, all processes together.
+        epoch: The epoch that shuffles, or None for the fixed order.
+        seed: Seed of the shuffling.
+        shared: Whether several processes share the set; else each serves all of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        rows: np.ndarray,
+        labels: Tensor,
+        batch_size: int,
+        epoch: Callable[[], int] | None = None,
+        seed: int = 0,
+        shared: bool = True,
+    ) -> None:
+        self.name, self.source, self.rows, self.labels = name, source, rows, labels
+        self.epoch, self.seed = epoch, seed
+        distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.processes = torch.distributed.get_world_size() if distributed else 1
+        self.batch_size = max(1, batch_size // self.processes)
+
+    def __len__(self) -> int:
+        return math.ceil(math.ceil(len(self.rows) / self.processes) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for chosen in torch.split(self._order(), self.batch_size):
+            kept = self.source.batch(self.rows[chosen.numpy()])
+            yield {self.name: kept, "label": self.labels[chosen], "index": chosen}
+
+    def _order(self) -> Tensor:
+        """Places of this process's pictures in the set, in the order they are served."""
+        count = len(self.rows)
+        if self.epoch is None:
+            order = torch.arange(count)
+        else:
+            generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
+            order = torch.randperm(count, generator=generator)
+        even = math.ceil(count / self.processes) * self.processes
+        return order.repeat(math.ceil(even / max(count, 1)))[:even][self.rank :: self.processes]
