@@ -38,7 +38,7 @@ def base():
         "threshold=quantile", "threshold.k=2", "pixel_threshold.q=0.9", "trainer.max_epochs=3",
         "trainer.precision=bf16-mixed", "trainer.devices=2", "data.split=pooled_80_20", "data.validation_share=0.3",
         "data.image_size=128", "data.resize=letterbox", "data.batch_size=16", "data.on_corrupt=skip",
-        "cache.dtype=float32", "cache.mode=off", "callbacks.heatmaps=null", "+callbacks.best.save_top_k=3",
+        "cache.dtype=float32", "cache.mode=off", "callbacks.heatmaps=null", "callbacks.best.save_top_k=3",
         "ckpt=elsewhere/last.ckpt",
     ],
 )  # fmt: skip
