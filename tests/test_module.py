@@ -12,6 +12,7 @@ from anomaly_lightning.callbacks import checkpoints
 from anomaly_lightning.callbacks.calibration import CalibrationCallback
 from anomaly_lightning.checkpoint import load_module
 from anomaly_lightning.fitting import finalise, fit
+from anomaly_lightning.module import _as_stored
 from anomaly_lightning.session import TrainingSession
 
 
@@ -298,3 +299,15 @@ def test_a_fit_reads_what_the_loss_looks_at_and_learns_as_from_whole_features(se
         seen.append([value.clone() for value in module.detector.network.state_dict().values()])
     for one, other in zip(*seen, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_features_are_rounded_as_a_store_rounds_them_and_kept_where_they_do_not_fit(dtype):
+    fitting = torch.randn(2, 3, 4, 5)
+    assert torch.equal(_as_stored(fitting, dtype), fitting.to(dtype).float())
+    large = fitting.clone()
+    large[1, 2, 3, 4] = 1e5  # beyond float16
+    expected = large.to(dtype).float()
+    if dtype == torch.float16:
+        expected[1, 2, 3, 4] = 1e5
+    assert torch.equal(_as_stored(large, dtype), expected)

@@ -88,3 +88,31 @@ def test_a_picture_is_scored_alone():
 def test_what_makes_no_sense_is_refused_by_its_name(settings, named):
     with pytest.raises(UserError, match=named):
         Scoring(**settings)
+
+
+def on_the_sample(values):
+    """The largest values where every sixteenth one is looked at: the bound that they tell is too high."""
+    return values.sort(1, descending=True).values[:, torch.arange(values.shape[1]).view(-1, 16).T.flatten().argsort()]
+
+
+def beside_the_sample(values):
+    """Where the sample sees none of the largest: its bound is too low."""
+    rising = values.sort(1).values
+    places = range(values.shape[1])
+    order = torch.tensor([*places[::16], *(place for place in places if place % 16)])
+    return rising[:, order.argsort()]
+
+
+@pytest.mark.parametrize("arrange", [lambda values: values, on_the_sample, beside_the_sample])
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.2, 0.9])
+def test_the_top_share_is_numpys_wherever_the_largest_lie(arrange, share):
+    values = arrange(maps(3, 4096)).view(3, 64, 64)
+    count = round(share * 4096)
+    expected = np.sort(values.numpy().reshape(3, -1))[:, -count:].mean(1)
+    np.testing.assert_allclose(image_score(values, "top", share), expected, rtol=1e-12)
+
+
+def test_a_value_that_is_no_number_is_not_lost_among_the_largest():
+    values = maps(1, 64, 64)
+    values[0, 5, 7] = torch.nan  # at no sixteenth place
+    assert torch.isnan(image_score(values, "top", 0.01)).all()
