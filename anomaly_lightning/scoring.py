@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.statistics.grid import linear
 
 REDUCTIONS = ("max", "top", "mean")
 SAMPLED = 16  # one value in so many tells where about the largest of a map begin
@@ -92,7 +91,8 @@ def anomaly_map(error_map: Tensor, size: tuple[int, int], sigma: float) -> Tenso
 def _spread(cells: int, pixels: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What each of the cells along an axis adds to each of its pixels, (pixels, cells)."""
     with torch.inference_mode(False), torch.no_grad():
-        resized = linear(cells, pixels, torch.float64, torch.device("cpu")).T[:, None, :, None]  # one map a cell
+        each = torch.eye(cells, dtype=torch.float64)[:, None, :, None]  # (cells, 1, cells, 1): one map a cell
+        resized = F.interpolate(each, size=(pixels, 1), mode="bilinear", align_corners=False)
         return gaussian_blur(resized, sigma)[:, 0, :, 0].T.contiguous().to(device, dtype)
 
 

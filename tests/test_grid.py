@@ -6,14 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from anomaly_lightning.statistics import ChannelMoments, ChannelView
-from anomaly_lightning.statistics.grid import (
-    averages,
-    enlarged,
-    from_white_squares,
-    inside,
-    surroundings,
-    white_squares,
-)
+from anomaly_lightning.statistics.grid import averages, from_white_squares, white_squares
 
 SIZES = [(12, 24), (13, 9), (12, 9), (1, 1), (1, 7)]
 
@@ -22,25 +15,12 @@ def maps_of(size: tuple[int, int], seed: int = 0) -> torch.Tensor:
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", SIZES)
-def test_averages_are_those_of_torch(side, size):
-    torch.testing.assert_close(averages(maps_of(size), side), F.avg_pool2d(maps_of(size), side, ceil_mode=True))
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("wanted", [(24, 48), (25, 17), (13, 9), (5, 40)])
-@pytest.mark.parametrize("size", SIZES)
-def test_enlarging_is_the_bilinear_interpolation_of_torch(size, wanted, layout):
+def test_averages_are_those_of_torch(side, size, layout):
     maps = maps_of(size).contiguous(memory_format=layout)
-    expected = F.interpolate(maps, size=wanted, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(enlarged(maps, wanted), expected)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_surroundings_are_averages_with_zeros_beyond_the_rim(size):
-    torch.testing.assert_close(surroundings(maps_of(size)), F.avg_pool2d(maps_of(size), 3, 1, 1))
-    torch.testing.assert_close(inside(maps_of(size)), F.avg_pool2d(torch.ones(1, 1, *size), 3, 1, 1)[0, 0])
+    torch.testing.assert_close(averages(maps, side), F.avg_pool2d(maps_of(size), side, ceil_mode=True))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -59,10 +39,11 @@ def test_white_squares_and_the_map_that_is_made_of_them(size):
 
 
 def test_what_was_kept_for_one_dtype_is_not_given_for_another():
-    maps = maps_of((6, 8))
-    assert enlarged(maps, (12, 16)).dtype == torch.float32
-    assert enlarged(maps.double(), (12, 16)).dtype == torch.float64
-    torch.testing.assert_close(surroundings(maps.double()).float(), surroundings(maps))
+    values = white_squares(maps_of((6, 8)))[:, 0]
+    assert from_white_squares(values, (6, 8)).dtype == torch.float32
+    whole = from_white_squares(values.double(), (6, 8))
+    assert whole.dtype == torch.float64
+    torch.testing.assert_close(whole.float(), from_white_squares(values, (6, 8)))
 
 
 def test_a_view_is_the_rows_times_the_standardised_features():

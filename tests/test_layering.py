@@ -19,7 +19,7 @@ LAYERS = {
     "statistics": ("errors",),
     "networks": (),
     "models": ("errors", "statistics", "networks"),
-    "scoring": ("errors", "statistics"),
+    "scoring": ("errors",),
     "calibration": ("errors",),
     "metrics": ("errors",),
     "heatmap": ("errors",),

@@ -13,8 +13,8 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 class TimedCheckpoint(ModelCheckpoint):
     """Checkpoint at the end of epochs, but not while the one before is younger than so many seconds.
 
-    Where an epoch takes a fraction of a second, writing one after each costs as much as the epoch, and saves what is
-    done again in no time. The first and the last epoch always leave one. `train_time_interval` of the base class
+    Where an epoch takes a fraction of a second, writing one after each adds a tenth to it, and saves what is done again
+    in no time. The first and the last epoch always leave one. `train_time_interval` of the base class
     would write in the middle of epochs.
 
     Args:

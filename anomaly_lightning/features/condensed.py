@@ -13,8 +13,8 @@ from anomaly_lightning.features.store.rowfile import RowReader
 class CondensedFile:
     """Rows (...) float32 of some pictures in a file that has no name, so that it is gone however the process ends.
 
-    A file and not memory: a fit holds a batch, however many pictures there are. Close to a store's reads in speed, it
-    saves what precedes the first weight: the reading of whole features, their conversion and all fixed arithmetic.
+    A file and not memory: a fit holds a batch, however many pictures there are. It saves every epoch the reading of
+    whole features, their conversion and all arithmetic before the first weight.
 
     Args:
         folder: Where it takes its room; made where it is missing.

@@ -135,7 +135,8 @@ class FeatureDataModule(pl.LightningDataModule):
             OSError: The disk is full.
         """
         self.teardown("fit")
-        folder = Path(self.trainer.default_root_dir) if self.trainer else Path.cwd()
+        assert self.trainer is not None, "it is called in a fit"
+        folder = Path(self.trainer.default_root_dir)
         for role in ("train", "validation"):
             kept = CondensedFile(folder)
             for batch in self._loader(role, shared=False):

@@ -1,4 +1,4 @@
-"""Linear operations along the grid, each as cheap as its layout allows: averages, enlargement, surroundings."""
+"""Operations along the grid: averages over squares, and maps that are known at every other position."""
 
 from functools import lru_cache
 
@@ -25,21 +25,6 @@ def averages(features: Tensor, side: int) -> Tensor:
     return total / side**2
 
 
-def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, k, h, w) float brought to `size` as `F.interpolate` does it bilinearly: (B, k, *size) float.
-
-    Bilinear enlargement is one small matrix along each axis. With the channels last, which is how the result lies in
-    memory, both are matrix products: a fifth of the time of `F.interpolate` on a CPU.
-    """
-    rows, columns = (linear(*pair, maps.dtype, maps.device) for pair in zip(maps.shape[-2:], size, strict=True))
-    return _along_both(maps, rows, columns)
-
-
-def surroundings(maps: Tensor) -> Tensor:
-    """Averages over 3 x 3 positions of (B, k, h, w) float, zeros beyond the rim: same shape, channels last."""
-    return _along_both(maps, *_bands(maps))
-
-
 def white_squares(maps: Tensor) -> Tensor:
     """Values of (B, k, h, w) float at the white squares of a chessboard on the grid: (B, k, n, 1) float, row by row."""
     white, _ = _chessboard(maps.shape[2], maps.shape[3], maps.dtype, maps.device)
@@ -59,43 +44,6 @@ def from_white_squares(values: Tensor, size: tuple[int, int]) -> Tensor:
     padded = F.pad(maps, (1, 1, 1, 1))
     beside = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
     return maps + share * beside
-
-
-def inside(maps: Tensor) -> Tensor:
-    """Share of the 3 x 3 surroundings of each position of (..., h, w) float that lies inside the grid: (h, w) float."""
-    rows, columns = (band.sum(1) for band in _bands(maps))
-    return torch.outer(rows, columns)
-
-
-def _along_both(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Maps (B, k, h, w) times `rows` (H, h) along the height and `columns` (W, w) along the width: (B, k, H, W)."""
-    last = maps.permute(0, 2, 3, 1)  # (B, h, w, k)
-    batch, height, width, channels = last.shape
-    down = torch.matmul(rows, last.reshape(batch, height, width * channels))  # (B, H, w k)
-    across = torch.matmul(columns, down.view(batch, len(rows), width, channels))  # (B, H, W, k)
-    return across.permute(0, 3, 1, 2)
-
-
-@lru_cache(maxsize=64)
-def linear(cells: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What each of `cells` values adds to each of `wanted` ones under bilinear interpolation, (wanted, cells)."""
-    with torch.inference_mode(False), torch.no_grad():
-        each = torch.eye(cells, dtype=torch.float64)[:, None, :, None]  # (cells, 1, cells, 1): one map a cell
-        resized = F.interpolate(each, size=(wanted, 1), mode="bilinear", align_corners=False)
-        return resized[:, 0, :, 0].T.contiguous().to(device, dtype)
-
-
-def _bands(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrices of `surroundings` for the height and the width of maps (..., h, w) float."""
-    height, width = (_band(side, maps.dtype, maps.device) for side in maps.shape[-2:])
-    return height, width
-
-
-@lru_cache(maxsize=64)
-def _band(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A third of each value and of its two neighbours, (side, side)."""
-    with torch.inference_mode(False), torch.no_grad():
-        return (torch.ones(side, side).triu(-1).tril(1) / 3).to(device, dtype)
 
 
 @lru_cache(maxsize=64)
