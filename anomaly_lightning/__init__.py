@@ -1,3 +1,3 @@
-"""Tell good parts from defective ones by pictures of good parts alone, and see where the defect is."""
+"""Tell good parts from defective ones by images of good parts alone, and see where the defect is."""
 
 __version__ = "0.1.0"

@@ -51,7 +51,7 @@ def _tell(freed: "Freed") -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(f"freed {_size(freed.bytes)}: the features of {freed.pictures} pictures", highlight=False)
+    console.print(f"freed {_size(freed.bytes)}: the features of {freed.images} images", highlight=False)
     for folder in freed.in_use:
         console.print(f"left alone, because a process has it open: {folder.name}", style="yellow", highlight=False)
 
@@ -62,12 +62,12 @@ def _show(root: Path, entries: Sequence["CacheEntry"], limit: int) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("folder", no_wrap=True)
-    for name in ("features of", "shape", "dtype", "pictures", "size", "last used"):
-        table.add_column(name, justify="right" if name in {"pictures", "size"} else "left", overflow="fold")
+    for name in ("features of", "shape", "dtype", "images", "size", "last used"):
+        table.add_column(name, justify="right" if name in {"images", "size"} else "left", overflow="fold")
     for entry in entries:
         shape = "x".join(map(str, entry.shape))
-        used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M") if entry.pictures else "-"
-        cells = (entry.folder.name, _summary(entry.spec), shape, entry.dtype, str(entry.pictures), _size(entry.bytes))
+        used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M") if entry.images else "-"
+        cells = (entry.folder.name, _summary(entry.spec), shape, entry.dtype, str(entry.images), _size(entry.bytes))
         table.add_row(*cells, used)
     console = Console()
     if entries:

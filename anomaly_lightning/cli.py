@@ -19,9 +19,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning.allocator import keep_freed_memory
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.names import folder_name
+from anomaly_lightning.runtime.allocator import keep_freed_memory
+from anomaly_lightning.runtime.names import folder_name
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the configs inside the package, a checkout has them beside it.
@@ -87,10 +87,10 @@ def in_sweep() -> bool:
 
 
 def cache_dir() -> str:
-    """Folder for features and generated pictures: $ANOMALY_CACHE, else below the user's cache folder."""
-    stated = os.environ.get("ANOMALY_CACHE")
+    """Folder for features and generated images: $ANOMALY_CACHE, else below the user's cache folder."""
+    given = os.environ.get("ANOMALY_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str(Path(stated).expanduser() if stated else home / "anomaly_lightning")
+    return str(Path(given).expanduser() if given else home / "anomaly_lightning")
 
 
 def _backbone_name(name: str) -> str:
@@ -124,8 +124,8 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
         logging.getLogger(__name__).error("This run of the sweep failed: %s", error, exc_info=stack)
         choices = HydraConfig.get().runtime.choices
         names = {name: str(choices.get(name, "")) for name in ("category", "model", "backbone")}
-        stated = cfg.category.get("name", default_value=None)  # None where `category=custom` was left without one
-        names |= {"category": str(stated or names["category"]), "seed": str(cfg.seed)}
+        given = cfg.category.get("name", default_value=None)  # None where `category=custom` was left without one
+        names |= {"category": str(given or names["category"]), "seed": str(cfg.seed)}
         report = {"names": names, "error": f"{type(error).__name__}: {error}"}
         failure.parent.mkdir(parents=True, exist_ok=True)
         failure.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

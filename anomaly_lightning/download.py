@@ -17,8 +17,8 @@ from rich.prompt import Confirm
 from anomaly_lightning.cli import CONFIG_DIR, CommandError
 from anomaly_lightning.data.archive import ArchiveError, unpack_category
 from anomaly_lightning.data.fetch import AddressError, Connection, fetch
-from anomaly_lightning.data.images import content_hash
 from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.runtime.reading import content_hash
 
 CHECKSUMS = "checksums.json"
 
@@ -121,14 +121,14 @@ def _by_hand(cfg: DictConfig, name: str) -> str:
     )
 
 
-def _compare_checksum(archive: Path, name: str, stated: str | None) -> None:
-    """Hold an archive against the stated sha256, else against the one of the last fetch, which is recorded."""
+def _compare_checksum(archive: Path, name: str, given: str | None) -> None:
+    """Hold an archive against the given sha256, else against the one of the last fetch, which is recorded."""
     book = archive.parent / CHECKSUMS
     known = json.loads(book.read_text(encoding="utf-8")) if book.is_file() else {}
-    expected, found = stated or known.get(name), content_hash(archive)
+    expected, found = given or known.get(name), content_hash(archive)
     if expected is not None and found != expected:
         archive.unlink()
-        source = f"archives.{name}.sha256" if stated else f"the one recorded in {book}"
+        source = f"archives.{name}.sha256" if given else f"the one recorded in {book}"
         raise DataError(
             f"The archive of {name} has sha256 {found}, but {source} is {expected}: it is damaged or was changed. "
             "It was deleted; fetch it anew, or correct the checksum if the change is known and wanted."

@@ -1,12 +1,12 @@
-"""The errors that are a user's to mend: one readable paragraph, shown without a traceback by the command lines."""
+"""The errors that are a user's to fix: one readable paragraph, shown without a traceback by the command lines."""
 
 
 class UserError(Exception):
-    """Something stated by the user can't be done; the message says what was expected, what came, where, what to do."""
+    """Something given by the user can't be done; the message says what was expected, what came, where, what to do."""
 
 
 class DataError(UserError):
-    """Pictures, masks or folders are missing, unreadable or contradictory."""
+    """Images, masks or folders are missing, unreadable or contradictory."""
 
 
 class WeightsError(UserError):

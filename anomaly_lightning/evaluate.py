@@ -7,8 +7,8 @@ from anomaly_lightning.cli import command
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    """Score the test pictures of the run's category, or of another folder, and write what training would write."""
-    from anomaly_lightning.evaluation import evaluate
+    """Score the test images of the run's category, or of another folder, and write what training would write."""
+    from anomaly_lightning.training.evaluation import evaluate
 
     evaluate(cfg)
 

@@ -1,4 +1,4 @@
-"""python -m anomaly_lightning.predict checkpoint=... input=... output=...: decisions on new pictures."""
+"""python -m anomaly_lightning.predict checkpoint=... input=... output=...: decisions on new images."""
 
 from omegaconf import DictConfig
 
@@ -7,8 +7,8 @@ from anomaly_lightning.cli import command
 
 @command("predict")
 def main(cfg: DictConfig) -> None:
-    """Score a picture, a folder or a glob; exits with 1 where a picture could not be read."""
-    from anomaly_lightning.prediction import predict
+    """Score an image, a folder or a glob; exits with 1 where an image could not be read."""
+    from anomaly_lightning.deploy.prediction import predict
 
     if predict(cfg):
         raise SystemExit(1)

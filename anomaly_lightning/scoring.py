@@ -1,4 +1,4 @@
-"""From an error map to an anomaly map to one score a picture; pure functions, everything in raw error units."""
+"""From an error map to an anomaly map to one score an image; pure functions, everything in raw error units."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ class Scoring:
     """How errors become a map and a score.
 
     Attributes:
-        sigma: Standard deviation of the Gaussian smoothing, in pixels of the picture as the backbone sees it; 0 = none.
+        sigma: Standard deviation of the Gaussian smoothing, in pixels of the image as the backbone sees it; 0 = none.
         reduction: "max", "top" (mean of the top share) or "mean" of the anomaly map.
         share: Share of the pixels that "top" averages, in (0, 1].
     """
@@ -41,7 +41,7 @@ class Scoring:
 
         Args:
             error_map: (B, h, w) float, raw errors.
-            size: (H, W) of the picture as the backbone sees it.
+            size: (H, W) of the image as the backbone sees it.
 
         Returns:
             anomaly_map (B, H, W) and score (B,), both float in the unit of the error map.
@@ -62,11 +62,11 @@ class Scoring:
         return maps.flatten(1)
 
     def own(self, anomaly_map: Tensor) -> Tensor:
-        """A map in a picture's own pixels, (H, W) float, as it is to be shown and counted: as it is here."""
+        """A map in an image's own pixels, (H, W) float, as it is to be shown and counted: as it is here."""
         return anomaly_map
 
     def inside(self, size: tuple[int, int]) -> Tensor | None:
-        """Which of a picture's own pixels count, (H, W) bool for (H, W) = `size`; None = all of them."""
+        """Which of an image's own pixels count, (H, W) bool for (H, W) = `size`; None = all of them."""
         return None
 
 
@@ -114,12 +114,12 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
 
 
 def _pad_edges(maps: Tensor, across: int, down: int) -> Tensor:
-    """Replicate the edges of (B, 1, H, W) by any width, pictures narrower than the kernel included."""
+    """Replicate the edges of (B, 1, H, W) by any width, images narrower than the kernel included."""
     return F.pad(maps, (across, across, down, down), mode="replicate")
 
 
 def image_score(maps: Tensor, reduction: str, share: float = 0.01) -> Tensor:
-    """One score a picture, (B,) float, from anomaly maps (B, H, W) float.
+    """One score an image, (B,) float, from anomaly maps (B, H, W) float.
 
     Args:
         maps: (B, H, W) float, raw errors.

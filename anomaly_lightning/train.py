@@ -1,4 +1,4 @@
-"""python -m anomaly_lightning.train: from pictures of good parts to a calibrated detector, its figures and heatmaps."""
+"""python -m anomaly_lightning.train: from images of good parts to a calibrated detector, its figures and heatmaps."""
 
 import logging
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("anomaly_lightning")
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """Train as the config says; returns the best validation loss, for sweepers."""
-    from anomaly_lightning.session import TrainingSession
+    from anomaly_lightning.training.session import TrainingSession
 
     return TrainingSession(cfg).run()
 

@@ -14,8 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ANOMALY_CONNECT_TIMEOUT_S"] = "0.2"
 for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
     os.environ[proxy] = "http://127.0.0.1:9"  # nobody listens there: a child process reaches nothing
-for stated in ("MVNET_ROOT", "HYDRA_FULL_ERROR"):
-    os.environ.pop(stated, None)
+for given in ("MVNET_ROOT", "HYDRA_FULL_ERROR"):
+    os.environ.pop(given, None)
 
 LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", None, "")
 
@@ -48,7 +48,7 @@ def _no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the features and generated pictures of this session."""
+    """Folder of the features and generated images of this session."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["ANOMALY_CACHE"] = str(folder)
     return folder
@@ -56,8 +56,8 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data.root with the category `widget`: 15 training normals, 5 good and 7 defective test pictures, 60 x 84."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """A data.root with the category `widget`: 15 training normals, 5 good and 7 defective test images, 60 x 84."""
+    folder = tmp_path_factory.mktemp("images")
     make_category(folder)
     return folder
 

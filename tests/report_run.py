@@ -1,4 +1,4 @@
-"""A run folder with known scores, for the tests of the report: non-square pictures, awkward names."""
+"""A run folder with known scores, for the tests of the report: non-square images, awkward names."""
 
 import csv
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.data.transforms import PictureTransform
-from anomaly_lightning.results import Results
+from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 
 HEIGHT, WIDTH = 48, 80
@@ -22,7 +22,7 @@ BAD_SCORES = {"crack": (1.5, 2.25, 3.0, 4.0, 5.0), "<i>dent": (0.75, 2.0, 6.0)}
 LOSSES = ("0,0,,0.9", "0,0,0.95,", "1,1,,0.5", "1,1,0.6,", "2,2,,0.5")
 
 
-def _picture(path: Path, seed: int) -> Path:
+def _image(path: Path, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(60, 200, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, "PNG")
@@ -38,22 +38,22 @@ def _mask(path: Path) -> Path:
 
 
 def make_results(folder: Path, defects: bool = True, masks: bool = True) -> Results:
-    """Results over pictures written below `folder`; the maps of defects are high inside the mask."""
+    """Results over images written below `folder`; the maps of defects are high inside the mask."""
     samples, scores, maps = [], [], []
     for i, score in enumerate(GOOD_SCORES):
         name = f"{AWKWARD[i] if i < len(AWKWARD) else i}.png"
-        samples.append(Sample(_picture(folder / "test" / "good" / name, i)))
+        samples.append(Sample(_image(folder / "test" / "good" / name, i)))
         scores.append(score)
         maps.append(torch.full((GRID, GRID), 0.1 + 0.01 * i))
     for defect, own in BAD_SCORES.items() if defects else ():
         for i, score in enumerate(own):
             mask = _mask(folder / "ground_truth" / defect / f"{i}_mask.png") if masks else None
-            samples.append(Sample(_picture(folder / "test" / defect / f"{i}.png", 50 + i), defect, mask))
+            samples.append(Sample(_image(folder / "test" / defect / f"{i}.png", 50 + i), defect, mask))
             error_map = torch.full((GRID, GRID), 0.2)
             error_map[2:4, 5:7] = score / 2
             scores.append(score)
             maps.append(error_map)
-    transform = PictureTransform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    transform = ImageTransform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     thresholds = THRESHOLD, PIXEL_THRESHOLD
     return Results(samples, torch.tensor(scores), torch.stack(maps), Scoring(sigma=1.0), transform, *thresholds)
 
@@ -61,7 +61,7 @@ def make_results(folder: Path, defects: bool = True, masks: bool = True) -> Resu
 def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
     """metrics.json for results; for none, as a run writes it that tested nothing."""
     if results is None:
-        reason = "there are no test pictures"
+        reason = "there are no test images"
         figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
         figures["notes"] = {"image": reason, "pixel": reason}
     else:

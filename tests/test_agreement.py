@@ -1,4 +1,4 @@
-"""Train, evaluate and predict score the same picture alike: one transform, one checkpoint, one way to score."""
+"""Train, evaluate and predict score the same image alike: one transform, one checkpoint, one way to score."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def trained_scores(run_folder):
 
 @pytest.fixture(scope="module")
 def evaluated(checkpoint, tmp_path_factory):
-    """Folder of an evaluation in a new process, from another folder, with nothing but the checkpoint stated."""
+    """Folder of an evaluation in a new process, from another folder, with nothing but the checkpoint given."""
     place = tmp_path_factory.mktemp("elsewhere")
     environment = {**os.environ, "PYTHONPATH": str(Path(anomaly_lightning.__file__).parents[1])}
     arguments = [sys.executable, "-m", "anomaly_lightning.evaluate", f"checkpoint={checkpoint}", "bootstrap=50"]
@@ -71,29 +71,29 @@ def test_evaluate_gives_the_scores_that_training_gave(evaluated, trained_scores)
 
 
 def test_evaluate_draws_the_same_heatmaps(evaluated, run_folder):
-    pictures = sorted(path.relative_to(run_folder) for path in run_folder.glob("heatmaps/*/*.png"))
-    assert pictures
-    for path in pictures:
+    images = sorted(path.relative_to(run_folder) for path in run_folder.glob("heatmaps/*/*.png"))
+    assert images
+    for path in images:
         assert (evaluated / path).read_bytes() == (run_folder / path).read_bytes(), path
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_predict_gives_the_scores_that_training_gave(checkpoint, root, trained_scores, tmp_path, batch_size):
-    stated = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/out", "device=cpu")
-    assert command("predict", *stated, f"batch_size={batch_size}", cwd=tmp_path).code == 0
+    given = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/out", "device=cpu")
+    assert command("predict", *given, f"batch_size={batch_size}", cwd=tmp_path).code == 0
     assert scores(tmp_path / "out" / "decisions.csv") == pytest.approx(trained_scores, rel=TOLERANCE)
 
 
 def test_predict_decides_as_training_did(checkpoint, root, run_folder, tmp_path):
-    stated = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/out", "device=cpu")
-    assert command("predict", *stated, cwd=tmp_path).code == 0
+    given = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/out", "device=cpu")
+    assert command("predict", *given, cwd=tmp_path).code == 0
     trained = {row["path"]: ("OK", "NG")[int(row["decision"])] for row in rows(run_folder / "predictions.csv")}
     assert {row["path"]: row["decision"] for row in rows(tmp_path / "out" / "decisions.csv")} == trained
 
 
 def test_evaluate_on_another_root_and_with_cache_off_the_beaten_path(checkpoint, root, trained_scores, tmp_path):
-    stated = (f"checkpoint={checkpoint}", f"data.root={root}", f"cache.dir={tmp_path}/cache", "heatmaps=false")
-    ran = command("evaluate", *stated, "bootstrap=0", cwd=tmp_path)
+    given = (f"checkpoint={checkpoint}", f"data.root={root}", f"cache.dir={tmp_path}/cache", "heatmaps=false")
+    ran = command("evaluate", *given, "bootstrap=0", cwd=tmp_path)
     assert ran.code == 0, ran.out
     left = next(tmp_path.glob("outputs/evaluate/*"))
     assert scores(left / "predictions.csv") == pytest.approx(trained_scores, rel=TOLERANCE)

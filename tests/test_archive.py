@@ -10,7 +10,7 @@ import pytest
 from anomaly_lightning.data.archive import unpack_category
 from anomaly_lightning.errors import DataError
 
-GOOD = {"leather/train/good/000.png": b"picture" * 100, "leather/license.txt": b"CC"}
+GOOD = {"leather/train/good/000.png": b"image" * 100, "leather/license.txt": b"CC"}
 LIMITS = {"max_bytes": 2_000_000, "max_files": 50}
 
 
@@ -39,7 +39,7 @@ def test_a_good_archive_is_unpacked(tmp_path, form):
     root = tmp_path / "root"
     assert unpack_category(archive, root, "leather", **LIMITS) == root / "leather"
     assert tree(root) == set(GOOD)
-    assert (root / "leather/train/good/000.png").read_bytes() == b"picture" * 100
+    assert (root / "leather/train/good/000.png").read_bytes() == b"image" * 100
 
 
 def test_permissions_of_the_archive_are_not_taken_over(tmp_path):
@@ -146,7 +146,7 @@ def test_flipped_bytes_are_found_by_the_checksum(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 100, bytes(5000)])
 def test_what_is_no_archive(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged or truncated|holds no pictures"):
+    with pytest.raises(DataError, match=r"damaged or truncated|holds no images"):
         unpack_category(tmp_path / "a.tar", tmp_path / "root", "leather", **LIMITS)
 
 

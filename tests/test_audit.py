@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from toy import SMALL, command, flat, make_category, save, texture
 
-from anomaly_lightning.audit.facts import gather
-from anomaly_lightning.audit.findings import duplicate_findings, file_findings, outlier_findings
 from anomaly_lightning.data.duplicates import leaks, near_duplicates, perceptual_hash, thumbnail
 from anomaly_lightning.data.samples import read_category
-from anomaly_lightning.data.statistics import picture_statistics, robust_z
 from anomaly_lightning.data.synthetic import generate
+from anomaly_lightning.reports.audit.facts import gather
+from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings
+from anomaly_lightning.runtime.appearance import image_statistics, robust_z
 
 TINY = ("backbone=tiny", "data.image_size=[64,48]", "features.grid=[8,6]", "category=custom", "category.name=widget")
 
@@ -33,12 +33,12 @@ def spoilt(tmp_path):
     good, test = folder / "train" / "good", folder / "test"
     shutil.copy(test / "good" / "1.png", good / "leaked.png")
     shutil.copy(good / "3.png", good / "copy.png")
-    with Image.open(good / "5.png") as picture:
-        picture.save(good / "again.jpg", quality=90)
+    with Image.open(good / "5.png") as image:
+        image.save(good / "again.jpg", quality=90)
     (good / "cut_off.png").write_bytes((good / "0.png").read_bytes()[:200])
     (good / "nothing.png").write_bytes(b"")
-    with Image.open(good / "7.png") as picture:
-        picture.point(lambda v: v // 3).save(good / "dark.png")
+    with Image.open(good / "7.png") as image:
+        image.point(lambda v: v // 3).save(good / "dark.png")
     Image.fromarray(texture(np.random.default_rng(9))).save(good / "really_a.png", format="JPEG")
     save(np.zeros((60, 84), np.uint8), folder / "ground_truth" / "spot" / "0_mask.png")
     return tmp_path / "spoilt"
@@ -93,12 +93,12 @@ def test_training_leaves_out_what_the_audit_lists(spoilt, tmp_path):
     assert "leak:" not in ran.out
 
 
-def test_an_exclude_list_of_other_pictures_is_refused(root, tmp_path):
+def test_an_exclude_list_of_other_images_is_refused(root, tmp_path):
     (tmp_path / "audit.json").write_text(json.dumps({"exclude": ["/elsewhere/1.png"]}))
     arguments = (*SMALL, "category=custom", "category.name=widget", f"data.root={root}")
     ran = command("train", *arguments, f"data.exclude={tmp_path / 'audit.json'}", cwd=tmp_path)
     assert ran.code != 0
-    assert "none of them is a training picture" in flat(ran.out)
+    assert "none of them is a training image" in flat(ran.out)
 
 
 def test_leaks_are_equal_files_in_training_and_test(root, tmp_path):
@@ -115,7 +115,7 @@ def test_a_mistyped_kind_lists_the_kinds(root, tmp_path):
     assert "near_leak" in ran.out
 
 
-def test_near_duplicates_are_found_among_pictures_that_look_alike():
+def test_near_duplicates_are_found_among_images_that_look_alike():
     rng = np.random.default_rng(0)
     shared = rng.normal(0, 40, (8, 8)).repeat(16, 0).repeat(16, 1)  # what a fixed camera sees in all of them
 
@@ -143,7 +143,7 @@ def test_the_hash_ignores_brightness_and_contrast():
 def test_statistics_by_hand():
     values = np.zeros((10, 30, 3), np.uint8)
     values[:, 15:] = (255, 255, 0)
-    figures = picture_statistics(Image.fromarray(values))
+    figures = image_statistics(Image.fromarray(values))
     assert (figures.height, figures.width) == (10, 30)
     assert figures.dark == 0.5
     assert figures.bright == 0.0  # yellow is grey level 226
@@ -173,7 +173,7 @@ def test_train_warns_of_leaks(root, tmp_path, caplog):
     ran = command("train", *arguments, "callbacks.heatmaps=null", cwd=tmp_path)
     assert ran.code == 0
     assert "leak: " in ran.out + caplog.text
-    assert "x.png is the same picture as" in ran.out + caplog.text
+    assert "x.png is the same image as" in ran.out + caplog.text
 
 
 def test_sizes_that_differ_by_a_few_pixels_are_no_finding(tmp_path):

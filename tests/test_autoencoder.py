@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomaly_lightning.detectors import autoencoder
+from anomaly_lightning.detectors.autoencoder import Autoencoder
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.models import autoencoder
-from anomaly_lightning.models.autoencoder import Autoencoder
 
 SHAPE = (10, 8, 16)  # C, h, w
 SMALL = {"width": 6, "latent": 4, "components": 5, "directions": 7, "rank": 3, "memory": 20, "memory_components": 4}

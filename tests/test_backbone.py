@@ -11,10 +11,10 @@ import torchvision
 from PIL import Image
 from toy import composed
 
-from anomaly_lightning.build import build_backbone, build_extractor
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import folding, weights
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.training.compose import build_backbone, build_extractor
 
 SIZE = (96, 64)  # height, width
 
@@ -189,8 +189,8 @@ def test_lite0_carries_the_packages_weights_in_the_right_places():
     file = weights.packaged_file()
     model.load_state_dict(weights.in_order_of(weights.read_state_dict(file), model.state_dict(), file), strict=True)
     backbone = build_backbone(composed("backbone=efficientnet_lite0"))
-    picture = Image.fromarray(load_sample_image("china.jpg")).resize((256, 224))
-    scaled = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+    image = Image.fromarray(load_sample_image("china.jpg")).resize((256, 224))
+    scaled = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
     x = (scaled - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(3, 1, 1)
     with torch.no_grad():
         best = model(x).topk(4).indices[0].tolist()

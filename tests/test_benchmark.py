@@ -29,9 +29,9 @@ def measured(tmp_path_factory):
     return place / "here", json.loads((place / "here" / "benchmark.json").read_text()), ran.out
 
 
-def test_every_stage_has_its_figures_for_one_picture_and_for_a_batch(measured):
+def test_every_stage_has_its_figures_for_one_image_and_for_a_batch(measured):
     _folder, figures, _out = measured
-    assert [figures["inference"][name]["pictures"] for name in ("single", "batch")] == [1, 2]
+    assert [figures["inference"][name]["images"] for name in ("single", "batch")] == [1, 2]
     for block in figures["inference"].values():
         assert set(block["stages"]) == STAGES
         assert all(set(row) == FIGURES for row in block["stages"].values())
@@ -40,16 +40,16 @@ def test_every_stage_has_its_figures_for_one_picture_and_for_a_batch(measured):
 
 def test_training_is_taken_apart_and_compared(measured):
     _folder, figures, _out = measured
-    own, rival = figures["training"]["autoencoder"], figures["training"]["patchcore (rival)"]
-    assert (own["epochs"], rival["epochs"]) == (2, 1)
-    assert own["pictures_computed"] == sum(figures["resolved"]["counts"].values())
-    assert rival["pictures_computed"] == 0, "the rival is served from the store that was built before"
-    for parts in (own, rival):
+    own, baseline = figures["training"]["autoencoder"], figures["training"]["patchcore (baseline)"]
+    assert (own["epochs"], baseline["epochs"]) == (2, 1)
+    assert own["images_computed"] == sum(figures["resolved"]["counts"].values())
+    assert baseline["images_computed"] == 0, "the baseline is served from the store that was built before"
+    for parts in (own, baseline):
         assert {"features_s", "statistics_s", "fit_s", "calibrate_s", "test_s", "total_s", "epoch_s"} <= set(parts)
     compared = figures["comparison"]
     stages = ("features_s", "fit_s", "calibrate_s", "test_s")
     assert compared["own_s"] == pytest.approx(sum(own[stage] for stage in stages))
-    assert compared["rival_s"] == pytest.approx(compared["rival_fit_and_test_s"] + own["features_s"])
+    assert compared["baseline_s"] == pytest.approx(compared["baseline_fit_and_test_s"] + own["features_s"])
     naive = figures["naive"]
     assert naive["extrapolated_to"] == own["epochs"]
     assert naive["with_store_s"] == pytest.approx(own["features_s"] + own["fit_s"])
@@ -66,47 +66,47 @@ def test_machine_and_versions_stand_beside_the_figures(measured):
 
 def test_the_tables_say_it_too_and_the_store_is_gone(measured):
     folder, _figures, out = measured
-    for word in (*STAGES, "all stages", "rival's fit and test alone", "naive loop", "peak memory", "benchmark.json"):
+    for word in (*STAGES, "all stages", "baseline's fit and test alone", "naive loop", "peak memory", "benchmark.json"):
         assert word in flat(out)
     assert not (folder / "cache").exists()
 
 
-def test_no_rival_and_no_naive_loop_for_a_method_without_gradients(tmp_path):
-    ran = command("benchmark", *FAST, "model=pca", "bench.rival=null", "run_dir=here", cwd=tmp_path)
+def test_no_baseline_and_no_naive_loop_for_a_method_without_gradients(tmp_path):
+    ran = command("benchmark", *FAST, "model=pca", "bench.baseline=null", "run_dir=here", cwd=tmp_path)
     assert ran.code == 0, ran.out
     figures = json.loads((tmp_path / "here" / "benchmark.json").read_text())
     assert list(figures["training"]) == ["pca"]
     assert figures["naive"] is figures["comparison"] is None
 
 
-def test_an_unknown_rival_is_an_error_before_anything_is_read(tmp_path):
-    ran = command("benchmark", *FAST, "bench.rival=nobody", cwd=tmp_path)
+def test_an_unknown_baseline_is_an_error_before_anything_is_read(tmp_path):
+    ran = command("benchmark", *FAST, "bench.baseline=nobody", cwd=tmp_path)
     assert ran.code != 0
-    assert "bench.rival=nobody" in flat(ran.out)
+    assert "bench.baseline=nobody" in flat(ran.out)
     assert "padim" in flat(ran.out)
 
 
 def test_ratios_are_medians_of_the_same_rounds_after_the_warm_up():
     rounds = Rounds(warmup=1)
     rounds.durations = {"base": [(9, 9), (1, 2), (2, 2), (4, 4)], "work": [(1, 1), (3, 4), (2, 2), (2, 2)]}
-    figures = rounds.summary("base", pictures=2)["work"]
+    figures = rounds.summary("base", images=2)["work"]
     assert figures["ratio"] == 1  # of 3, 1 and 0.5
     assert figures["cpu_ratio"] == 1  # 8 of 8
-    assert figures["p50_ms"] == 1000  # 2 s for two pictures
+    assert figures["p50_ms"] == 1000  # 2 s for two images
     assert figures["p95_ms"] == pytest.approx(1000 * np.percentile([3, 2, 2], 95) / 2)
 
 
 def test_all_stages_of_both_methods_are_compared_each_with_the_feature_pass():
     own = {"features_s": 4.0, "fit_s": 10.0, "calibrate_s": 1.0, "test_s": 3.0, "epoch_s": 2.0, "total_s": 18.5}
-    rival = {"features_s": 0.5, "fit_s": 3.0, "calibrate_s": 1.0, "test_s": 1.0, "epoch_s": 3.0, "total_s": 6.0}
-    assert training.comparison(own, rival) == {
+    baseline = {"features_s": 0.5, "fit_s": 3.0, "calibrate_s": 1.0, "test_s": 1.0, "epoch_s": 3.0, "total_s": 6.0}
+    assert training.comparison(own, baseline) == {
         "own_s": 18,
-        "rival_s": 9,
-        "rival_fit_and_test_s": 5,
+        "baseline_s": 9,
+        "baseline_fit_and_test_s": 5,
         "ratio": 2,
         "ratio_to_fit_and_test": 3.6,
     }
 
 
-def test_pictures_take_turns():
+def test_images_take_turns():
     assert list(cycle([1, 2, 3], 2, 3)) == [[1, 2], [3, 1], [2, 3]]

@@ -48,7 +48,7 @@ def test_clear_removes_the_folder_it_was_given(cache: Path) -> None:
     gone, stays = cache_usage(cache / FEATURES)
     done = run(cache, "action=clear", f"folders=[{gone.folder.name}]")
     assert done.returncode == 0
-    assert "the features of 5 pictures" in done.stdout
+    assert "the features of 5 images" in done.stdout
     assert [entry.folder for entry in cache_usage(cache / FEATURES)] == [stays.folder]
 
 

@@ -167,8 +167,8 @@ def test_false_alarm_rate_and_its_bound_hold(rule: MeanStd) -> None:
     held = np.mean([rate <= fit.false_alarm_upper for rate, fit in zip(true_rates, fits, strict=True)])
     assert held >= 0.95 - binomial_slack(0.95, sets)
     spread = 4 * np.std([fit.false_alarm_rate for fit in fits]) / math.sqrt(sets)
-    stated = np.mean([fit.false_alarm_rate for fit in fits])
-    assert abs(stated - true_rates.mean()) <= spread + 0.01
+    given = np.mean([fit.false_alarm_rate for fit in fits])
+    assert abs(given - true_rates.mean()) <= spread + 0.01
     assert fits[0].per_thousand == (1000 * fits[0].false_alarm_rate, 1000 * fits[0].false_alarm_upper)
 
 

@@ -8,11 +8,11 @@ import types
 import pytest
 import torch
 
-from anomaly_lightning.checkpoint import FORMAT, KEY, TRUSTED, create_detector, load_module, read_checkpoint
+from anomaly_lightning.detectors.autoencoder import Autoencoder
+from anomaly_lightning.detectors.base import Detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError
-from anomaly_lightning.models.autoencoder import Autoencoder
-from anomaly_lightning.models.base import Detector
-from anomaly_lightning.predictor import Predictor
+from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.training.checkpoint import FORMAT, KEY, TRUSTED, create_detector, load_module, read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def foreign(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "__init__.py").write_text("import pathlib\npathlib.Path(__file__).with_name('imported').touch()\n")
     (folder / "shallow.py").write_text(
-        "from anomaly_lightning.models.autoencoder import Autoencoder\nclass Shallow(Autoencoder):\n    pass\n"
+        "from anomaly_lightning.detectors.autoencoder import Autoencoder\nclass Shallow(Autoencoder):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder
@@ -161,7 +161,7 @@ def test_only_modules_of_methods_are_reached(changed, content, target):
 )
 def test_what_is_no_detector_is_refused(name):
     with pytest.raises(CheckpointError, match=r"is no Detector|There is no detector"):
-        create_detector({"_target_": f"anomaly_lightning.models.{name}"})
+        create_detector({"_target_": f"anomaly_lightning.detectors.{name}"})
 
 
 def test_a_trusted_name_is_a_package_not_a_prefix(monkeypatch):
@@ -171,7 +171,7 @@ def test_a_trusted_name_is_a_package_not_a_prefix(monkeypatch):
     with pytest.raises(CheckpointError, match="in no trusted package"):
         create_detector({"_target_": "mineral.Rock"}, trust=["mine"])
     assert isinstance(create_detector({"_target_": "mineral.Rock"}, trust=["mineral"]), Detector)
-    assert TRUSTED == ("anomaly_lightning.models",)
+    assert TRUSTED == ("anomaly_lightning.detectors",)
 
 
 def test_settings_and_arguments_reach_the_detector():

@@ -9,15 +9,15 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from toy import composed
 
-from anomaly_lightning import build
 from anomaly_lightning.calibration import Rule
 from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.weights import PREFERRED, PREFERRED_WEIGHTS
 from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.training import compose
 
-PARTS = ("loading", "synthetic_pictures")  # what the choices of `data` are made of, no choices themselves
+PARTS = ("loading", "synthetic_images")  # what the choices of `data` are made of, no choices themselves
 EXTRAS = ("autoencoder_size",)  # need a plugin of an extra; tests/test_sweep_configs.py has them
 FILES = sorted(
     f"{path.parent.name}/{path.stem}"
@@ -25,10 +25,10 @@ FILES = sorted(
     if path.parent.name not in ("hydra", "download") and path.stem not in (*PARTS, *EXTRAS)
 )
 # What a file leaves to its user: ??? in the file itself.
-STATED = {
-    "category/custom": ["category.name=widgets", "data.root=/pictures"],
-    "data/folder": ["category.name=widgets", "data.normal=/pictures/good"],
-    "data/manifest": ["category.name=widgets", "data.manifest=/pictures/parts.csv"],
+GIVEN = {
+    "category/custom": ["category.name=widgets", "data.root=/images"],
+    "data/folder": ["category.name=widgets", "data.normal=/images/good"],
+    "data/manifest": ["category.name=widgets", "data.manifest=/images/parts.csv"],
     "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.taps=[layer2]"],
     "backbone/timm": ["backbone.architecture=resnet18", "backbone.taps=[layer2]", "backbone.pretrained=a1_in1k"],
 }
@@ -65,7 +65,7 @@ def arguments(function):
 
 @pytest.mark.parametrize("name", FILES)
 def test_composes_and_leaves_nothing_open(name):
-    config = composed(choose(name), *STATED.get(name, []))
+    config = composed(choose(name), *GIVEN.get(name, []))
     found = values(config)
     assert found["category"]["name"]
     group, _, choice = name.partition("/")
@@ -73,7 +73,7 @@ def test_composes_and_leaves_nothing_open(name):
         assert found["category"]["name"] == choice
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name in STATED])
+@pytest.mark.parametrize("name", [name for name in FILES if name in GIVEN])
 def test_what_a_file_leaves_open_has_to_be_stated(name):
     with pytest.raises(Exception, match=r"(?i)missing"):
         values(composed(choose(name)))
@@ -81,7 +81,7 @@ def test_what_a_file_leaves_open_has_to_be_stated(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_target_takes_exactly_the_keys_of_its_yaml(name):
-    for node in targets(values(composed(choose(name), *STATED.get(name, [])))):
+    for node in targets(values(composed(choose(name), *GIVEN.get(name, [])))):
         made = get_object(node["_target_"])
         keys = {key for key in node if not key.startswith("_")}
         if node["_target_"].startswith("anomaly_lightning."):
@@ -92,7 +92,7 @@ def test_every_target_takes_exactly_the_keys_of_its_yaml(name):
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("backbone/") and not name.endswith("auto")])
 def test_a_backbone_states_all_the_arguments_of_backbone(name):
-    assert set(composed(choose(name), *STATED.get(name, [])).backbone) == arguments(Backbone)
+    assert set(composed(choose(name), *GIVEN.get(name, [])).backbone) == arguments(Backbone)
 
 
 def test_sections_without_a_target_state_all_arguments_of_what_they_become():
@@ -112,7 +112,7 @@ def test_thresholds_are_rules(name):
 @pytest.mark.parametrize("name", [name for name in FILES if name.split("/")[0] in ("trainer", "callbacks", "logger")])
 def test_a_trainer_is_made_of_what_the_files_say(name, tmp_path):
     config = composed(choose(name), f"run_dir={tmp_path}", "trainer.accelerator=cpu")
-    trainer = build.build_trainer(config, trainable=True)
+    trainer = compose.build_trainer(config, trainable=True)
     assert isinstance(trainer, pl.Trainer)
     assert trainer.max_epochs == config.trainer.max_epochs
     kinds = {type(callback).__name__ for callback in trainer.callbacks}
@@ -121,7 +121,7 @@ def test_a_trainer_is_made_of_what_the_files_say(name, tmp_path):
 
 
 def test_methods_without_gradients_get_one_epoch_and_no_watched_loss(tmp_path):
-    trainer = build.build_trainer(composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu"), trainable=False)
+    trainer = compose.build_trainer(composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu"), trainable=False)
     assert trainer.max_epochs == 1
     assert [callback.monitor for callback in trainer.checkpoint_callbacks] == [None]
 
@@ -172,18 +172,18 @@ def test_the_threshold_of_a_debug_run_and_of_masks_can_differ():
 
 @pytest.mark.parametrize("config", ["evaluate", "predict"])
 def test_the_other_commands_compose(config):
-    stated = ["checkpoint=best.ckpt", *(["input=a.png", "output=out"] if config == "predict" else [])]
-    composed_config = composed(*stated, config=config, with_hydra=True)
+    given = ["checkpoint=best.ckpt", *(["input=a.png", "output=out"] if config == "predict" else [])]
+    composed_config = composed(*given, config=config, with_hydra=True)
     run = composed_config.hydra.run.dir
     assert "train" not in str(run)
     if config == "evaluate":
         assert values(composed_config)["checkpoint"] == "best.ckpt"
     with pytest.raises(HydraException, match="nonsense"):
-        composed(*stated, "nonsense=1", config=config)
+        composed(*given, "nonsense=1", config=config)
 
 
 @pytest.mark.parametrize("layout", ["folder", "manifest"])
-def test_own_pictures_are_a_category_of_their_own(layout):
+def test_own_images_are_a_category_of_their_own(layout):
     config = composed(f"data={layout}", with_hydra=True)
     assert config.hydra.runtime.choices.category == "custom"
     assert composed(f"data={layout}", "category=custom", "category.name=bolts").category.name == "bolts"

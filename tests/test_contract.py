@@ -11,18 +11,18 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lightning.checkpoint import create_detector
 from anomaly_lightning.cli import CONFIG_DIR
-from anomaly_lightning.models.base import Detector
+from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.training.checkpoint import create_detector
 
 MODELS = sorted((CONFIG_DIR / "model").glob("*.yaml"))
 SHAPES = [(12, 8, 6), (10, 5, 9), (7, 4, 4)]
-PICTURES = [2, 7, 40]
+IMAGES = [2, 7, 40]
 
 pytestmark = pytest.mark.parametrize("path", MODELS, ids=[path.stem for path in MODELS])
 
 
-def stated(path):
+def given(path):
     """Plain values of a yaml of conf/model, inside a run whose seed is 0."""
     run = OmegaConf.create({"seed": 0, "model": OmegaConf.load(path)})
     return OmegaConf.to_container(run, resolve=True)["model"]
@@ -30,7 +30,7 @@ def stated(path):
 
 def build(path, shape):
     torch.manual_seed(0)
-    detector = create_detector(stated(path))
+    detector = create_detector(given(path))
     detector.build(shape)
     return detector
 
@@ -73,14 +73,14 @@ def error_map(detector, features):
 
 
 def test_is_a_detector_whose_yaml_states_every_argument(path):
-    config = stated(path)
+    config = given(path)
     detector = instantiate(config)
     assert isinstance(detector, Detector)
     assert set(config) - {"_target_"} == set(inspect.signature(type(detector)).parameters)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("count", PICTURES)
+@pytest.mark.parametrize("count", IMAGES)
 def test_error_map_is_finite_not_negative_and_keeps_the_grid(path, shape, count):
     detector = fit(build(path, shape), normals(count, shape))
     errors = error_map(detector, normals(3, shape, seed=1))
@@ -103,7 +103,7 @@ def test_error_map_does_not_depend_on_the_mode_and_leaves_it(path):
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
 
 
-def test_error_map_of_a_picture_does_not_depend_on_its_batch(path):
+def test_error_map_of_a_image_does_not_depend_on_its_batch(path):
     shape = SHAPES[1]
     detector, features = fit(build(path, shape), normals(9, shape)), normals(5, shape, seed=1)
     together = error_map(detector, features)
@@ -133,7 +133,7 @@ def test_observing_after_finish_starts_anew(path):
     torch.testing.assert_close(error_map(detector, features), error_map(other, features), rtol=1e-5, atol=1e-6)
 
 
-def test_how_the_pictures_are_cut_into_batches_does_not_matter(path):
+def test_how_the_images_are_cut_into_batches_does_not_matter(path):
     shape, features = SHAPES[0], normals(13, SHAPES[0])
     maps = [error_map(fit(build(path, shape), features, batch), normals(3, shape, seed=1)) for batch in (1, 5, 13)]
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-3, atol=1e-4)
@@ -145,7 +145,7 @@ def test_a_fresh_detector_takes_the_state_and_gives_the_same_map(path, tmp_path)
     detector = fit(build(path, shape), normals(11, shape), steps=3)
     torch.save(detector.state_dict(), tmp_path / "state.pt")
     torch.manual_seed(123)  # nothing may hang on the seed
-    fresh = create_detector(stated(path))
+    fresh = create_detector(given(path))
     fresh.build(shape)
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(error_map(fresh.eval(), features), error_map(detector, features))

@@ -34,7 +34,7 @@ def pack(path: Path, *names: str, extra: str | None = None) -> bytes:
         for name in [f"{name}/train/good/000.png" for name in names] + ([extra] if extra else []):
             info = tarfile.TarInfo(name)
             info.size = 7
-            tar.addfile(info, io.BytesIO(b"picture"))
+            tar.addfile(info, io.BytesIO(b"image"))
     return path.read_bytes()
 
 
@@ -65,8 +65,8 @@ def config(root: Path, *overrides: str) -> DictConfig:
 
 
 def addresses(base: str) -> list[str]:
-    stated = {name: (f"address={base}/{name}.tar.xz", "sha256=null") for name in NAMES}
-    return [f"archives.{name}.{value}" for name, values in stated.items() for value in values]
+    given = {name: (f"address={base}/{name}.tar.xz", "sha256=null") for name in NAMES}
+    return [f"archives.{name}.{value}" for name, values in given.items() for value in values]
 
 
 def run(cfg: DictConfig) -> tuple[list[Path], str]:
@@ -213,10 +213,10 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 def test_the_command_line(tmp_path, base):
     there = tmp_path / "elsewhere"
     there.mkdir()
-    done = command("category=leather", "root=my pictures", "accept_license=true", *addresses(base), folder=there)
+    done = command("category=leather", "root=my images", "accept_license=true", *addresses(base), folder=there)
     assert done.returncode == 0, done.stderr
-    assert (there / "my pictures" / "leather" / "train" / "good" / "000.png").is_file()
-    assert {p.name for p in there.iterdir()} == {"my pictures"}
+    assert (there / "my images" / "leather" / "train" / "good" / "000.png").is_file()
+    assert {p.name for p in there.iterdir()} == {"my images"}
     refused = command("category=leather", "root=other", folder=there)
     assert refused.returncode == 1
     assert "DataError: The licence CC BY-NC-SA 4.0 was not accepted" in refused.stderr

@@ -1,4 +1,4 @@
-"""Filling a store: only what is missing is computed, once; a bad picture stops nobody; memory stays bounded."""
+"""Filling a store: only what is missing is computed, once; a bad image stops nobody; memory stays bounded."""
 
 import multiprocessing
 import threading
@@ -23,7 +23,7 @@ processes.set_forkserver_preload(["torch", "anomaly_lightning.features.store"])
 
 
 class Bench:
-    """Pictures filled with a number each, and a backbone that counts."""
+    """Images filled with a number each, and a backbone that counts."""
 
     def __init__(self, values: Sequence[float], broken: Sequence[int] = ()) -> None:
         self.values = values
@@ -36,7 +36,7 @@ class Bench:
         with self.lock:
             self.loaded.append(position)
         if position in self.broken:
-            raise OSError(f"picture {position} is cut short")
+            raise OSError(f"image {position} is cut short")
         return torch.full((3, HEIGHT, WIDTH), self.values[position])
 
     def compute(self, images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureStore:
     return MemoryStore(SHAPE, "float32") if request.param == "memory" else DiskStore(tmp_path, {}, SHAPE, "float32")
 
 
-def test_each_picture_gets_its_own_features_and_a_second_fill_computes_nothing(store: FeatureStore) -> None:
+def test_each_image_gets_its_own_features_and_a_second_fill_computes_nothing(store: FeatureStore) -> None:
     values = [float(i) for i in range(11)]
     bench = Bench(values)
     assert bench.fill(store, keys_of(values)) == (11, {})
@@ -74,7 +74,7 @@ def test_each_picture_gets_its_own_features_and_a_second_fill_computes_nothing(s
     assert (again.loaded, again.batches) == ([], [])
 
 
-def test_a_changed_picture_recomputes_itself_only_and_a_new_one_adds_itself_only(store: FeatureStore) -> None:
+def test_a_changed_image_recomputes_itself_only_and_a_new_one_adds_itself_only(store: FeatureStore) -> None:
     values = [float(i) for i in range(6)]
     Bench(values).fill(store, keys_of(values))
     values[2] = 20.0
@@ -96,15 +96,15 @@ def test_the_same_content_is_computed_once(store: FeatureStore) -> None:
     assert_filled(store, values)
 
 
-def test_a_picture_that_can_not_be_loaded_does_not_stop_the_others(store: FeatureStore) -> None:
+def test_a_image_that_can_not_be_loaded_does_not_stop_the_others(store: FeatureStore) -> None:
     values = [0.0, 1.0, 2.0, 3.0, 1.0, 5.0]
     bench = Bench(values, broken=[1, 5])
     filled = bench.fill(store, keys_of(values), batch_size=2)
     assert filled.computed == 3
     assert {at: str(error) for at, error in filled.failures.items()} == {
-        1: "picture 1 is cut short",
-        4: "picture 1 is cut short",  # the same content as 1
-        5: "picture 5 is cut short",
+        1: "image 1 is cut short",
+        4: "image 1 is cut short",  # the same content as 1
+        5: "image 5 is cut short",
     }
     assert store.rows(keys_of(values)).tolist().count(-1) == 3
     assert_filled(store, [0.0, 2.0, 3.0])
@@ -191,7 +191,7 @@ def fill_and_count(root: Path, start: Any, counts: Any) -> None:
     counts.put((filled.computed, len(bench.loaded)))
 
 
-def test_processes_that_want_the_same_pictures_compute_none_twice(tmp_path: Path) -> None:
+def test_processes_that_want_the_same_images_compute_none_twice(tmp_path: Path) -> None:
     start, counts = processes.Barrier(2), processes.SimpleQueue()
     workers = [processes.Process(target=fill_and_count, args=(tmp_path, start, counts)) for _ in range(2)]
     for worker in workers:
@@ -202,7 +202,7 @@ def test_processes_that_want_the_same_pictures_compute_none_twice(tmp_path: Path
     assert sorted([counts.get(), counts.get()]) == [(0, 0), (30, 30)]
 
 
-def test_other_pictures_need_not_wait(tmp_path: Path) -> None:
+def test_other_images_need_not_wait(tmp_path: Path) -> None:
     one, two = DiskStore(tmp_path, {}, SHAPE, "float32"), DiskStore(tmp_path, {}, SHAPE, "float32")
     values = [1.0, 2.0, 3.0]
     with one.filling(["other"]):

@@ -1,4 +1,4 @@
-"""Own pictures in folders of every shape."""
+"""Own images in folders of every shape."""
 
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def test_masks_in_the_same_subfolders(tmp_path):
     ]
 
 
-def test_masks_beside_the_pictures(tmp_path):
+def test_masks_beside_the_images(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/dent/1.png", "bad/dent/1_mask.png", "bad/2.jpg", "bad/mask_2.png")
     test = read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "bad").test
     assert sorted(listed(test, tmp_path / "bad")) == [
@@ -76,13 +76,13 @@ def test_masks_beside_the_pictures(tmp_path):
     ]
 
 
-def test_masks_beside_the_pictures_that_nobody_stated_are_asked_about(tmp_path):
+def test_masks_beside_the_images_that_nobody_stated_are_asked_about(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/1.png", "bad/1_mask.png")
     with pytest.raises(DataError, match=r"say so with data.masks=.*bad"):
         read_folder("x", [tmp_path / "ok"], tmp_path / "bad")
 
 
-def test_one_mask_for_two_pictures_is_refused(tmp_path):
+def test_one_mask_for_two_images_is_refused(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/dent/1.png", "bad/hole/1.png", "gt/1.png")
     with pytest.raises(DataError, match="same subfolders"):
         read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt")
@@ -90,7 +90,7 @@ def test_one_mask_for_two_pictures_is_refused(tmp_path):
 
 def test_masks_of_which_none_fits_are_refused(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/1.png", "gt/one.png")
-    with pytest.raises(DataError, match=r"no mask fits a picture .*like 1.png.* <name>_mask"):
+    with pytest.raises(DataError, match=r"no mask fits an image .*like 1.png.* <name>_mask"):
         read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt")
 
 
@@ -99,13 +99,13 @@ def test_missing_and_empty_folders_are_named(tmp_path):
     ok, bad, empty, gone = (tmp_path / name for name in ("ok", "bad", "empty", "gone"))
     for arguments, words in [
         (([gone],), r"data.normal=.*gone is not a folder"),
-        (([ok, empty],), r"data.normal=.*empty holds no picture"),
+        (([ok, empty],), r"data.normal=.*empty holds no image"),
         (([],), r"data.normal=\[\]: expected at least one folder"),
         (([ok], gone), r"data.abnormal=.*gone is not a folder"),
         (([ok], bad, gone), r"masks in .*gone, but there is no such folder"),
         (([ok], None, bad), r"data.masks=.* needs data.abnormal"),
-        (([ok], ok), r"data.normal=.*ok holds only pictures that belong to \[.*ok\], too"),
-        (([ok], None, None, [empty]), r"data.normal_test=.*empty holds no picture"),
+        (([ok], ok), r"data.normal=.*ok holds only images that belong to \[.*ok\], too"),
+        (([ok], None, None, [empty]), r"data.normal_test=.*empty holds no image"),
     ]:
         with pytest.raises(DataError, match=words):
             read_folder("x", *arguments)

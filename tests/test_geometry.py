@@ -7,13 +7,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from anomaly_lightning.cli import CONFIG_DIR
-from anomaly_lightning.data.tiles import Tiling, crop
-from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.data.tiling import Tiling, crop
+from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
-from anomaly_lightning.models.pca import PCA
-from anomaly_lightning.module import AnomalyModule
-from anomaly_lightning.predictor import Predictor
+from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.training.module import AnomalyModule
 
 BOX, PLACES = 12, 100
 SHAPES = {
@@ -24,7 +24,7 @@ SHAPES = {
 }
 
 
-def picture(rng, height, width):
+def image(rng, height, width):
     """(H, W, 3) uint8: waves and noise."""
     waves = 120 + 20 * np.sin(np.arange(width) / 9)[None, :, None]
     noisy = waves + rng.normal(0, 8, (height, width, 1)) + rng.normal(0, 2, (height, width, 3))
@@ -32,16 +32,16 @@ def picture(rng, height, width):
 
 
 def fitted(backbone, grid, size, resize, tiling, shape, rng):
-    """A predictor whose PCA has seen six good pictures of the shape."""
+    """A predictor whose PCA has seen six good images of the shape."""
     extractor = FeatureExtractor(backbone, grid=grid, neighbourhood=1)
-    transform, detector = PictureTransform(size, backbone.mean, backbone.std, resize), PCA()
+    transform, detector = ImageTransform(size, backbone.mean, backbone.std, resize), PCA()
     detector.build(extractor.shape(size))
     module = AnomalyModule(extractor, detector, Scoring(sigma=2.0), size)
     module.threshold.fill_(0.0)
     module.pixel_threshold.fill_(0.0)
     with torch.inference_mode():
         for _ in range(6):
-            whole = Image.fromarray(picture(rng, *shape))
+            whole = Image.fromarray(image(rng, *shape))
             parts = [whole] if tiling is None else [crop(whole, box) for box in tiling.boxes(shape)]
             for part in parts:
                 detector.observe(extractor(transform(part)[None]))
@@ -53,7 +53,7 @@ def hits(predictor, shape, rng, places, darkness=0.3):
     """How many of the planted boxes hold the peak of the map."""
     (height, width), found = shape, 0
     for _ in range(places):
-        values = picture(rng, height, width)
+        values = image(rng, height, width)
         top, left = int(rng.integers(0, height - BOX)), int(rng.integers(0, width - BOX))
         box = np.s_[top : top + BOX, left : left + BOX]
         values[box] = (values[box] * darkness).astype(np.uint8)

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anomaly_lightning.statistics import ChannelMoments, ChannelView
-from anomaly_lightning.statistics.grid import averages, from_white_squares, white_squares
+from anomaly_lightning.detectors.parts import ChannelMoments, ChannelView
+from anomaly_lightning.detectors.parts.grid import averages, from_white_squares, white_squares
 
 SIZES = [(12, 24), (13, 9), (12, 9), (1, 1), (1, 7)]
 

@@ -1,4 +1,4 @@
-"""The drawing: a colour means the same on every picture, outlines lie inside, nothing else is scaled."""
+"""The drawing: a colour means the same on every image, outlines lie inside, nothing else is scaled."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from anomaly_lightning.heatmap import COLORMAP, PREDICTED, TRUTH, heatmap, outline, overlay, scaled
+from anomaly_lightning.runtime.heatmap import COLORMAP, PREDICTED, TRUTH, heatmap, outline, overlay, scaled
 
 
 def slope(top):
@@ -25,9 +25,9 @@ def test_the_threshold_has_the_colour_of_the_middle():
     assert np.array_equal(drawn[0], wanted)
 
 
-def test_a_value_has_one_colour_whatever_else_is_on_the_picture():
+def test_a_value_has_one_colour_whatever_else_is_on_the_image():
     quiet, loud = slope(0.4), slope(0.4).clone()
-    loud[0, :] = 1000.0  # scaling by the picture's own range would turn all the rest dark
+    loud[0, :] = 1000.0  # scaling by the image's own range would turn all the rest dark
     assert np.array_equal(heatmap(quiet, 1.0)[1:], heatmap(loud, 1.0)[1:])
     assert np.array_equal(overlay(grey(), quiet, 1.0)[1:], overlay(grey(), loud, 1.0)[1:])
 
@@ -51,11 +51,11 @@ def test_the_outline_is_the_inner_border():
     inner = np.zeros_like(mask)
     inner[11:19, 31:49] = True
     assert np.array_equal(border, mask & ~inner)
-    assert not (outline(np.ones((40, 64), bool))).any()  # the picture's own edge is no border
+    assert not (outline(np.ones((40, 64), bool))).any()  # the image's own edge is no border
     assert not outline(np.zeros((40, 64), bool)).any()
 
 
-def test_the_outline_grows_with_the_picture():
+def test_the_outline_grows_with_the_image():
     mask = np.zeros((900, 1200), bool)
     mask[100:500, 300:600] = True
     assert outline(mask)[:, 450].sum() == 2 * 3
@@ -74,10 +74,10 @@ def test_the_overlay_shows_prediction_and_truth_where_they_are():
     assert np.array_equal(white, outline(truth))
 
 
-def test_the_overlay_is_stronger_where_the_error_is_larger_and_keeps_the_picture():
+def test_the_overlay_is_stronger_where_the_error_is_larger_and_keeps_the_image():
     values = torch.zeros(40, 64)
     values[:, 32:] = 0.9
     dark, light = overlay(grey(0), values, 1.0), overlay(grey(255), values, 1.0)
-    seen = light.astype(int) - dark  # how much of the picture comes through
+    seen = light.astype(int) - dark  # how much of the image comes through
     assert (seen[:, :32] > seen[:, 32:] + 50).all()
     assert (seen > 60).all()

@@ -1,4 +1,4 @@
-"""Over a thousand bad files: each is a picture or one `PictureError`; no crash, no hang, no more memory than allowed.
+"""Over a thousand bad files: each is an image or one `ImageError`; no crash, no hang, no more memory than allowed.
 
 The files are read in a process of their own, so that a crash of a decoder fails a test and not the test run.
 """
@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_lightning.data.images import read_mask, read_picture
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.reading import read_image, read_mask
 
 H, W = 37, 48
 MAX_PIXELS = 4_000_000
@@ -29,12 +29,12 @@ CUTS = (1, 4, 9, 17, 26, 33, 60, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, -1, -4, -12)
 FLIPS = (1, 1, 1, 1, 2, 2, 4, 4, 8, 16, 64)
 
 
-def encode(picture: Image.Image, form: str, more: tuple[Image.Image, ...] = (), **options) -> bytes:
+def encode(image: Image.Image, form: str, more: tuple[Image.Image, ...] = (), **options) -> bytes:
     file = io.BytesIO()
-    # Copies, because saving leaves an encoder's settings behind in the picture.
+    # Copies, because saving leaves an encoder's settings behind in the image.
     if more:
         options |= {"save_all": True, "append_images": [frame.copy() for frame in more]}
-    picture.copy().save(file, form, **options)
+    image.copy().save(file, form, **options)
     return file.getvalue()
 
 
@@ -146,7 +146,7 @@ def odd_files() -> dict[str, bytes]:
 
 
 def large_files() -> dict[str, bytes]:
-    """Pictures as large as the limit allows, in the modes that need the most memory."""
+    """Images as large as the limit allows, in the modes that need the most memory."""
     side = int(MAX_PIXELS**0.5)
     grey = Image.new("L", (side, side), 90)
     exif = Image.Exif()
@@ -185,13 +185,13 @@ def corpus() -> dict[str, dict[str, bytes]]:
 def outcome(path: Path) -> dict:
     start = time.perf_counter()
     words = []
-    for read in (read_picture, read_mask):
+    for read in (read_image, read_mask):
         try:
             read(path, MAX_PIXELS)
             words.append("read")
         except DataError as error:
             words.append(str(error))
-    return {"picture": words[0], "mask": words[1], "seconds": time.perf_counter() - start}
+    return {"image": words[0], "mask": words[1], "seconds": time.perf_counter() - start}
 
 
 def main(folder: Path) -> None:
@@ -222,20 +222,20 @@ def result(tmp_path_factory) -> dict:
 def table(outcomes: dict[str, dict]) -> Counter:
     """How many files of each treatment were read or refused."""
     return Counter(
-        (name.split("/")[0], o["picture"] if o["picture"] == "read" else "refused") for name, o in outcomes.items()
+        (name.split("/")[0], o["image"] if o["image"] == "read" else "refused") for name, o in outcomes.items()
     )
 
 
-def test_every_file_is_a_picture_or_an_error_of_one_line(result):
+def test_every_file_is_a_image_or_an_error_of_one_line(result):
     outcomes = result["outcomes"]
     assert len(outcomes) == sum(map(len, corpus().values())) > 1000
     for name, said in outcomes.items():
-        for word in (said["picture"], said["mask"]):
+        for word in (said["image"], said["mask"]):
             assert word == "read" or (Path(name).name in word and "\n" not in word and len(word) < 500), (name, word)
 
 
-def test_what_reads_as_a_picture_reads_as_a_mask(result):
-    differ = {n: o for n, o in result["outcomes"].items() if (o["picture"] == "read") > (o["mask"] == "read")}
+def test_what_reads_as_a_image_reads_as_a_mask(result):
+    differ = {n: o for n, o in result["outcomes"].items() if (o["image"] == "read") > (o["mask"] == "read")}
     assert not differ
 
 
@@ -248,7 +248,7 @@ def test_whole_files_are_read_and_claims_refused(result):
 
 def test_odd_files_are_told_apart(result):
     read = {
-        Path(name).name for name, o in result["outcomes"].items() if name.startswith("odd/") and o["picture"] == "read"
+        Path(name).name for name, o in result["outcomes"].items() if name.startswith("odd/") and o["image"] == "read"
     }
     assert read == {
         "point.png",
@@ -269,7 +269,7 @@ def test_a_cut_inside_the_first_frame_is_refused(result):
     for name, content in files.items():
         source = name.split("-")[-1]
         late = len(whole[source]) - len(content) <= 20 or source.startswith(("animated", "several", "pages"))
-        assert late or result["outcomes"][f"cut/{name}"]["picture"] != "read", name
+        assert late or result["outcomes"][f"cut/{name}"]["image"] != "read", name
 
 
 def test_no_file_takes_long(result):

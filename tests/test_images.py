@@ -1,4 +1,4 @@
-"""Every form a picture file may come in, and every way it may be bad."""
+"""Every form an image file may come in, and every way it may be bad."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from anomaly_lightning.data import images
-from anomaly_lightning.data.images import PictureError, check_pictures, content_hash, read_mask, read_picture
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.reading import ImageError, check_images, content_hash, read_image, read_mask
 
 H, W = 6, 9
 
@@ -21,8 +21,8 @@ def ramp(dtype: str = "uint8", top: int = 255) -> np.ndarray:
     return np.linspace(0, top, H * W).reshape(H, W).astype(dtype)
 
 
-def save(path: Path, picture: Image.Image, **options) -> Path:
-    picture.save(path, **options)
+def save(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
     return path
 
 
@@ -38,9 +38,9 @@ def png(width: int, height: int, data: bytes, bits: int = 8, colour: int = 0) ->
 
 
 def read(path: Path) -> np.ndarray:
-    picture = read_picture(path)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    image = read_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif", "webp", "pgm", "jp2"])
@@ -63,18 +63,18 @@ def test_one_bit_becomes_black_and_white(tmp_path):
 
 @pytest.mark.parametrize("form", ["RGBA", "LA"])
 def test_alpha_is_composited_on_black(tmp_path, form):
-    picture = Image.new("L", (W, H), 200).convert(form)
+    image = Image.new("L", (W, H), 200).convert(form)
     alpha = np.repeat([[0, 128, 255]], H, axis=0).repeat(3, axis=1).astype(np.uint8)
-    picture.putalpha(Image.fromarray(alpha))
-    seen = read(save(tmp_path / "a.png", picture))[0, ::3, 0]
+    image.putalpha(Image.fromarray(alpha))
+    seen = read(save(tmp_path / "a.png", image))[0, ::3, 0]
     np.testing.assert_allclose(seen, [0, 200 * 128 / 255, 200], atol=1)
 
 
 def test_palette_with_transparency(tmp_path):
-    picture = Image.new("P", (W, H), 1)
-    picture.putpalette([9, 9, 9, 10, 200, 30])
-    picture.putpixel((0, 0), 0)
-    path = save(tmp_path / "a.png", picture, transparency=0)
+    image = Image.new("P", (W, H), 1)
+    image.putpalette([9, 9, 9, 10, 200, 30])
+    image.putpixel((0, 0), 0)
+    path = save(tmp_path / "a.png", image, transparency=0)
     assert read(path)[0, 0].tolist() == [0, 0, 0]
     assert read(path)[1, 1].tolist() == [10, 200, 30]
 
@@ -129,13 +129,13 @@ def test_floats_are_white_at_1(tmp_path):
 def test_floats_out_of_range_are_refused(tmp_path, value):
     values = ramp("float32", 1)
     values[2, 3] = value
-    with pytest.raises(PictureError, match=r"float values from .* expected 0 to 1"):
-        read_picture(save(tmp_path / "a.tif", Image.fromarray(values)))
+    with pytest.raises(ImageError, match=r"float values from .* expected 0 to 1"):
+        read_image(save(tmp_path / "a.tif", Image.fromarray(values)))
 
 
 def test_integers_out_of_range_are_refused(tmp_path):
-    with pytest.raises(PictureError, match="expected 0 to 65535"):
-        read_picture(save(tmp_path / "a.tif", Image.fromarray(ramp("int32", 70000))))
+    with pytest.raises(ImageError, match="expected 0 to 65535"):
+        read_image(save(tmp_path / "a.tif", Image.fromarray(ramp("int32", 70000))))
 
 
 @pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 3), (8, 1)])
@@ -166,7 +166,7 @@ def test_content_decides_and_not_the_name(tmp_path):
     ("content", "words"),
     [
         (b"", "0 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", r"is no picture: text \('version https://git-lfs"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", r"is no image: text \('version https://git-lfs"),
         (b"\0" * 500, "zero bytes only"),
         (b"PK\x03\x04" + bytes(range(200)), "starts with bytes 50 4b 03 04"),
         (b"\x89PNG\r\n\x1a\n\0\0", "starts like PNG"),
@@ -181,7 +181,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, content, words):
     path = tmp_path / "some name.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=words) as caught:
-        read_picture(path)
+        read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -191,36 +191,36 @@ def test_a_file_cut_in_the_middle_is_truncated(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(noise))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(PictureError, match=r"truncated|damaged"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=r"truncated|damaged"):
+        read_image(path)
 
 
 def test_files_that_are_not_there_or_not_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path, words in [("no.png", "no such file"), (".", "is a folder"), ("pipe.png", "not a regular file")]:
-        with pytest.raises(PictureError, match=words):
-            read_picture(tmp_path / path)
+        with pytest.raises(ImageError, match=words):
+            read_image(tmp_path / path)
 
 
 def test_the_limit_can_be_moved_both_ways(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(ramp()))
-    with pytest.raises(PictureError, match="header claims 9x6"):
-        read_picture(path, max_pixels=H * W - 1)
-    assert read_picture(path, max_pixels=H * W).size == (W, H)
+    with pytest.raises(ImageError, match="header claims 9x6"):
+        read_image(path, max_pixels=H * W - 1)
+    assert read_image(path, max_pixels=H * W).size == (W, H)
 
 
 def test_pillows_own_guard_stays_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     monkeypatch.setattr(images, "_limit", lambda *_: None)
-    with pytest.raises(PictureError, match="header claims 54 pixels, more than the limit of 5"):
-        read_picture(save(tmp_path / "a.png", Image.fromarray(ramp())), max_pixels=5)
+    with pytest.raises(ImageError, match="header claims 54 pixels, more than the limit of 5"):
+        read_image(save(tmp_path / "a.png", Image.fromarray(ramp())), max_pixels=5)
 
 
 def test_a_name_with_a_newline_makes_no_second_line(tmp_path):
     path = tmp_path / "a\nb.png"
     path.write_bytes(b"")
-    with pytest.raises(PictureError) as caught:
-        read_picture(path)
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
     assert "\n" not in str(caught.value)
 
 
@@ -229,20 +229,20 @@ def test_masks_of_any_mode(tmp_path, mode):
     wanted = np.zeros((H, W), dtype=bool)
     wanted[1:3, 4:7] = True
     if mode in ("I;16", "I", "F"):
-        picture = Image.fromarray(wanted.astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
+        image = Image.fromarray(wanted.astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
     elif mode in ("RGB", "RGBA"):
-        picture = Image.fromarray(np.stack([0 * wanted, 0 * wanted, 1 * wanted], axis=2).astype(np.uint8)).convert(mode)
+        image = Image.fromarray(np.stack([0 * wanted, 0 * wanted, 1 * wanted], axis=2).astype(np.uint8)).convert(mode)
     else:
-        picture = Image.fromarray(wanted * np.uint8(255)).convert(mode)
-    mask = read_mask(save(tmp_path / "a.tif", picture))
+        image = Image.fromarray(wanted * np.uint8(255)).convert(mode)
+    mask = read_mask(save(tmp_path / "a.tif", image))
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, wanted)
 
 
 def test_alpha_of_a_mask_is_ignored(tmp_path):
-    picture = Image.new("RGBA", (W, H), (0, 0, 0, 255))
-    picture.putpixel((4, 2), (0, 7, 0, 0))
-    assert np.argwhere(read_mask(save(tmp_path / "a.png", picture))).tolist() == [[2, 4]]
+    image = Image.new("RGBA", (W, H), (0, 0, 0, 255))
+    image.putpixel((4, 2), (0, 7, 0, 0))
+    assert np.argwhere(read_mask(save(tmp_path / "a.png", image))).tolist() == [[2, 4]]
 
 
 def test_a_folder_of_masks_is_their_union(tmp_path):
@@ -252,25 +252,25 @@ def test_a_folder_of_masks_is_their_union(tmp_path):
     save(tmp_path / "001.png", Image.fromarray(second))
     np.testing.assert_array_equal(read_mask(tmp_path), (first + second) > 0)
     save(tmp_path / "002.png", Image.fromarray(first.T.copy()))
-    with pytest.raises(PictureError, match="6x9 and 9x6"):
+    with pytest.raises(ImageError, match="6x9 and 9x6"):
         read_mask(tmp_path)
 
 
 def test_an_empty_folder_is_no_mask(tmp_path):
-    with pytest.raises(PictureError, match="without masks"):
+    with pytest.raises(ImageError, match="without masks"):
         read_mask(tmp_path)
 
 
-def test_check_pictures_finds_all_bad_ones_in_order(tmp_path):
+def test_check_images_finds_all_bad_ones_in_order(tmp_path):
     good = [save(tmp_path / f"{i}.png", Image.fromarray(ramp())) for i in range(20)]
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("hello")
     mixed = [*good[:7], tmp_path / "text.png", *good[7:], tmp_path / "empty.png", tmp_path / "gone.png", good[0]]
     for workers in (None, 1, 3):
-        found = check_pictures(mixed, workers)
+        found = check_images(mixed, workers)
         assert [path.name for path in found] == ["text.png", "empty.png", "gone.png"]
         assert found[tmp_path / "empty.png"] == "0 bytes"
-        assert found[tmp_path / "text.png"] == "is no picture: text ('hello')"
+        assert found[tmp_path / "text.png"] == "is no image: text ('hello')"
 
 
 def test_content_hash_is_that_of_the_bytes(tmp_path):

@@ -101,12 +101,12 @@ def test_visa_without_its_files_says_what_to_do(tmp_path):
 
 def test_wrong_names_list_what_there_is(tmp_path):
     touch(tmp_path, "01/train/ok/1.png")
-    with pytest.raises(DataError, match=r"expects pictures of good parts in .*02/train/ok, but .*: 01"):
+    with pytest.raises(DataError, match=r"expects images of good parts in .*02/train/ok, but .*: 01"):
         read_layout(tmp_path, "02", "btad")
     with pytest.raises(DataError, match="expected one of btad, mvtec_loco, mvtec_ad_2, visa"):
         read_layout(tmp_path, "01", "coco")
 
 
-def test_a_layout_without_test_pictures_is_enough(tmp_path):
+def test_a_layout_without_test_images_is_enough(tmp_path):
     touch(tmp_path, "01/train/ok/1.png")
     assert read_layout(tmp_path, "01", "btad").test == ()

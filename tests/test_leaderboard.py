@@ -13,12 +13,12 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from anomaly_lightning.callbacks.leaderboard import LeaderboardCallback
-from anomaly_lightning.leaderboard import read_rows, show, summarise, write_leaderboard
-from anomaly_lightning.leaderboard.__main__ import main
+from anomaly_lightning.leaderboard import main
+from anomaly_lightning.reports.leaderboard import read_rows, show, summarise, write_leaderboard
+from anomaly_lightning.training.callbacks.leaderboard import LeaderboardCallback
 
 LONG = (
-    "DataError: There are no pictures of category 'cable' (data.root=/data, as stated): expected the folder "
+    "DataError: There are no images of category 'cable' (data.root=/data, as set): expected the folder "
     "/data/cable/train/good.\nState data.root=<folder that holds cable/train/good> | or another <b>category</b>."
 )
 
@@ -176,9 +176,7 @@ def test_a_run_that_was_taken_over_comes_once_and_a_lost_one_says_so(tmp_path):
 def test_a_cut_off_run_is_a_row_until_it_was_run_again(tmp_path):
     cut_off = make_run(tmp_path / "first" / "0")
     run = {"status": "training", "identity": "same", "seed": 3, "resolved": {"category": "tile", "model": "pca"}}
-    (cut_off / "run.json").write_text(
-        json.dumps(run | {"resolved": run["resolved"] | {"backbone": "tiny (as stated)"}})
-    )
+    (cut_off / "run.json").write_text(json.dumps(run | {"resolved": run["resolved"] | {"backbone": "tiny (as set)"}}))
     (row,) = read_rows([tmp_path])
     assert row.error == "cut off in the state 'training'"
     assert row.names == {"category": "tile", "model": "pca", "backbone": "tiny", "seed": "3"}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from toy import BARE, composed, make_category, save, texture
 
-from anomaly_lightning.session import TrainingSession
+from anomaly_lightning.training.session import TrainingSession
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def run(tmp_path_factory, widget):
         loss = session.run()
         best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
         tensors = {name: value for name, value in best.items() if isinstance(value, torch.Tensor)}
-        return loss, tensors, best["_extra_state"]["calibration"]["threshold"], session.pictures.splits.counts()
+        return loss, tensors, best["_extra_state"]["calibration"]["threshold"], session.images.splits.counts()
 
     return once
 
@@ -34,14 +34,14 @@ def official(run, root):
 
 @pytest.fixture
 def copied(tmp_path):
-    make_category(tmp_path)  # the same pictures as in the session's root
+    make_category(tmp_path)  # the same images as in the session's root
     return tmp_path
 
 
 def permute(folder):
-    pictures = sorted((folder / "test").rglob("*.png"))
-    contents = [path.read_bytes() for path in pictures]
-    for path, content in zip(pictures, contents[3:] + contents[:3], strict=True):
+    images = sorted((folder / "test").rglob("*.png"))
+    contents = [path.read_bytes() for path in images]
+    for path, content in zip(images, contents[3:] + contents[:3], strict=True):
         path.write_bytes(content)
 
 
@@ -89,7 +89,7 @@ def test_official_runs_do_not_see_the_test_files(run, official, copied, change):
     assert_the_same(run(copied, "official"), official)
 
 
-def test_a_training_picture_does_matter(run, official, copied):
+def test_a_training_image_does_matter(run, official, copied):
     """What the tests above compare is able to differ."""
     path = copied / "widget" / "train" / "good" / "3.png"
     save(np.array(Image.open(path))[::-1], path)

@@ -1,4 +1,4 @@
-"""Own pictures by a table."""
+"""Own images by a table."""
 
 import json
 from pathlib import Path
@@ -65,8 +65,8 @@ def test_absolute_paths_are_taken_as_they_are(folder, tmp_path_factory):
         ("path\na.png\na.png\n", "lists .*a.png twice"),
         ("path\na.png,b.png\n", "line 2: more values than columns"),
         ('path,label\n"a.png,good\n', "unexpected end of data"),
-        ("path,label\na.png,bad\n", "no normal picture to train on"),
-        ("", "no normal picture to train on"),
+        ("path,label\na.png,bad\n", "no normal image to train on"),
+        ("", "no normal image to train on"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(folder, text, words):

@@ -47,9 +47,9 @@ def test_the_same_subfolder_comes_first_and_no_other_counts(tmp_path):
     assert finder.find(Path("x"), Path("dent/2.png")) is None
 
 
-def test_a_picture_is_not_its_own_mask(tmp_path):
-    picture = save(tmp_path / "1.png")
-    assert MaskFinder(tmp_path).find(picture, Path("1.png")) is None
+def test_a_image_is_not_its_own_mask(tmp_path):
+    image = save(tmp_path / "1.png")
+    assert MaskFinder(tmp_path).find(image, Path("1.png")) is None
 
 
 def test_two_masks_of_one_name_are_refused(tmp_path):
@@ -59,7 +59,7 @@ def test_two_masks_of_one_name_are_refused(tmp_path):
         MaskFinder(tmp_path).find(Path("1.png"), Path("1.png"))
 
 
-def test_a_mask_of_two_pictures_is_refused():
+def test_a_mask_of_two_images_is_refused():
     samples = [Sample(Path(f"{d}/1.png"), d, Path("masks/1.png")) for d in ("dent", "scratch")]
     with pytest.raises(DataError, match=r"dent/1.png and scratch/1.png"):
         refuse_shared_masks(samples)
@@ -74,9 +74,9 @@ def test_masks_that_fit_are_silent(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (spot().T.copy(), "is 6x9, but its picture"),
+        (spot().T.copy(), "is 6x9, but its image"),
         (spot() * 0, "is all black"),
-        (spot() * 0 + 255, "marks the whole picture"),
+        (spot() * 0 + 255, "marks the whole image"),
         (np.add.outer(np.arange(H), np.arange(W)).astype(np.uint8), "holds 14 different values from 0 to 13"),
     ],
 )
@@ -90,13 +90,11 @@ def test_masks_that_do_not_fit_are_named(tmp_path, values, words):
 
 def test_a_damaged_mask_is_named(tmp_path):
     mask = tmp_path / "1_mask.png"
-    mask.write_text("no picture")
-    assert check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)]) == [
-        f"{mask}: is no picture: text ('no picture')"
-    ]
+    mask.write_text("no image")
+    assert check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)]) == [f"{mask}: is no image: text ('no image')"]
 
 
-def test_defects_without_mask_masks_without_picture_and_marked_good_parts(tmp_path):
+def test_defects_without_mask_masks_without_image_and_marked_good_parts(tmp_path):
     a, b, c = (save(tmp_path / f"{name}.png") for name in "abc")
     masks = tmp_path / "masks"
     lonely = save(masks / "z_mask.png", spot())
@@ -106,9 +104,9 @@ def test_defects_without_mask_masks_without_picture_and_marked_good_parts(tmp_pa
         Sample(c, "good", save(masks / "c_mask.png", spot())),
     ]
     assert check_masks(samples) == [
-        f"{b}: a picture of a defect (dent) without a mask",
-        f"{masks / 'c_mask.png'}: marks a defect, but its picture {c} is of a good part",
-        f"{lonely}: a mask without a picture",
+        f"{b}: an image of a defect (dent) without a mask",
+        f"{masks / 'c_mask.png'}: marks a defect, but its image {c} is of a good part",
+        f"{lonely}: a mask without an image",
     ]
 
 
@@ -119,4 +117,4 @@ def test_folders_of_masks_are_checked_file_by_file(tmp_path):
     found = check_masks([Sample(save(tmp_path / "1.png"), "dent", tmp_path / "truth" / "1")])
     assert len(found) == 2
     assert "001.png holds 14 different values" in found[0]
-    assert found[1] == f"{tmp_path / 'truth' / '2'}: a mask without a picture"
+    assert found[1] == f"{tmp_path / 'truth' / '2'}: a mask without an image"

@@ -1,4 +1,4 @@
-"""Figures of whole pictures against hand-computed cases and sklearn."""
+"""Figures of whole images against hand-computed cases and sklearn."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_hand_computed() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_sklearn(seed: int, ties: bool) -> None:
     scores, labels = random_case(seed, ties)
-    threshold = 570.0  # with ties, the score of several pictures, and they are not called
+    threshold = 570.0  # with ties, the score of several images, and they are not called
     block, _ = image_metrics(scores, labels, threshold, bootstrap=0)
     y, s, decision = labels.numpy(), scores.numpy(), scores.numpy() > threshold
     precision, recall, f1, _ = sk.precision_recall_fscore_support(y, decision, average="binary")
@@ -150,7 +150,7 @@ def test_resamples_keep_the_counts_of_both_kinds() -> None:
 
 def test_a_false_alarm_rate_may_be_reached() -> None:
     scores = torch.arange(30.0)
-    labels = (scores == 28) | (scores < 9)  # of 20 good pictures one, 5 %, is stranger than the strangest defect
+    labels = (scores == 28) | (scores < 9)  # of 20 good images one (5 %) scores above every defect
     block, _ = image_metrics(scores, labels, None, bootstrap=0)
     assert block["recall_at_false_alarm_rate"] == {"0.01": 0.0, "0.05": pytest.approx(0.1)}
 
@@ -184,7 +184,7 @@ def test_one_kind_only(labels: list[bool], undefined: set[str], reason: str) -> 
     json.dumps(block, allow_nan=False)
 
 
-def test_without_threshold_and_without_pictures() -> None:
+def test_without_threshold_and_without_images() -> None:
     block, notes = image_metrics(HAND_SCORES, HAND_LABELS, float("nan"), bootstrap=20)
     assert block["f1"] is None
     assert block["confusion"] is None
@@ -192,7 +192,7 @@ def test_without_threshold_and_without_pictures() -> None:
     assert block["auroc"] is not None
     block, notes = image_metrics(torch.zeros(0), torch.zeros(0, dtype=torch.bool), 1.0)
     assert block["accuracy"] is None
-    assert "no test pictures" in notes["image.accuracy"]
+    assert "no test images" in notes["image.accuracy"]
 
 
 def test_a_score_at_the_threshold_is_not_called() -> None:
@@ -203,7 +203,7 @@ def test_a_score_at_the_threshold_is_not_called() -> None:
 def test_nothing_called_leaves_precision_undefined() -> None:
     block, notes = image_metrics(HAND_SCORES, HAND_LABELS, 100.0, bootstrap=20)
     assert block["precision"] is None
-    assert "no picture is called" in notes["image.precision"]
+    assert "no image is called" in notes["image.precision"]
     assert block["f1"] == 0.0
 
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 from anomaly_lightning.metrics import PixelMetrics, by_defect
-from anomaly_lightning.metrics.pictures import ExactPicture, SketchedPicture
+from anomaly_lightning.metrics.per_image import ExactImage, SketchedImage
 from anomaly_lightning.metrics.pixel_curve import area_bounds
 from anomaly_lightning.metrics.ranking import average_precision
 
@@ -18,11 +18,11 @@ Case = list[tuple[torch.Tensor, torch.Tensor]]
 FIGURES = ("auroc", "average_precision", "aupro", "aupro_005", "f1", "iou")
 
 
-def random_case(seed: int, pictures: int = 6, ties: bool = False) -> Case:
-    """Maps (H, W), each of another size, whose masks hold many regions of all sizes; every third picture is good."""
+def random_case(seed: int, images: int = 6, ties: bool = False) -> Case:
+    """Maps (H, W), each of another size, whose masks hold many regions of all sizes; every third image is good."""
     rng = np.random.default_rng(seed)
     case = []
-    for index in range(pictures):
+    for index in range(images):
         shape = (rng.integers(16, 22), rng.integers(30, 40))
         mask = ndimage.gaussian_filter(rng.normal(size=shape), 1) > 0.3
         mask &= index % 3 > 0
@@ -107,11 +107,11 @@ def test_a_value_at_the_threshold_is_not_called() -> None:
     assert block["iou"] == pytest.approx(1 / 2)
 
 
-def blobs(seed: int, pictures: int) -> Case:
+def blobs(seed: int, images: int) -> Case:
     """Larger smooth maps, so that sketching has something to leave out."""
     rng = np.random.default_rng(seed)
     case = []
-    for index in range(pictures):
+    for index in range(images):
         mask = ndimage.gaussian_filter(rng.normal(size=(150, 210)), 6) > 0.09
         mask &= index % 2 > 0
         values = np.exp(2 * rng.normal() / 3 + ndimage.gaussian_filter(rng.normal(size=(150, 210)), 2) * 4 + mask)
@@ -135,7 +135,7 @@ def test_sketch_is_within_its_stated_bound(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_sketch_bound_holds_where_interpolation_fails(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few chosen values and values in steps: the estimate is rough, and the bound must say so."""
-    monkeypatch.setattr("anomaly_lightning.metrics.pictures.SKETCH_POINTS", 12)
+    monkeypatch.setattr("anomaly_lightning.metrics.per_image.SKETCH_POINTS", 12)
     case = random_case(seed, ties=True)
     exact, _ = filled(case).compute(1070.0, bootstrap=0)
     block, _ = filled(case, max_pixels=1000).compute(1070.0, bootstrap=0)
@@ -146,8 +146,8 @@ def test_sketch_bound_holds_where_interpolation_fails(seed: int, monkeypatch: py
 
 def test_sketch_is_exact_at_its_chosen_values() -> None:
     anomaly_map, mask = blobs(1, 2)[1]
-    exact = ExactPicture.of(anomaly_map.numpy(), mask.numpy(), "")
-    sketch = SketchedPicture.of(exact)
+    exact = ExactImage.of(anomaly_map.numpy(), mask.numpy(), "")
+    sketch = SketchedImage.of(exact)
     assert sketch.normal.values[-50:].tolist() == exact.normal[-50:].tolist()  # false alarms are rare up there
     for row, chosen in zip((0, 1, 2), [sketch.spread()[kind] for kind in (0, 1, 1)], strict=True):
         for side in (sketch.counts(chosen), *sketch.bracket(chosen)):
@@ -167,7 +167,7 @@ def test_area_bounds_by_hand() -> None:
 
 @pytest.mark.parametrize("max_pixels", [50_000_000, 1000])
 def test_order_units_and_processes_do_not_matter(max_pixels: int) -> None:
-    case = random_case(7, pictures=9)
+    case = random_case(7, images=9)
     plain, _ = filled(case, max_pixels).compute(1070.0, bootstrap=30)
     scaled = [((m.double() - 1000) * 2.0**-30, k) for m, k in reversed(case)]
     here, there = filled(scaled[:4], max_pixels), filled(scaled[4:], max_pixels)
@@ -190,7 +190,7 @@ def test_merging_sketched_into_exact_sketches_all() -> None:
     assert exact.compute(None, 0)[0]["exact"] is False
 
 
-def test_a_picture_after_the_figures_counts() -> None:
+def test_a_image_after_the_figures_counts() -> None:
     case = random_case(8)
     metrics = filled(case[:3])
     metrics.compute(None, 0)
@@ -205,8 +205,8 @@ def test_precision_in_a_bin_is_taken_at_its_middle() -> None:
     assert average_precision(normal, anomalous, binned=True) == pytest.approx((1 + 15 / 20) / 2)
 
 
-def test_intervals_are_by_picture() -> None:
-    case = random_case(9, pictures=12)
+def test_intervals_are_by_image() -> None:
+    case = random_case(9, images=12)
     metrics = filled(case)
     block, _ = metrics.compute(1070.0, bootstrap=200, seed=0)
     assert set(block["ci95"]) == set(FIGURES)
@@ -215,15 +215,15 @@ def test_intervals_are_by_picture() -> None:
     for name in FIGURES:
         low, high = block["ci95"][name]
         assert low < block[name] < high
-    # The same pictures four times over: as many pixels would shrink the interval fourfold, as many pictures by half.
+    # The same images four times over: as many pixels would shrink the interval fourfold, as many images by half.
     low, high = block["ci95"]["auroc"]
     low4, high4 = filled(case * 4).compute(1070.0, 200, 0)[0]["ci95"]["auroc"]
     assert (high4 - low4) / (high - low) == pytest.approx(0.5, abs=0.15)
 
 
 def test_intervals_against_resampling_in_full() -> None:
-    """The edges that pictures share cost little: the same draws, with every pixel sorted anew."""
-    case = random_case(10, pictures=9)
+    """The edges that images share cost little: the same draws, with every pixel sorted anew."""
+    case = random_case(10, images=9)
     block, _ = filled(case).compute(1070.0, bootstrap=300)
     rng = np.random.default_rng(5)
     strata = [[i for i in range(9) if i % 3 == 0], [i for i in range(9) if i % 3 > 0]]
@@ -238,7 +238,7 @@ def test_intervals_against_resampling_in_full() -> None:
 
 def test_random_maps_reach_chance_only() -> None:
     rng = np.random.default_rng(11)
-    case = [(torch.tensor(rng.normal(size=m.shape)), k) for m, k in random_case(11, pictures=24)]
+    case = [(torch.tensor(rng.normal(size=m.shape)), k) for m, k in random_case(11, images=24)]
     block, _ = filled(case).compute(None)
     low, high = block["ci95"]["auroc"]
     assert low < 0.5 < high
@@ -334,7 +334,7 @@ def test_overlap_band_holds_the_curve_and_fits_the_interval_of_its_area(max_pixe
 
 def test_overlap_band_against_resampling_in_full() -> None:
     """The same draws, with every pixel sorted anew: at each rate 95 % of the curves lie within."""
-    case = random_case(10, pictures=9)
+    case = random_case(10, images=9)
     band = filled(case).pro_band(2000)
     assert band is not None
     rng = np.random.default_rng(6)
@@ -350,8 +350,8 @@ def test_overlap_band_against_resampling_in_full() -> None:
 
 
 @pytest.mark.parametrize(("max_pixels", "tolerance"), [(50_000_000, 1e-12), (1000, 1e-3)])
-def test_by_defect_sets_each_type_against_all_good_pictures(max_pixels: int, tolerance: float) -> None:
-    case = random_case(14, pictures=9)
+def test_by_defect_sets_each_type_against_all_good_images(max_pixels: int, tolerance: float) -> None:
+    case = random_case(14, images=9)
     names = ["good", "crack", "dent"] * 3
     metrics = PixelMetrics(max_pixels)
     for (anomaly_map, mask), name in zip(case, names, strict=True):

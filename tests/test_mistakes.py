@@ -63,19 +63,19 @@ def test_a_root_that_does_not_exist_is_named_and_never_replaced(widget, tmp_path
 
 
 def test_a_category_that_is_not_in_the_root_names_the_folder_and_those_there(widget, root, tmp_path):
-    stated = [item for item in widget if not item.startswith("category")]
-    text = failed(command("train", *stated, "category=bottle", cwd=tmp_path))
+    given = [item for item in widget if not item.startswith("category")]
+    text = failed(command("train", *given, "category=bottle", cwd=tmp_path))
     assert f"{root}/bottle/train/good" in text.replace(" /", "/")
     assert "Categories in" in text
     assert "widget" in text
 
 
 def test_a_custom_category_needs_a_name(widget, tmp_path):
-    stated = [item for item in widget if not item.startswith("category.name")]
-    assert "category.name" in failed(command("train", *stated, cwd=tmp_path))
+    given = [item for item in widget if not item.startswith("category.name")]
+    assert "category.name" in failed(command("train", *given, cwd=tmp_path))
 
 
-def test_a_root_contradicts_generated_pictures(widget, tmp_path):
+def test_a_root_contradicts_generated_images(widget, tmp_path):
     assert "contradicts data=synthetic" in failed(command("train", *widget, "data=synthetic", cwd=tmp_path))
 
 
@@ -87,29 +87,29 @@ def test_the_full_error_is_there_for_who_asks(widget, tmp_path, monkeypatch):
 
 @pytest.fixture
 def broken(tmp_path):
-    """A root whose category has three unreadable pictures: truncated, text, empty."""
-    folder = make_category(tmp_path / "pictures")
+    """A root whose category has three unreadable images: truncated, text, empty."""
+    folder = make_category(tmp_path / "images")
     whole = (folder / "train" / "good" / "1.png").read_bytes()
     (folder / "train" / "good" / "1.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "train" / "good" / "2.png").write_text("this is no picture")
+    (folder / "train" / "good" / "2.png").write_text("this is no image")
     (folder / "test" / "spot" / "0.png").write_bytes(b"")
     return folder
 
 
 @pytest.mark.parametrize("mode", ["disk", "off"])
-def test_unreadable_pictures_are_named_all_at_once_before_training(widget, broken, tmp_path, mode):
+def test_unreadable_images_are_named_all_at_once_before_training(widget, broken, tmp_path, mode):
     ran = command("train", *widget, f"data.root={broken.parent}", f"cache.mode={mode}", cwd=tmp_path)
     text = failed(ran)
-    assert "3 of 27 pictures can't be read" in text
+    assert "3 of 27 images can't be read" in text
     for name in ("train/good/1.png", "train/good/2.png", "test/spot/0.png"):
         assert name in text
     assert "data.on_corrupt=skip" in text
     assert not list(tmp_path.glob("outputs/**/*.ckpt"))
 
 
-def test_unreadable_pictures_can_be_left_out_and_are_listed(widget, broken, tmp_path):
-    stated = (f"data.root={broken.parent}", "data.on_corrupt=skip", "bootstrap=0")
-    assert command("train", *widget, *stated, cwd=tmp_path).code == 0
+def test_unreadable_images_can_be_left_out_and_are_listed(widget, broken, tmp_path):
+    given = (f"data.root={broken.parent}", "data.on_corrupt=skip", "bootstrap=0")
+    assert command("train", *widget, *given, cwd=tmp_path).code == 0
     report = json.loads(next(tmp_path.glob("outputs/train/widget/*/*/run.json")).read_text())
     assert sorted(path[-16:] for path in report["skipped"]) == [
         "get/test/spot/0.png"[-16:],
@@ -132,17 +132,17 @@ class TestEvaluate:
         text = failed(command("evaluate", f"checkpoint={run_folder}/checkpoints/last.ckpt", cwd=tmp_path))
         assert "NotCalibratedError" in text
 
-    def test_without_test_pictures(self, checkpoint, tmp_path):
-        shutil.rmtree(make_category(tmp_path / "pictures") / "test")
-        stated = (f"checkpoint={checkpoint}", f"data.root={tmp_path}/pictures")
-        assert "holds no test pictures" in failed(command("evaluate", *stated, cwd=tmp_path))
+    def test_without_test_images(self, checkpoint, tmp_path):
+        shutil.rmtree(make_category(tmp_path / "images") / "test")
+        given = (f"checkpoint={checkpoint}", f"data.root={tmp_path}/images")
+        assert "holds no test images" in failed(command("evaluate", *given, cwd=tmp_path))
 
-    def test_on_good_pictures_alone_the_undefined_is_null_with_a_reason(self, checkpoint, tmp_path):
-        folder = make_category(tmp_path / "pictures")
+    def test_on_good_images_alone_the_undefined_is_null_with_a_reason(self, checkpoint, tmp_path):
+        folder = make_category(tmp_path / "images")
         for defect in ("scratch", "spot"):
             shutil.rmtree(folder / "test" / defect)
-        stated = (f"checkpoint={checkpoint}", f"data.root={tmp_path}/pictures", "bootstrap=0")
-        ran = command("evaluate", *stated, cwd=tmp_path)
+        given = (f"checkpoint={checkpoint}", f"data.root={tmp_path}/images", "bootstrap=0")
+        ran = command("evaluate", *given, cwd=tmp_path)
         assert ran.code == 0, ran.out
         metrics = json.loads(next(tmp_path.glob("outputs/evaluate/*/metrics.json")).read_text())
         assert metrics["image"]["auroc"] is None
@@ -150,7 +150,7 @@ class TestEvaluate:
         assert metrics["image"]["false_alarm_rate"] is not None
 
     def test_a_mask_of_another_size_is_no_crash(self, checkpoint, tmp_path):
-        folder = make_category(tmp_path / "pictures")
+        folder = make_category(tmp_path / "images")
         Image.new("L", (10, 20), 255).save(folder / "ground_truth" / "spot" / "0_mask.png")
-        ran = command("evaluate", f"checkpoint={checkpoint}", f"data.root={tmp_path}/pictures", cwd=tmp_path)
+        ran = command("evaluate", f"checkpoint={checkpoint}", f"data.root={tmp_path}/images", cwd=tmp_path)
         assert "Traceback" not in ran.out

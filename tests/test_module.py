@@ -7,13 +7,13 @@ import pytorch_lightning as pl
 import torch
 from toy import BARE, composed
 
-from anomaly_lightning import build
-from anomaly_lightning.callbacks import checkpoints
-from anomaly_lightning.callbacks.calibration import CalibrationCallback
-from anomaly_lightning.checkpoint import load_module
-from anomaly_lightning.fitting import finalise, fit
-from anomaly_lightning.module import _as_stored
-from anomaly_lightning.session import TrainingSession
+from anomaly_lightning.training import compose
+from anomaly_lightning.training.callbacks import checkpoints
+from anomaly_lightning.training.callbacks.calibration import CalibrationCallback
+from anomaly_lightning.training.checkpoint import load_module
+from anomaly_lightning.training.finish import finalise, fit
+from anomaly_lightning.training.module import _as_stored
+from anomaly_lightning.training.session import TrainingSession
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def prepared(made):
 
 @pytest.mark.parametrize("mode", ["disk", "off"])
 def test_the_backbone_is_the_same_after_a_fit_as_before(session, mode):
-    """Trap 2: one module.train() would let its BatchNorm statistics drift, above all where pictures pass through it."""
+    """Trap 2: one module.train() would let its BatchNorm statistics drift, above all where images pass through it."""
     made = session(f"cache.mode={mode}")
     before = buffers(made.module.extractor)
     assert any("running_mean" in name for name in before)
@@ -102,7 +102,7 @@ def test_the_threshold_is_that_of_the_best_weights_on_the_validation_normals(ses
     trained = dict(loaded.detector.named_parameters(prefix="detector"))
     assert trained
     assert all(torch.equal(value, best[name]) for name, value in trained.items())
-    images = torch.stack([data.pictures.dataset("validation")[i]["images"] for i in range(3)])
+    images = torch.stack([data.images.dataset("validation")[i]["images"] for i in range(3)])
     with torch.no_grad():
         maps, scores = loaded(images)
     wanted = scores.double().mean() + 2.5 * scores.double().std()
@@ -193,10 +193,10 @@ def test_an_unbounded_score_is_never_squeezed(session):
 
 def test_build_states_what_cache_modes_there_are(widget, tmp_path):
     config = composed(*widget, *BARE, f"run_dir={tmp_path}", "cache.mode=ram")
-    extractor = build.build_extractor(config)
-    pictures, _ = build.build_pictures(config, extractor.backbone)
-    with pytest.raises(build.UserError, match=r"cache\.mode=ram: expected one of disk, memory, off"):
-        build.build_data(config, pictures, extractor)
+    extractor = compose.build_extractor(config)
+    images, _ = compose.build_images(config, extractor.backbone)
+    with pytest.raises(compose.UserError, match=r"cache\.mode=ram: expected one of disk, memory, off"):
+        compose.build_data(config, images, extractor)
 
 
 @pytest.mark.parametrize("mode", ["memory", "off"])

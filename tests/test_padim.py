@@ -3,16 +3,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from anomaly_lightning.detectors.padim import PaDiM
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.models.padim import PaDiM
 
 SHAPE = (5, 3, 4)  # channels, height, width
 
 
-def features(pictures: int, seed: int = 0) -> Tensor:
+def features(images: int, seed: int = 0) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     scale = torch.linspace(0.5, 3, SHAPE[0])[:, None, None]
-    return 2 + scale * torch.randn(pictures, *SHAPE, generator=draw)
+    return 2 + scale * torch.randn(images, *SHAPE, generator=draw)
 
 
 def fitted(batches: list[Tensor], **settings: object) -> PaDiM:
@@ -38,9 +38,9 @@ def reference(train: Tensor, test: Tensor, shrinkage: float, epsilon: float) -> 
     return result
 
 
-@pytest.mark.parametrize(("pictures", "shrinkage", "epsilon"), [(30, 0.0, 0.01), (4, 0.0, 0.01), (6, 0.3, 0.5)])
-def test_distance_is_mahalanobis(pictures: int, shrinkage: float, epsilon: float) -> None:
-    train, test = features(pictures), features(3, seed=1)
+@pytest.mark.parametrize(("images", "shrinkage", "epsilon"), [(30, 0.0, 0.01), (4, 0.0, 0.01), (6, 0.3, 0.5)])
+def test_distance_is_mahalanobis(images: int, shrinkage: float, epsilon: float) -> None:
+    train, test = features(images), features(3, seed=1)
     detector = fitted([train], reduced=None, shrinkage=shrinkage, epsilon=epsilon)
     found = detector.error_map(test)
     assert found.shape == (3, 3, 4)

@@ -5,16 +5,16 @@ import torch.nn.functional as F
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from anomaly_lightning.detectors import patchcore
+from anomaly_lightning.detectors.patchcore import PatchCore, nearest_neighbours
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.models import patchcore
-from anomaly_lightning.models.patchcore import PatchCore, nearest_neighbours
 
 SHAPE = (6, 3, 4)  # channels, height, width
 PLAIN = {"bank": 500, "pool": 500, "projection": None, "neighbourhood": 1, "neighbours": 1}
 
 
-def features(pictures: int, seed: int = 0) -> Tensor:
-    return 3 + torch.randn(pictures, *SHAPE, generator=torch.Generator().manual_seed(seed))
+def features(images: int, seed: int = 0) -> Tensor:
+    return 3 + torch.randn(images, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
 def fitted(batches: list[Tensor], **settings: object) -> PatchCore:
@@ -37,7 +37,7 @@ def test_distance_to_the_whole_bank_is_brute_force() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
-def test_a_picture_of_the_bank_has_no_error() -> None:
+def test_a_image_of_the_bank_has_no_error() -> None:
     train = 1000 + features(4)  # where norms cancel badly
     assert fitted([train]).error_map(train).max() == 0
 
@@ -62,12 +62,12 @@ def test_coreset_covers_better_than_chance() -> None:
 def test_reweighting_is_equation_7() -> None:
     train, test = features(4), features(3, seed=1)
     bank, found = patches(train), fitted([train], neighbours=5).error_map(test)
-    for picture, plain in enumerate(fitted([train]).error_map(test).double().numpy()):
-        x = patches(test[picture : picture + 1])[plain.argmax()]
+    for image, plain in enumerate(fitted([train]).error_map(test).double().numpy()):
+        x = patches(test[image : image + 1])[plain.argmax()]
         star = bank[cdist([x], bank).argmin()]
         near = bank[np.argsort(cdist([star], bank)[0])[:5]]
         weight = 1 - np.exp(np.linalg.norm(x - star)) / np.exp(np.linalg.norm(x - near, axis=1)).sum()
-        np.testing.assert_allclose(found[picture].numpy(), weight * plain, rtol=1e-4)
+        np.testing.assert_allclose(found[image].numpy(), weight * plain, rtol=1e-4)
 
 
 def test_neighbourhood_averages() -> None:

@@ -4,15 +4,15 @@ import torch
 from sklearn import decomposition
 from torch import Tensor
 
+from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.models.pca import PCA
 
 SHAPE = (6, 3, 4)  # channels, height, width
 
 
-def features(pictures: int, seed: int = 0) -> Tensor:
+def features(images: int, seed: int = 0) -> Tensor:
     mix = torch.randn(6, 6, generator=torch.Generator().manual_seed(99)) * torch.tensor([5.0, 3, 2, 1, 0.5, 0.2])
-    draw = torch.randn(pictures, 3, 4, 6, generator=torch.Generator().manual_seed(seed))
+    draw = torch.randn(images, 3, 4, 6, generator=torch.Generator().manual_seed(seed))
     return 1 + (draw @ mix.T).permute(0, 3, 1, 2)
 
 

@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from toy import BARE, command, flat
 
-from anomaly_lightning import build
-from anomaly_lightning.checkpoint import KEY, load_module
-from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.features import precision
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
-from anomaly_lightning.models.pca import PCA
-from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.training import compose
+from anomaly_lightning.training.checkpoint import KEY, load_module
+from anomaly_lightning.training.module import AnomalyModule
 
 ROUNDING = 2.0**-8  # of a bfloat16 number: eight bits of it are stored behind the first
 
 
-def extractor(stated, taps=("layer2", "layer3")):
-    return FeatureExtractor(Backbone("tiny", "tiny", taps, weights="random"), [8, 6], precision=stated)
+def extractor(given, taps=("layer2", "layer3")):
+    return FeatureExtractor(Backbone("tiny", "tiny", taps, weights="random"), [8, 6], precision=given)
 
 
 def images(count=2):
@@ -50,18 +50,18 @@ def test_bf16_is_close_to_32_and_not_the_same():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stated", [32, "bf16"])
-def test_the_precision_of_a_training_around_it_has_no_say(stated):
-    ours = extractor(stated)
+@pytest.mark.parametrize("given", [32, "bf16"])
+def test_the_precision_of_a_training_around_it_has_no_say(given):
+    ours = extractor(given)
     alone = ours(images())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(images()), alone)
 
 
 def test_each_precision_has_a_store_of_its_own(tmp_path):
-    ours = [extractor(stated) for stated in (32, "bf16")]
-    transform = PictureTransform([64, 48], ours[0].backbone.mean, ours[0].backbone.std)
-    stores = [build.store_for(one, transform, "disk", tmp_path, "float16") for one in ours]
+    ours = [extractor(given) for given in (32, "bf16")]
+    transform = ImageTransform([64, 48], ours[0].backbone.mean, ours[0].backbone.std)
+    stores = [compose.store_for(one, transform, "disk", tmp_path, "float16") for one in ours]
     assert stores[0].folder != stores[1].folder
 
 
@@ -82,8 +82,8 @@ def scores(file):
 
 def test_a_checkpoint_computes_as_its_training_did(trained, root, tmp_path):
     folder, _ = trained
-    stated = (f"checkpoint={folder}/checkpoints/best.ckpt", f"input={root}/widget/test", f"output={tmp_path}/out")
-    assert command("predict", *stated, "device=cpu", cwd=tmp_path).code == 0
+    given = (f"checkpoint={folder}/checkpoints/best.ckpt", f"input={root}/widget/test", f"output={tmp_path}/out")
+    assert command("predict", *given, "device=cpu", cwd=tmp_path).code == 0
     wanted, found = scores(folder / "predictions.csv"), scores(tmp_path / "out" / "decisions.csv")
     assert found == pytest.approx(wanted, rel=1e-4)
 
@@ -105,10 +105,10 @@ def test_a_run_says_its_precision(trained):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("stated", "native", "times"), [("bf16", False, 1), ("bf16", True, 0), (32, False, 0)])
-def test_one_warning_where_bf16_is_emulated(stated, native, times, monkeypatch, caplog):
+@pytest.mark.parametrize(("given", "native", "times"), [("bf16", False, 1), ("bf16", True, 0), (32, False, 0)])
+def test_one_warning_where_bf16_is_emulated(given, native, times, monkeypatch, caplog):
     monkeypatch.setattr(precision, "native_bfloat16", lambda device: native)
-    ours = extractor(stated)
+    ours = extractor(given)
     ours.shape((64, 48))  # asked before the network is on its device
     assert not caplog.messages
     for _ in range(3):
@@ -122,9 +122,9 @@ def convolution_flag():
     return cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
 
 
-@pytest.mark.parametrize("stated", [32, "bf16"])
-def test_features_and_scores_are_never_rounded_to_tf32_and_nothing_else_is_told(stated, monkeypatch):
-    ours, before, seen = extractor(stated), convolution_flag(), []
+@pytest.mark.parametrize("given", [32, "bf16"])
+def test_features_and_scores_are_never_rounded_to_tf32_and_nothing_else_is_told(given, monkeypatch):
+    ours, before, seen = extractor(given), convolution_flag(), []
     module = AnomalyModule(ours, PCA(), Scoring(), (64, 48))
     module.detector.build(ours.shape((64, 48)))
     ours.backbone.folded.register_forward_hook(lambda *_: seen.append(convolution_flag()))

@@ -1,4 +1,4 @@
-"""predict on whatever a user points it at: a row each, the outputs in the picture's pixels, an honest status."""
+"""predict on whatever a user points it at: a row each, the outputs in the image's pixels, an honest status."""
 
 import csv
 
@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from toy import HEIGHT, WIDTH, command, flat, save, texture
 
-from anomaly_lightning.prediction import find_pictures, output_names
+from anomaly_lightning.deploy.prediction import find_images, output_names
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Nested folders with equal stems, a truncated picture, a text that is called a picture, and other files."""
+    """Nested folders with equal stems, a truncated image, a text that is called an image, and other files."""
     place, rng = tmp_path_factory.mktemp("input"), np.random.default_rng(1)
     save(texture(rng), place / "a.png")
     save(texture(rng), place / "a.jpg")
@@ -22,15 +22,15 @@ def folder(tmp_path_factory):
     whole = (place / "a.png").read_bytes()
     (place / "cut.png").write_bytes(whole[:200])
     (place / "text.png").write_text("hello")
-    (place / "notes.txt").write_text("no picture, and not called one")
+    (place / "notes.txt").write_text("no image, and not called one")
     return place
 
 
 @pytest.fixture
 def predict(checkpoint, tmp_path):
     def run(what, *more):
-        stated = (f"checkpoint={checkpoint}", f"input={what}", f"output={tmp_path}/out", "device=cpu")
-        return command("predict", *stated, *more, cwd=tmp_path)
+        given = (f"checkpoint={checkpoint}", f"input={what}", f"output={tmp_path}/out", "device=cpu")
+        return command("predict", *given, *more, cwd=tmp_path)
 
     return run
 
@@ -44,7 +44,7 @@ def test_a_folder_with_everything_in_it(predict, folder, tmp_path):
     ran = predict(folder, "maps=true", "batch_size=2")
     assert ran.code == 1
     assert "Traceback" not in ran.out
-    assert "7 pictures: " in flat(ran.out)
+    assert "7 images: " in flat(ran.out)
     assert "2 unreadable" in flat(ran.out)
     listed = {row["path"]: row for row in rows(tmp_path / "out")}
     wanted = {"a.png", "a.jpg", "left/a.png", "right/deep/a.png", "grey.bmp", "cut.png", "text.png"}
@@ -63,7 +63,7 @@ def test_a_folder_with_everything_in_it(predict, folder, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "size"), [("left/a", (33, 90)), ("right/deep/a", (90, 33))])
-def test_outputs_are_in_the_pictures_own_pixels(predict, folder, tmp_path, name, size):
+def test_outputs_are_in_the_images_own_pixels(predict, folder, tmp_path, name, size):
     predict(folder, "maps=true")
     values = np.load(tmp_path / "out" / "maps" / f"{name}.npy")
     assert (values.shape, values.dtype) == (size, np.float32)
@@ -77,8 +77,8 @@ def test_outputs_are_in_the_pictures_own_pixels(predict, folder, tmp_path, name,
 def test_a_defect_is_found_where_it_is(predict, root, tmp_path):
     values = texture(np.random.default_rng(3))
     values[44:56, 6:22] = (250, 20, 20)  # lower left: swapping height and width would put it elsewhere
-    picture = save(values, tmp_path / "bad.png")
-    predict(picture, "maps=true")
+    image = save(values, tmp_path / "bad.png")
+    predict(image, "maps=true")
     found = np.load(tmp_path / "out" / "maps" / "bad.npy")
     assert found.shape == (HEIGHT, WIDTH)
     row, column = np.unravel_index(found.argmax(), found.shape)
@@ -86,7 +86,7 @@ def test_a_defect_is_found_where_it_is(predict, root, tmp_path):
     assert 0 <= column <= 30
 
 
-def test_one_picture(predict, folder, tmp_path):
+def test_one_image(predict, folder, tmp_path):
     ran = predict(folder / "a.png")
     assert ran.code == 0, ran.out
     assert len(rows(tmp_path / "out")) == 1
@@ -108,7 +108,7 @@ def test_an_empty_folder(predict, tmp_path):
     (tmp_path / "empty").mkdir()
     ran = predict(tmp_path / "empty")
     assert ran.code == 1
-    assert "the folder holds no picture" in flat(ran.out)
+    assert "the folder holds no image" in flat(ran.out)
     assert "Traceback" not in ran.out
 
 
@@ -116,7 +116,7 @@ def test_an_empty_folder(predict, tmp_path):
 def test_nothing_there(predict, tmp_path, what):
     ran = predict(tmp_path / what)
     assert ran.code == 1
-    assert "no such picture or folder" in flat(ran.out)
+    assert "no such image or folder" in flat(ran.out)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_names_of_outputs_are_distinct(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    found, base = find_pictures(str(tmp_path))
+    found, base = find_images(str(tmp_path))
     outputs = output_names(found, base)
     assert len(found) == len(names)
     assert len(set(outputs.values())) == len(names)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from anomaly_lightning.data.images import read_picture
-from anomaly_lightning.data.samples import pictures_in
-from anomaly_lightning.predictor import Prediction, Predictor
+from anomaly_lightning.data.samples import images_in
+from anomaly_lightning.runtime.inspector import Prediction, Predictor
+from anomaly_lightning.runtime.reading import read_image
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ def test_verdict(decision, review, invalid, verdict):
 
 def test_scores_between_the_two_thresholds_are_for_review(checkpoint, root):
     predictor = Predictor.from_checkpoint(checkpoint, validity=False)
-    picture = read_picture(pictures_in(root, recursive=True)[0])
-    score = predictor(picture).score
+    image = read_image(images_in(root, recursive=True)[0])
+    score = predictor(image).score
     band = {"below": (0.5 * score, 2 * score), "ng": (0.1 * score, 0.5 * score), "ok": (1.5 * score, 2 * score)}
     verdicts = {}
     for name, (review, threshold) in band.items():
         predictor.module.calibration["review"] = review
         predictor.module.threshold.fill_(threshold)
-        verdicts[name] = predictor(picture).verdict
+        verdicts[name] = predictor(image).verdict
     assert verdicts == {"below": "REVIEW", "ng": "NG", "ok": "OK"}

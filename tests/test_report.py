@@ -24,12 +24,12 @@ from report_run import (
 )
 
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.report import pictures as drawing
-from anomaly_lightning.report import plots, words, write_report
-from anomaly_lightning.report.__main__ import main
-from anomaly_lightning.report.contours import UNITS, box_of, outline_path
-from anomaly_lightning.report.page import script_json
-from anomaly_lightning.report.rebuild import read_results
+from anomaly_lightning.report import main
+from anomaly_lightning.reports.page import images as drawing
+from anomaly_lightning.reports.page import plots, words, write_report
+from anomaly_lightning.reports.page.contours import UNITS, box_of, outline_path
+from anomaly_lightning.reports.page.rebuild import read_results
+from anomaly_lightning.reports.page.render import script_json
 
 
 class Page(HTMLParser):
@@ -106,7 +106,7 @@ def test_text_of_others_is_escaped(run):
     assert "/data/<parts>" in page.text
     options = [attributes["value"] for tag, attributes in page.tags if tag == "option"]
     assert "<i>dent" in options
-    names = {picture["name"] for picture in page.script["pictures"]}
+    names = {image["name"] for image in page.script["images"]}
     assert {f"good/{name}.png" for name in AWKWARD} <= names
     assert "<" not in page.raw["script application/json"]
 
@@ -129,7 +129,7 @@ def test_script_json_can_not_end_its_element():
 
 def test_numbers_in_json_are_exact(run):
     _, results, _, source = run
-    scores = [picture["score"] for picture in Page(source).script["pictures"]]
+    scores = [image["score"] for image in Page(source).script["images"]]
     assert scores == [float(score) for score in results.scores]
 
 
@@ -176,7 +176,7 @@ def test_cautions_tell_where_test_and_validation_disagree():
     assert words.cautions(within, {}) == []
 
 
-def test_skipped_pictures_and_warnings_are_told(run):
+def test_skipped_images_and_warnings_are_told(run):
     text = Page(run[3]).text
     assert "can't be read: /data/broken.png (0 bytes)" in text
 
@@ -187,8 +187,8 @@ def test_skipped_pictures_and_warnings_are_told(run):
 def test_without_results(tmp_path):
     page = report(tmp_path, None)
     assert not any(tag == "script" for tag, _ in page.tags)
-    assert "Nothing is known about finding defects: there are no test pictures." in page.text
-    assert "No curves of test pictures: there are no test pictures." in page.text
+    assert "Nothing is known about finding defects: there are no test images." in page.text
+    assert "No curves of test images: there are no test images." in page.text
     assert "There is no loss" in page.text
     assert page.text.count("\u2013") == len(words.IMAGE) + len(words.PIXEL)
 
@@ -197,7 +197,7 @@ def test_with_normals_only(tmp_path):
     results = make_results(tmp_path / "data", defects=False)
     page = report(tmp_path / "run", results)
     assert "The test set holds no defects, so nothing is known about finding them." in page.text
-    assert "there are no defective test pictures" in page.text
+    assert "there are no defective test images" in page.text
     assert "no mask has a defect pixel" in page.text
     assert page.script["defects"] == ["good"]
 
@@ -205,9 +205,9 @@ def test_with_normals_only(tmp_path):
 def test_without_masks(tmp_path):
     results = make_results(tmp_path / "data", masks=False)
     page = report(tmp_path / "run", results)
-    bad = [picture for picture in page.script["pictures"] if picture["bad"]]
-    assert {picture["truth"] for picture in bad} == {None}
-    assert all(picture["picture"] for picture in bad)
+    bad = [image for image in page.script["images"] if image["bad"]]
+    assert {image["truth"] for image in bad} == {None}
+    assert all(image["image"] for image in bad)
 
 
 def test_without_calibration(tmp_path):
@@ -216,16 +216,16 @@ def test_without_calibration(tmp_path):
     page = report(tmp_path / "run", results, metrics)
     assert page.script["threshold"] is None
     assert page.script["start"] == float(results.scores.median())
-    assert {picture["heat"] for picture in page.script["pictures"]} == {None}
+    assert {image["heat"] for image in page.script["images"]} == {None}
     assert "No threshold was calibrated." in page.text
 
 
-def test_picture_that_has_gone_is_told(tmp_path):
+def test_image_that_has_gone_is_told(tmp_path):
     results = make_results(tmp_path / "data")
     metrics = make_metrics(results)
     results.samples[3].path.unlink()
-    entry = report(tmp_path / "run", results, metrics).script["pictures"][3]
-    assert entry["picture"] is None
+    entry = report(tmp_path / "run", results, metrics).script["images"][3]
+    assert entry["image"] is None
     assert entry["why"] == "there is no such file"
     assert entry["score"] == 1.25
 
@@ -235,7 +235,7 @@ def test_undefined_figure_shows_its_reason():
     assert (rows[0]["value"], rows[0]["why"]) == ("\u2013", "there are no defects")
 
 
-# Pictures
+# Images
 
 
 def decoded(url: str) -> Image.Image:
@@ -254,18 +254,18 @@ def test_overlays_share_one_scale_anchored_at_the_pixel_threshold():
     assert above[0, 0, 1] < 50  # and dark red at its end
 
 
-def test_pictures_keep_their_shape(run):
-    for entry in Page(run[3]).script["pictures"]:
+def test_images_keep_their_shape(run):
+    for entry in Page(run[3]).script["images"]:
         assert entry["box"] == [UNITS, round(UNITS * HEIGHT / WIDTH)]
-        for name in ("picture", "heat"):
+        for name in ("image", "heat"):
             width, height = decoded(entry[name]).size
             assert width / height == pytest.approx(WIDTH / HEIGHT, rel=0.03)
 
 
-def test_two_hundred_pictures_stay_under_ten_megabytes(tmp_path, monkeypatch):
+def test_two_hundred_images_stay_under_ten_megabytes(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (200, 320, 3), dtype=np.uint8))
-    monkeypatch.setattr(drawing, "read_picture", lambda _: noise)  # noise is the worst that can be compressed
+    monkeypatch.setattr(drawing, "read_image", lambda _: noise)  # noise is the worst that can be compressed
     few = make_results(tmp_path / "data", defects=False)
     samples = [few.samples[i % len(few.samples)] for i in range(200)]
     maps = torch.rand(200, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -274,11 +274,11 @@ def test_two_hundred_pictures_stay_under_ten_megabytes(tmp_path, monkeypatch):
     assert 4_000_000 < page.stat().st_size < 10_000_000
 
 
-def test_only_the_most_telling_of_many_pictures_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing, "MOST_PICTURES", 4)
+def test_only_the_most_telling_of_many_images_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "MOST_IMAGES", 4)
     results = make_results(tmp_path / "data")
-    entries = drawing.drawn_pictures(results, ["x"] * len(results.samples))
-    drawn = sorted(entry["score"] for entry in entries if entry["picture"])
+    entries = drawing.drawn_images(results, ["x"] * len(results.samples))
+    drawn = sorted(entry["score"] for entry in entries if entry["image"])
     assert drawn == [0.75, 1.5, 2.0, 2.5]  # three not found, one false alarm
     assert len(entries) == 16
 
@@ -341,7 +341,7 @@ def test_single_defect_pixel_of_a_large_mask_keeps_an_outline(tmp_path):
 # Plots
 
 
-def test_histogram_counts_every_picture(run):
+def test_histogram_counts_every_image(run):
     _, results, _, source = run
     axis = Page(source).script["axis"]
     bars = plots.histogram(results, axis)
@@ -435,7 +435,7 @@ def test_nothing_is_escaped_twice(run):
 def test_training_leaves_the_report_of_its_figures(run_folder):
     page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
     metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
-    called = [picture["score"] > page.script["threshold"] for picture in page.script["pictures"]]
+    called = [image["score"] > page.script["threshold"] for image in page.script["images"]]
     assert sum(called) == metrics["image"]["confusion"]["tp"] + metrics["image"]["confusion"]["fp"]
     assert page.script["threshold"] == metrics["threshold"]["value"]
     assert "Lowest validation loss" in page.text

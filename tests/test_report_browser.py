@@ -11,8 +11,8 @@ from report_run import AWKWARD, THRESHOLD, make_metrics, make_results, make_run,
 from scipy.stats import binom
 
 from anomaly_lightning import metrics as figures
-from anomaly_lightning.report import write_report
-from anomaly_lightning.results import Results
+from anomaly_lightning.reports.page import write_report
+from anomaly_lightning.reports.results import Results
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
-    return make_results(tmp_path_factory.mktemp("pictures"))
+    return make_results(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def text(page, selector: str) -> str:
 
 
 def gallery(page) -> list[int]:
-    """Places of the pictures in the gallery, in its order."""
+    """Places of the images in the gallery, in its order."""
     return page.eval_on_selector_all("#gallery .tile", "tiles => tiles.map(tile => Number(tile.dataset.index))")
 
 
@@ -167,8 +167,8 @@ def test_interval_of_f1_is_the_sum_over_all_resamples(page, counts):
 
 
 @pytest.mark.parametrize(("tp", "bad", "fp", "good"), COUNTS)
-def test_interval_of_f1_is_that_of_resampled_pictures(page, tp, bad, fp, good):
-    """Python draws pictures, the page sums over draws: apart by no more than chance and a step of F1, here 0.01."""
+def test_interval_of_f1_is_that_of_resampled_images(page, tp, bad, fp, good):
+    """Python draws images, the page sums over draws: apart by no more than chance and a step of F1, here 0.01."""
     called = torch.cat([torch.arange(bad) < tp, torch.arange(good) < fp])
     image, _ = figures.image_metrics(called.float(), torch.arange(bad + good) < bad, 0.5, bootstrap=5000)
     shown = page.evaluate("counts => f1Interval(counts)", confusion(tp, bad, fp, good))
@@ -221,7 +221,7 @@ def test_filters(page, results):
     settled(page)
     wrong = (results.scores > THRESHOLD) != results.labels
     assert sorted(gallery(page)) == wrong.nonzero()[:, 0].tolist()
-    assert text(page, "#shown") == f"{int(wrong.sum())} of 16 pictures."
+    assert text(page, "#shown") == f"{int(wrong.sum())} of 16 images."
 
 
 def test_sorting(page, results):
@@ -254,7 +254,7 @@ def test_click_enlarges_arrows_walk_escape_closes(page):
     assert page.locator("#previous").is_disabled()
     page.click("#next")
     page.click("#next")
-    assert "Picture 3 of 16." in text(page, "#dialog-text")
+    assert "Image 3 of 16." in text(page, "#dialog-text")
     page.keyboard.press("Escape")
     assert dialog.is_hidden()
     # The page learns of the closing by an event of its own, after the key has been handled: wait for what it does then.
@@ -280,8 +280,8 @@ def test_tile_opens_by_the_keyboard(page):
 def test_strips_open_what_they_show(page, results):
     tile = page.locator(".strip .tile").first
     tile.click()
-    strangest = max((i for i, bad in enumerate(results.labels) if not bad), key=lambda i: float(results.scores[i]))
-    assert page.evaluate("state.open") == strangest
+    worst = max((i for i, bad in enumerate(results.labels) if not bad), key=lambda i: float(results.scores[i]))
+    assert page.evaluate("state.open") == worst
 
 
 def test_heatmap_opacity_and_outlines(page):
@@ -294,16 +294,16 @@ def test_heatmap_opacity_and_outlines(page):
     assert truth.evaluate("e => getComputedStyle(e).display") == "none"
 
 
-def test_pictures_are_drawn_and_maps_lie_on_them(page):
+def test_images_are_drawn_and_maps_lie_on_them(page):
     page.select_option("#sort", "high")
     settled(page)
     first = page.locator("#gallery .tile").first
     first.scroll_into_view_if_needed()
-    for name in ("picture", "heat"):
+    for name in ("image", "heat"):
         image = first.locator(f"img.{name}")
         image.evaluate("e => e.decode()")
         assert image.evaluate("e => e.naturalWidth") > 0
-    boxes = [first.locator(s).bounding_box() for s in ("img.picture", "img.heat", "svg")]
+    boxes = [first.locator(s).bounding_box() for s in ("img.image", "img.heat", "svg")]
     assert boxes[0] == boxes[1] == boxes[2]
     # The predicted region and the true one share their middle, in the browser's own geometry.
     middles = first.locator("path:not(.edge)").evaluate_all(
@@ -327,8 +327,8 @@ def test_every_control_has_a_name(page):
              !(e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent.trim())).map(e => e.id)"""
     )
     assert nameless == []
-    pictures = page.locator("[role=img]")
-    assert all(pictures.nth(i).get_attribute("aria-label") for i in range(pictures.count()))
+    images = page.locator("[role=img]")
+    assert all(images.nth(i).get_attribute("aria-label") for i in range(images.count()))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -58,8 +58,8 @@ def uninterrupted(widget, tmp_path_factory):
 def test_a_killed_run_is_not_mistaken_for_a_finished_one(killed, root, tmp_path):
     assert checkpoint(killed, "last")["epoch"] < EPOCHS - 1
     assert not (killed / "metrics.json").exists()
-    stated = (f"checkpoint={killed}/checkpoints/best.ckpt", f"input={root}", f"output={tmp_path}")
-    ran = command("predict", *stated, cwd=tmp_path)
+    given = (f"checkpoint={killed}/checkpoints/best.ckpt", f"input={root}", f"output={tmp_path}")
+    ran = command("predict", *given, cwd=tmp_path)
     assert ran.code == 1
     assert "NotCalibratedError" in ran.out
 

@@ -8,12 +8,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from anomaly_lightning import reuse
-from anomaly_lightning.build import plain
 from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Category, Sample
-from anomaly_lightning.data.transforms import PictureTransform
+from anomaly_lightning.runtime.transform import ImageTransform
+from anomaly_lightning.training import reuse
+from anomaly_lightning.training.compose import plain
 
 BACKBONE = {"name": "tiny", "library": "tiny", "taps": ["layer2"], "weights": "random", "pretrained": None}
 
@@ -88,12 +88,12 @@ def test_the_code_version_follows_every_source_file_and_its_name(tmp_path):
     assert reuse.code_version(tmp_path) == seen[-1]
 
 
-def test_the_fingerprint_follows_pictures_masks_and_roles(tmp_path):
+def test_the_fingerprint_follows_images_masks_and_roles(tmp_path):
     def fingerprint(defect="dent"):
         train = tuple(Sample(tmp_path / f"{index}.png") for index in range(5))
         test = (Sample(tmp_path / "5.png"), Sample(tmp_path / "6.png", defect, tmp_path / "mask.png"))
         category = Category(name="widget", train=train, test=test)
-        return MVNetDataModule(category, PictureTransform((8, 6), (0.5,) * 3, (0.5,) * 3, "stretch")).fingerprint()
+        return MVNetDataModule(category, ImageTransform((8, 6), (0.5,) * 3, (0.5,) * 3, "stretch")).fingerprint()
 
     for index in range(7):
         Image.new("RGB", (6, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")

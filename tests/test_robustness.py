@@ -13,8 +13,8 @@ from PIL import Image
 from toy import BARE, SMALL, command, flat, save, texture
 
 from anomaly_lightning.cli import DISK_TROUBLE, disk_trouble
-from anomaly_lightning.names import below, distinct, folder_name, save_picture
-from anomaly_lightning.prediction import output_names
+from anomaly_lightning.deploy.prediction import output_names
+from anomaly_lightning.runtime.names import below, distinct, folder_name, save_image
 
 ODD = ["with space.png", "größe 部品.png", "two\nlines.png", "semi;colon'quote.png", "[brackets].png", "-dash.png"]
 
@@ -34,8 +34,8 @@ def test_odd_names_go_all_the_way(tmp_path):
     assert {path.name for path in (run / "heatmaps" / "odd_defect").iterdir()} == set(ODD)
     with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
         assert {Path(row["path"]).name for row in csv.DictReader(stream)} == set(ODD)
-    stated = (f"checkpoint='{run}/checkpoints/best.ckpt'", f"input='{folder}/test'", f"output='{tmp_path}/out 1'")
-    ran = command("predict", *stated, "device=cpu", cwd=tmp_path)
+    given = (f"checkpoint='{run}/checkpoints/best.ckpt'", f"input='{folder}/test'", f"output='{tmp_path}/out 1'")
+    ran = command("predict", *given, "device=cpu", cwd=tmp_path)
     assert ran.code == 0, ran.out
     assert {path.name for path in (tmp_path / "out 1" / "heatmaps" / "odd defect").iterdir()} == set(ODD)
 
@@ -50,10 +50,10 @@ def test_no_text_makes_a_folder_name_that_leads_elsewhere(tmp_path, name):
 
 def test_outputs_stay_below_the_output_folder_and_apart(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
-    pictures = [tmp_path / "a" / ".." / "x.png", tmp_path / "a" / "x.png", tmp_path / "a" / "x.jpg", Path("../y.png")]
-    pictures += [tmp_path / "a" / "x_jpg.png", Path("/elsewhere/x.png"), Path("/elsewhere/other/x.png")]
-    names = output_names(pictures, tmp_path / "a")
-    assert len(set(names.values())) == len(pictures)
+    images = [tmp_path / "a" / ".." / "x.png", tmp_path / "a" / "x.png", tmp_path / "a" / "x.jpg", Path("../y.png")]
+    images += [tmp_path / "a" / "x_jpg.png", Path("/elsewhere/x.png"), Path("/elsewhere/other/x.png")]
+    names = output_names(images, tmp_path / "a")
+    assert len(set(names.values())) == len(images)
     for name in names.values():
         assert not name.is_absolute()
         assert ".." not in name.parts
@@ -62,10 +62,10 @@ def test_outputs_stay_below_the_output_folder_and_apart(tmp_path):
 
 
 def test_a_defect_named_like_a_path_stays_in_the_heatmaps(root, tmp_path):
-    pictures = sorted((root / "widget" / "train" / "good").glob("*.png"))
-    table = [{"path": str(path)} for path in pictures]
-    for name, picture in (("../../../escaped", "0"), ("/tmp/escaped", "1")):
-        table.append({"path": str(root / "widget" / "test" / "spot" / f"{picture}.png"), "defect": name})
+    images = sorted((root / "widget" / "train" / "good").glob("*.png"))
+    table = [{"path": str(path)} for path in images]
+    for name, image in (("../../../escaped", "0"), ("/tmp/escaped", "1")):
+        table.append({"path": str(root / "widget" / "test" / "spot" / f"{image}.png"), "defect": name})
     (tmp_path / "parts.jsonl").write_text("\n".join(map(json.dumps, table)))
     small = (*SMALL, "data=manifest", "category.name=../../widget", f"data.manifest={tmp_path / 'parts.jsonl'}")
     (tmp_path / "here").mkdir()
@@ -91,8 +91,8 @@ def test_a_read_only_output_is_one_paragraph(checkpoint, root, tmp_path, monkeyp
         raise OSError(errno.EROFS, "Read-only file system", str(self))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    stated = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}", "device=cpu")
-    ran = command("predict", *stated, cwd=tmp_path)
+    given = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}", "device=cpu")
+    ran = command("predict", *given, cwd=tmp_path)
     assert ran.code == 1
     assert "this file system is read-only" in flat(ran.out)
     assert "Traceback" not in ran.out
@@ -101,20 +101,20 @@ def test_a_read_only_output_is_one_paragraph(checkpoint, root, tmp_path, monkeyp
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_one_paragraph(checkpoint, root, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    stated = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/locked/out", "device=cpu")
-    ran = command("predict", *stated, cwd=tmp_path)
+    given = (f"checkpoint={checkpoint}", f"input={root}/widget/test", f"output={tmp_path}/locked/out", "device=cpu")
+    ran = command("predict", *given, cwd=tmp_path)
     assert ran.code == 1
     assert "you have no permission" in flat(ran.out)
 
 
-def test_half_a_picture_never_stays(tmp_path, monkeypatch):
+def test_half_a_image_never_stays(tmp_path, monkeypatch):
     def half(self, target, *_, **__):
         Path(target).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(OSError, match="No space"):
-        save_picture(Image.new("L", (4, 4)), tmp_path / "new" / "a.png")
+        save_image(Image.new("L", (4, 4)), tmp_path / "new" / "a.png")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -142,16 +142,16 @@ def test_a_full_disk_while_heatmaps_are_written_keeps_what_was_done(checkpoint, 
     for number in range(40):
         save(texture(rng), tmp_path / "in" / f"{number}.png")
     place = small_disk(300)
-    stated = (f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", f"output={place / 'out'}", "device=cpu")
-    ran = command("predict", *stated, cwd=tmp_path)
+    given = (f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", f"output={place / 'out'}", "device=cpu")
+    ran = command("predict", *given, cwd=tmp_path)
     assert ran.code == 1
     assert "there is no space left" in flat(ran.out)
     assert "Traceback" not in ran.out
     drawn = list((place / "out" / "heatmaps").glob("*.png"))
     assert 2 < len(drawn) < 40
     for path in drawn:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
     with (place / "out" / "decisions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["decision"]]
     assert len(drawn) - 2 <= len(rows) <= len(drawn)

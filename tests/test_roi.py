@@ -9,23 +9,23 @@ import torch
 from PIL import Image, ImageDraw
 from toy import BARE, DEFECTS, SMALL, command, flat, save, texture
 
-from anomaly_lightning.data.images import read_picture
-from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.metrics import PixelMetrics
-from anomaly_lightning.predictor import Predictor
-from anomaly_lightning.roi import RegionScoring, Roi
+from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.runtime.reading import read_image
+from anomaly_lightning.runtime.region import RegionScoring, Roi
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 
 LEFT = "data.roi=[[0,0],[0.5,0],[0.5,1],[0,1]]"
-TRANSFORM = PictureTransform((64, 48), (0.5,) * 3, (0.5,) * 3)
+TRANSFORM = ImageTransform((64, 48), (0.5,) * 3, (0.5,) * 3)
 
 
 def test_a_polygon_in_pixels_or_fractions_is_what_numpy_says():
     wanted = np.zeros((60, 84), bool)
     wanted[15:45, 21:63] = True
-    pixels = Roi.stated([[21, 15], [63, 15], [63, 45], [21, 45]], (60, 84))
-    fractions = Roi.stated([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]], (60, 84))
+    pixels = Roi.from_config([[21, 15], [63, 15], [63, 45], [21, 45]], (60, 84))
+    fractions = Roi.from_config([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]], (60, 84))
     np.testing.assert_array_equal(pixels.mask((60, 84)), wanted)
     np.testing.assert_array_equal(fractions.mask((60, 84)), wanted)
     assert (pixels.fixed, fractions.fixed) == (True, False)
@@ -35,14 +35,14 @@ def test_a_polygon_in_pixels_or_fractions_is_what_numpy_says():
 def test_a_mask_file_survives_the_way_through_plain_values(tmp_path):
     values = np.random.default_rng(0).random((60, 84)) > 0.5
     file = save(values.astype(np.uint8) * 255, tmp_path / "roi.png")
-    roi = Roi.from_plain(json.loads(json.dumps(Roi.stated(str(file), (60, 84)).plain())))
+    roi = Roi.from_plain(json.loads(json.dumps(Roi.from_config(str(file), (60, 84)).plain())))
     np.testing.assert_array_equal(roi.mask((60, 84)), values)
 
 
 def test_the_score_is_that_of_the_region(tmp_path):
     errors = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(0))
     errors[:, :, 4:] += 50
-    roi = Roi.stated([[0, 0], [0.5, 0], [0.5, 1], [0, 1]], (60, 84))
+    roi = Roi.from_config([[0, 0], [0.5, 0], [0.5, 1], [0, 1]], (60, 84))
     for reduction in ("max", "top", "mean"):
         plain = Scoring(sigma=0, reduction=reduction)
         maps, scores = RegionScoring.of(plain, roi, TRANSFORM)(errors, (64, 48))
@@ -65,36 +65,36 @@ def test_pixels_outside_are_not_counted():
 
 
 @pytest.mark.parametrize(
-    ("stated", "words"),
+    ("given", "words"),
     [
         ([[0, 0], [1, 1]], "at least 3 corners"),
         ([[0, 0, 1], [1, 1, 2], [3, 3, 3]], "expected a mask file, or corners"),
-        ([[200, 200], [300, 200], [300, 300]], "nothing of a picture"),
+        ([[200, 200], [300, 200], [300, 300]], "nothing of an image"),
     ],
 )
-def test_what_is_no_region_is_refused(stated, words):
+def test_what_is_no_region_is_refused(given, words):
     with pytest.raises(DataError, match=words):
-        Roi.stated(stated, (60, 84))
+        Roi.from_config(given, (60, 84))
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
     file = save(np.full((30, 30), 255, np.uint8), tmp_path / "roi.png")
-    with pytest.raises(DataError, match="is 30x30 pixels, but the pictures are 84x60"):
-        Roi.stated(str(file), (60, 84))
+    with pytest.raises(DataError, match="is 30x30 pixels, but the images are 84x60"):
+        Roi.from_config(str(file), (60, 84))
 
 
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory):
-    """A run that looks at the left half of pictures whose defects are left or right."""
+    """A run that looks at the left half of images whose defects are left or right."""
     folder, rng = tmp_path_factory.mktemp("region"), np.random.default_rng(3)
     for number in range(16):
         save(texture(rng), folder / "data" / "widget" / "train" / "good" / f"{number}.png")
     for side, x in (("left", 10), ("right", 60)):
         for number in range(3):
-            picture, mask = Image.fromarray(texture(rng)), Image.new("L", (84, 60))
-            for drawn, colour in ((picture, (250, 20, 20)), (mask, 255)):
+            image, mask = Image.fromarray(texture(rng)), Image.new("L", (84, 60))
+            for drawn, colour in ((image, (250, 20, 20)), (mask, 255)):
                 ImageDraw.Draw(drawn).rectangle((x, 20, x + 12, 32), fill=colour)
-            save(np.asarray(picture), folder / "data" / "widget" / "test" / side / f"{number}.png")
+            save(np.asarray(image), folder / "data" / "widget" / "test" / side / f"{number}.png")
             save(np.asarray(mask), folder / "data" / "widget" / "ground_truth" / side / f"{number}_mask.png")
     for number in range(3):
         save(texture(rng), folder / "data" / "widget" / "test" / "good" / f"{number}.png")
@@ -131,20 +131,20 @@ def test_evaluate_and_predict_look_at_the_same_region(looked, tmp_path):
     trained = [float(row["score"]) for row in rows(run / "predictions.csv")]
     assert [float(row["score"]) for row in rows(again)] == pytest.approx(trained, rel=1e-3)
     predictor = Predictor.from_checkpoint(checkpoint, "cpu")
-    said = predictor(read_picture(folder / "data" / "widget" / "test" / "right" / "0.png"))
+    said = predictor(read_image(folder / "data" / "widget" / "test" / "right" / "0.png"))
     assert (said.anomaly_map[:, 42:] == 0).all()
     assert (said.anomaly_map[:, :42] > 0).any()
     with pytest.raises(DataError, match="another aspect"):
         predictor(Image.new("RGB", (84, 120)))
 
 
-def test_a_picture_of_another_size_is_refused_before_training(looked, tmp_path):
+def test_a_image_of_another_size_is_refused_before_training(looked, tmp_path):
     folder, _ = looked
     file = save(np.full((60, 84), 255, np.uint8), tmp_path / "roi.png")
     save(texture(np.random.default_rng(0), 120, 168), tmp_path / "more" / "a.png")
     normal = f"data.normal=[{folder / 'data' / 'widget' / 'train' / 'good'},{tmp_path / 'more'}]"
     small = tuple(value for value in SMALL if not value.startswith("model."))
-    stated = ("model=pca", "data=folder", "category.name=widget", normal, f"data.roi={file}")
-    ran = command("train", *small, *stated, cwd=tmp_path)
+    given = ("model=pca", "data=folder", "category.name=widget", normal, f"data.roi={file}")
+    ran = command("train", *small, *given, cwd=tmp_path)
     assert ran.code == 1
-    assert "a.png is 168x120 pixels, but data.roi was drawn for pictures of 84x60" in flat(ran.out)
+    assert "a.png is 168x120 pixels, but data.roi was drawn for images of 84x60" in flat(ran.out)

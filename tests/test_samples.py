@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy import make_category, save
 
-from anomaly_lightning.data.samples import categories_in, natural_key, pictures_in, read_category
+from anomaly_lightning.data.samples import categories_in, images_in, natural_key, read_category
 from anomaly_lightning.errors import DataError
 
 
@@ -39,18 +39,18 @@ def test_any_suffix_in_any_case_and_nothing_hidden(tmp_path):
     good = tmp_path / "c" / "train" / "good"
     wanted = ["1.png", "2.JPG", "3.jpeg", "4.Bmp", "5.tif", "6.TIFF", "7.webp"]
     touch(*(good / name for name in wanted), good / ".8.png", good / "notes.txt", good / "Thumbs.db")
-    (good / "9.png").mkdir()  # a folder that is called like a picture
-    assert [path.name for path in pictures_in(good)] == wanted
+    (good / "9.png").mkdir()  # a folder that is called like an image
+    assert [path.name for path in images_in(good)] == wanted
 
 
-def test_pictures_below_are_found_only_when_asked_for(tmp_path):
+def test_images_below_are_found_only_when_asked_for(tmp_path):
     touch(tmp_path / "a.png", tmp_path / "b" / "c" / "d.png")
-    assert [path.name for path in pictures_in(tmp_path)] == ["a.png"]
-    assert [path.name for path in pictures_in(tmp_path, recursive=True)] == ["a.png", "d.png"]
-    assert pictures_in(tmp_path / "nowhere") == []
+    assert [path.name for path in images_in(tmp_path)] == ["a.png"]
+    assert [path.name for path in images_in(tmp_path, recursive=True)] == ["a.png", "d.png"]
+    assert images_in(tmp_path / "nowhere") == []
 
 
-def test_a_mask_may_have_the_pictures_own_name_and_may_be_missing(tmp_path):
+def test_a_mask_may_have_the_images_own_name_and_may_be_missing(tmp_path):
     folder = make_category(tmp_path)
     masks = folder / "ground_truth" / "spot"
     (masks / "0_mask.png").rename(masks / "0.png")
@@ -89,7 +89,7 @@ def test_a_missing_or_empty_category_names_the_folder_and_lists_those_there(tmp_
     text = str(caught.value)
     assert str(tmp_path / "widget" / "train" / "good") in text
     assert "bolt" in text
-    assert {"missing": "no folder", "without train/good": "no folder", "empty": "no picture"}[state] in text
+    assert {"missing": "no folder", "without train/good": "no folder", "empty": "no image"}[state] in text
 
 
 def test_a_root_without_categories_says_so(tmp_path):

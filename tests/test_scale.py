@@ -1,4 +1,4 @@
-"""Two processes, a second run on the same pictures, and memory that is bounded."""
+"""Two processes, a second run on the same images, and memory that is bounded."""
 
 import csv
 import json
@@ -13,13 +13,16 @@ import pytest
 import torch
 from toy import BARE, COUNTS, composed, save
 
-from anomaly_lightning import allocator, build, latency, run_files
-from anomaly_lightning.callbacks.calibration import normal_pixels
+from anomaly_lightning.bench import latency
 from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
-from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.reports import run_files
+from anomaly_lightning.runtime import allocator
 from anomaly_lightning.scoring import Scoring
-from anomaly_lightning.session import TrainingSession
+from anomaly_lightning.training import compose
+from anomaly_lightning.training.callbacks.calibration import normal_pixels
+from anomaly_lightning.training.module import AnomalyModule
+from anomaly_lightning.training.session import TrainingSession
 
 SIZE = (12, 10)
 
@@ -68,13 +71,13 @@ def test_a_method_without_gradients_says_that_it_takes_one_process(widget, tmp_p
 def test_one_process_for_methods_without_gradients(devices, strategy, tmp_path):
     config = composed("trainer.accelerator=cpu", f"trainer.strategy={strategy}", f"run_dir={tmp_path}", *BARE)
     config.trainer.devices = devices if devices != [0] else [1]
-    changes = build._one_process(config.trainer)
+    changes = compose._one_process(config.trainer)
     assert changes == (
         {} if strategy == "auto" and devices != "auto" else {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     )
 
 
-def test_a_second_run_on_the_same_pictures_computes_nothing(widget, tmp_path, monkeypatch):
+def test_a_second_run_on_the_same_images_computes_nothing(widget, tmp_path, monkeypatch):
     seen = []
     forward = Backbone.forward
 
@@ -99,16 +102,16 @@ def test_a_second_run_on_the_same_pictures_computes_nothing(widget, tmp_path, mo
         session.data.setup("fit")
         session._write_run("training")
         wanted = sum(COUNTS.values()) if name == "first" else 0
-        assert sum(seen) == run_json(tmp_path / name)["pictures_computed"] == wanted, name
+        assert sum(seen) == run_json(tmp_path / name)["images_computed"] == wanted, name
 
 
 @pytest.fixture(scope="module")
 def peak_mb(tmp_path_factory):
-    """Peak memory of a whole train command on so many pictures of noise, a twentieth more of each kind to test on."""
+    """Peak memory of a whole train command on so many images of noise, a twentieth more of each kind to test on."""
 
-    def measure(pictures, *overrides):
+    def measure(images, *overrides):
         place, generator = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
-        for folder, count in {"train/good": pictures, "test/good": pictures // 20, "test/bad": pictures // 20}.items():
+        for folder, count in {"train/good": images, "test/good": images // 20, "test/bad": images // 20}.items():
             for number in range(count):
                 values = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
                 save(values, place / "noise" / folder / f"{number}.png")
@@ -123,7 +126,7 @@ def peak_mb(tmp_path_factory):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child's peak is its own anyway")
 def test_peak_memory_is_the_process_own_and_not_that_of_whoever_started_it():
-    script = "from anomaly_lightning.run_files import peak_memory_mb; print(peak_memory_mb())"
+    script = "from anomaly_lightning.reports.run_files import peak_memory_mb; print(peak_memory_mb())"
     block = np.ones(3 * 2**26)  # 1.5 GiB, more than the imports take
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
@@ -145,7 +148,7 @@ def test_memory_that_the_system_does_not_tell_is_unknown(monkeypatch):
 
 
 @pytest.mark.slow
-def test_peak_memory_does_not_grow_with_the_pictures_unless_they_are_to_be_kept_in_memory(peak_mb):
+def test_peak_memory_does_not_grow_with_the_images_unless_they_are_to_be_kept_in_memory(peak_mb):
     few, many, kept = peak_mb(200), peak_mb(2000), peak_mb(2000, "cache.mode=memory")
     assert many < 1.3 * few
     assert kept > 1.3 * few, "229 MB of features are seen where they are"
@@ -176,14 +179,14 @@ def test_scores_do_not_depend_on_the_precision_of_the_training(widget, tmp_path)
 
 
 def test_latency_is_that_of_the_trainers_device_though_trainers_leave_modules_on_the_cpu(widget, tmp_path, monkeypatch):
-    """No GPU is needed to see where the module was sent last before the first picture."""
+    """No GPU is needed to see where the module was sent last before the first image."""
     session = TrainingSession(composed(*widget, *BARE, "bootstrap=0", f"run_dir={tmp_path}"))
-    events, read, move, leave = [], latency.read_picture, AnomalyModule.to, AnomalyModule.cpu
+    events, read, move, leave = [], latency.read_image, AnomalyModule.to, AnomalyModule.cpu
     monkeypatch.setattr(AnomalyModule, "to", lambda self, *a, **k: events.append(a[0]) or move(self, *a, **k))
     monkeypatch.setattr(AnomalyModule, "cpu", lambda self: events.append("left") or leave(self))
-    monkeypatch.setattr(latency, "read_picture", lambda path: events.append("picture") or read(path))
+    monkeypatch.setattr(latency, "read_image", lambda path: events.append("image") or read(path))
     session.run()
-    before = events[: events.index("picture")]
+    before = events[: events.index("image")]
     assert "left" in before
     assert before[-1] == session.trainer.strategy.root_device
 
@@ -203,7 +206,7 @@ def test_batches_for_a_gpu_come_from_pinned_memory(widget, tmp_path, device, mod
 def test_freed_memory_is_used_again():
     script = (
         "import resource, sys, numpy\n"
-        "from anomaly_lightning.allocator import keep_freed_memory\n"
+        "from anomaly_lightning.runtime.allocator import keep_freed_memory\n"
         "taken = keep_freed_memory() if sys.argv[1] == 'keep' else True\n"
         "for _ in range(3): numpy.ones(2**24)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -67,7 +67,7 @@ def test_scores_keep_the_unit_of_the_errors():
         torch.testing.assert_close(large, 1e6 * small, rtol=1e-5, atol=0)
 
 
-def test_a_picture_is_scored_alone():
+def test_a_image_is_scored_alone():
     errors = maps(4, 8, 6).float()
     found, scores = Scoring()(errors, (64, 48))
     for index in range(4):

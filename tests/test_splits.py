@@ -25,10 +25,10 @@ def roles(splits):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (4, 4, 11), (50, 20, 30), (220, 70, 50), (7, 0, 0)], ids=str)
 @pytest.mark.parametrize("seed", [0, 1, 17])
-def test_three_disjoint_sets_that_hold_every_picture_once(policy, sizes, seed):
+def test_three_disjoint_sets_that_hold_every_image_once(policy, sizes, seed):
     given = category(*sizes)
     if policy == "pooled_80_20" and sizes == (2, 1, 1):
-        pytest.skip("three good pictures make no three sets")
+        pytest.skip("three good images make no three sets")
     splits = make_splits(given, policy, seed)
     counted = Counter(path for paths in roles(splits).values() for path in paths)
     assert set(counted.values()) == {1}
@@ -46,7 +46,7 @@ def test_official_takes_a_fifth_of_train_good_and_all_of_test():
     assert set(splits.train + splits.validation) == set(given.train)
 
 
-def test_pooled_takes_a_fifth_of_all_good_pictures_for_testing():
+def test_pooled_takes_a_fifth_of_all_good_images_for_testing():
     splits = make_splits(category(50, 20, 30), "pooled_80_20")
     assert splits.counts() == {"train": 45, "validation": 11, "test_good": 14, "test_defect": 30}
     origins = {sample.path.parts[0] for sample in splits.train}
@@ -119,7 +119,7 @@ def test_what_makes_no_sense_is_refused_by_its_name(settings, named):
 
 
 def test_too_few_normals_are_refused_by_number():
-    with pytest.raises(DataError, match=r"c has 1 picture"):
+    with pytest.raises(DataError, match=r"c has 1 image"):
         make_splits(category(train=1))
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
-from anomaly_lightning.statistics import (
+from anomaly_lightning.detectors.parts import (
     ChannelMoments,
     PatchMemory,
     PatchSample,
@@ -86,12 +86,12 @@ def test_principal_axes_are_those_of_sklearn():
 
 def test_coordinates_and_back_are_the_projection_on_the_axes():
     axes, moments = axes_of(features(30), 4)
-    picture = moments(features(2, seed=3))
+    image = moments(features(2, seed=3))
     projector = axes.axes[:2].T @ axes.axes[:2]
-    expected = torch.einsum("cd,bdhw->bchw", projector, picture)
-    torch.testing.assert_close(axes.back(axes(picture, 2)), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.einsum("cd,bdhw->bchw", projector, image)
+    torch.testing.assert_close(axes.back(axes(image, 2)), expected, atol=1e-5, rtol=1e-5)
     whole, _ = axes_of(features(30), 99)
-    torch.testing.assert_close(whole.back(whole(picture, 99)), picture, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole.back(whole(image, 99)), image, atol=1e-5, rtol=1e-5)
 
 
 def test_principal_axes_start_anew_after_finish():
@@ -116,7 +116,7 @@ def whitened(
     return whitening
 
 
-def by_hand(residuals: np.ndarray, prior: float, gamma: float, picture: np.ndarray, rank: int = SHAPE[0]) -> np.ndarray:
+def by_hand(residuals: np.ndarray, prior: float, gamma: float, image: np.ndarray, rank: int = SHAPE[0]) -> np.ndarray:
     """The docstring's formula, position by position, by eigenvectors and np.linalg.solve of whole covariances."""
     count, channels = residuals.shape[:2]
     vectors = residuals.transpose(2, 3, 0, 1).reshape(-1, count, channels)
@@ -128,7 +128,7 @@ def by_hand(residuals: np.ndarray, prior: float, gamma: float, picture: np.ndarr
     root = np.linalg.cholesky(common)
     inverse = np.linalg.inv(root)
     lengths = []
-    for p, r in enumerate(picture.reshape(channels, -1).T):
+    for p, r in enumerate(image.reshape(channels, -1).T):
         values, axes = np.linalg.eigh(inverse @ products[p] @ inverse.T)
         values[: channels - rank] = values[: channels - rank].mean() if rank < channels else 0
         own = root @ (axes * values) @ axes.T @ root.T
@@ -140,21 +140,21 @@ def by_hand(residuals: np.ndarray, prior: float, gamma: float, picture: np.ndarr
 @pytest.mark.parametrize("rank", [1, 3, SHAPE[0]])
 @pytest.mark.parametrize("prior", [1.0, 64.0])
 def test_whitening_is_the_mahalanobis_length_with_the_shrunk_covariance(prior, rank):
-    residuals, pictures = features(40), features(2, seed=9)
-    found = whitened(residuals, prior, rank=rank)(pictures)
-    for one, picture in zip(found, pictures, strict=True):
-        expected = by_hand(residuals.double().numpy(), prior, 0.0, picture.double().numpy(), rank)
+    residuals, images = features(40), features(2, seed=9)
+    found = whitened(residuals, prior, rank=rank)(images)
+    for one, image in zip(found, images, strict=True):
+        expected = by_hand(residuals.double().numpy(), prior, 0.0, image.double().numpy(), rank)
         np.testing.assert_allclose(one, expected, rtol=1e-3)
 
 
 def test_with_all_directions_the_covariance_of_a_position_is_whole():
     """At full rank the formula is (S_p + prior * G) / (n + prior), with no eigenvector in it."""
-    residuals, picture = features(40).double().numpy(), features(1, seed=9)[0].double().numpy()
+    residuals, image = features(40).double().numpy(), features(1, seed=9)[0].double().numpy()
     vectors = residuals.transpose(2, 3, 0, 1).reshape(-1, 40, SHAPE[0])
     products = np.einsum("pbc,pbd->pcd", vectors, vectors)
     common = products.mean(0) / 40
     common += 1e-3 * np.trace(common) / SHAPE[0] * np.eye(SHAPE[0])
-    rows = picture.reshape(SHAPE[0], -1).T
+    rows = image.reshape(SHAPE[0], -1).T
     squares = [r @ np.linalg.solve((p + 8 * common) / 48, r) for r, p in zip(rows, products, strict=True)]
     found = whitened(features(40), 8.0)(features(1, seed=9)).flatten()
     np.testing.assert_allclose(found, np.sqrt(np.array(squares) / SHAPE[0]), rtol=1e-3)
@@ -198,10 +198,10 @@ def vectors_of(data: torch.Tensor) -> np.ndarray:
 
 
 def test_memory_is_the_distance_to_the_nearest_vector():
-    data, pictures = features(2), features(3, seed=5)
+    data, images = features(2), features(3, seed=5)
     memory = memory_of(data, 100)
-    brute = cdist(vectors_of(pictures), vectors_of(data)).min(1) / 2**0.5
-    np.testing.assert_allclose(memory(pictures).flatten(), brute, atol=1e-4, rtol=1e-4)
+    brute = cdist(vectors_of(images), vectors_of(data)).min(1) / 2**0.5
+    np.testing.assert_allclose(memory(images).flatten(), brute, atol=1e-4, rtol=1e-4)
     assert int(memory.count) == 24
 
 

@@ -45,7 +45,7 @@ def many(keys: Sequence[str], shape: tuple[int, int, int] = SHAPE) -> Tensor:
     return torch.stack([features_of(key, shape) for key in keys])
 
 
-def names(count: int, prefix: str = "picture") -> list[str]:
+def names(count: int, prefix: str = "image") -> list[str]:
     return [f"{prefix}{number}" for number in range(count)]
 
 
@@ -154,7 +154,7 @@ def test_features_that_are_not_finite_are_refused(make: Callable[[str], FeatureS
 def test_wrong_shapes_and_dtypes_are_refused(make: Callable[[str], FeatureStore]) -> None:
     with pytest.raises(ValueError, match=r"expected features \(B, 5, 6, 9\), got \(1, 5, 9, 6\)"):
         make("float16").append(["a"], many(["a"]).transpose(2, 3))
-    with pytest.raises(ValueError, match="2 keys for 1 pictures"):
+    with pytest.raises(ValueError, match="2 keys for 1 images"):
         make("float16").append(["a", "b"], many(["a"]))
     with pytest.raises(CacheError, match=r"cache\.dtype.*float16, bfloat16, float32.*'int8'"):
         make("int8")
@@ -331,7 +331,7 @@ def test_a_damaged_row_is_absent_in_the_next_run_and_is_computed_anew(
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
         assert store.rows(names(5)).tolist() == [0, 1, 2, -1, 4]
         assert "1 damaged row" in caplog.text
-        store.append(["picture3"], many(["picture3"]))
+        store.append(["image3"], many(["image3"]))
         assert store.rows(names(5)).tolist() == [0, 1, 2, 5, 4]  # a row's number is never given to another key
         assert_holds(store, names(5))
 
@@ -342,9 +342,7 @@ def test_a_row_that_the_disk_spoiled_is_never_served(tmp_path: Path) -> None:
     flip_unseen(folder / "rows.bin", 2 * ROW_BYTES)
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
         rows = store.rows(names(5))
-        with pytest.raises(
-            CacheError, match=r"1 picture\(s\) in .*rows\.bin are damaged.*start the same command again"
-        ):
+        with pytest.raises(CacheError, match=r"1 image\(s\) in .*rows\.bin are damaged.*start the same command again"):
             store.batch(rows)
         assert store.rows(names(5)).tolist() == [0, 1, -1, 3, 4]
 
@@ -356,7 +354,7 @@ def test_a_row_file_cut_short_loses_only_what_was_cut(tmp_path: Path) -> None:
         store.batch(rows)  # checked once: a later cut must still be seen
         os.truncate(store.folder / "rows.bin", 3 * ROW_BYTES - 1)
         store.batch(np.array([0, 0, 0, 0, 0]))
-        with pytest.raises(CacheError, match=r"3 picture\(s\)"):
+        with pytest.raises(CacheError, match=r"3 image\(s\)"):
             store.batch(rows)
         assert store.rows(names(5)).tolist() == [0, 1, -1, -1, -1]
 
@@ -365,7 +363,7 @@ def test_a_damaged_index_starts_the_folder_afresh(tmp_path: Path, caplog: pytest
     append_in_turns(tmp_path, names(5), 5)
     folder = cache_usage(tmp_path)[0].folder
     (folder / "index.sqlite").write_bytes(b"not a database" * 100)
-    assert cache_usage(tmp_path)[0].pictures == 0
+    assert cache_usage(tmp_path)[0].images == 0
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
         assert "index of the feature cache" in caplog.text
         assert (store.rows(names(5)) == -1).all()
@@ -424,9 +422,9 @@ def test_a_limit_on_file_size_is_an_error_with_a_way_out(tmp_path: Path) -> None
     ours, theirs = processes.Pipe()
     run_all([processes.Process(target=append_with_a_limit, args=(tmp_path, 100_000, theirs))])
     assert ours.poll()
-    message, pictures = ours.recv()
+    message, images = ours.recv()
     assert "no room" in message
-    assert pictures == 4
+    assert images == 4
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
         assert_holds(store, names(4))
 
@@ -466,14 +464,14 @@ def test_platforms_without_positioned_reads_read_the_same(tmp_path: Path, monkey
     append_in_turns(tmp_path, names(4), 4)
     monkeypatch.delattr(os, "preadv")
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
-        assert_holds(store, ["picture2", "picture0", "picture3"])
+        assert_holds(store, ["image2", "image0", "image3"])
 
 
 # Housekeeping
 
 
 def aged_store(root: Path, spec: dict[str, object], keys: list[str], start: float) -> Path:
-    """A closed store whose n-th picture was last used at start + n seconds since 1970."""
+    """A closed store whose n-th image was last used at start + n seconds since 1970."""
     with DiskStore(root, spec, SHAPE) as store:
         store.append(keys, many(keys))
         folder = store.folder
@@ -493,7 +491,7 @@ def test_usage_tells_what_is_there(tmp_path: Path) -> None:
     new = aged_store(tmp_path, SPEC | {"backbone": "other"}, names(5), start=2000.0)
     (tmp_path / "somebody's folder").mkdir()
     entries = cache_usage(tmp_path)
-    assert [(entry.folder, entry.pictures, entry.last_used) for entry in entries] == [
+    assert [(entry.folder, entry.images, entry.last_used) for entry in entries] == [
         (new, 5, 2004.0),
         (old, 3, 1002.0),
     ]
@@ -508,9 +506,9 @@ def test_trim_removes_what_was_used_longest_ago_and_serves_the_rest(tmp_path: Pa
     new = aged_store(tmp_path, SPEC | {"backbone": "other"}, keys, start=2000.0)
     before = total(tmp_path)
     freed = trim(tmp_path, before - 10 * ROW_BYTES)
-    assert (freed.pictures, freed.in_use) == (10, ())
+    assert (freed.images, freed.in_use) == (10, ())
     assert total(tmp_path) == before - freed.bytes <= before - 10 * ROW_BYTES
-    assert {entry.folder: entry.pictures for entry in cache_usage(tmp_path)} == {old: 30, new: 40}
+    assert {entry.folder: entry.images for entry in cache_usage(tmp_path)} == {old: 30, new: 40}
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
         assert (store.rows(keys[:10]) == -1).all()
         assert sorted(store.rows(keys[10:]).tolist()) == list(range(30))
@@ -526,13 +524,13 @@ def test_trim_goes_on_to_the_next_folder_and_removes_empty_ones(tmp_path: Path) 
     trim(tmp_path, limit)
     assert total(tmp_path) <= limit
     assert [entry.folder for entry in cache_usage(tmp_path)] == [new]
-    assert trim(tmp_path, limit).pictures == 0
+    assert trim(tmp_path, limit).images == 0
 
 
 def test_use_makes_features_young(tmp_path: Path) -> None:
     aged_store(tmp_path, SPEC, names(10), start=1000.0)
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
-        store.rows(["picture0"])
+        store.rows(["image0"])
     trim(tmp_path, total(tmp_path) - 5 * ROW_BYTES)
     with DiskStore(tmp_path, SPEC, SHAPE) as store:
         assert (store.rows(names(10)) >= 0).tolist() == [True] + 5 * [False] + 4 * [True]
@@ -560,27 +558,27 @@ def test_what_a_process_has_open_is_neither_trimmed_nor_cleared(tmp_path: Path) 
     leave.set()
     holder.join(60)
     assert holder.exitcode == 0
-    assert clear(tmp_path).pictures == 3
+    assert clear(tmp_path).images == 3
     assert cache_usage(tmp_path) == []
 
 
 def test_the_mark_of_a_killed_process_does_not_keep_its_folder(tmp_path: Path) -> None:
     append_in_turns(tmp_path, ["a", "b"], 2)
     kill_in(append_and_die, tmp_path, Index, "add", die)
-    assert trim(tmp_path, 0).pictures == 2
+    assert trim(tmp_path, 0).images == 2
     assert cache_usage(tmp_path) == []
 
 
 def test_a_folder_whose_spec_is_unreadable_can_be_cleared_and_is_mended_by_its_next_use(tmp_path: Path) -> None:
     folder = aged_store(tmp_path, SPEC, names(3), start=1000.0)
     (folder / "spec.json").write_text("{")
-    assert [(entry.pictures, entry.spec) for entry in cache_usage(tmp_path)] == [(3, {})]
+    assert [(entry.images, entry.spec) for entry in cache_usage(tmp_path)] == [(3, {})]
     with pytest.raises(CacheError, match=rf"spec\.json can't be read.*folders=\[{folder.name}\]"):
         trim(tmp_path, 0)
     append_in_turns(tmp_path, ["new"], 1)
-    assert [(entry.pictures, entry.spec) for entry in cache_usage(tmp_path)] == [(4, SPEC)]
+    assert [(entry.images, entry.spec) for entry in cache_usage(tmp_path)] == [(4, SPEC)]
     (folder / "spec.json").unlink()
-    assert clear(tmp_path, [folder.name]).pictures == 4
+    assert clear(tmp_path, [folder.name]).images == 4
     assert not folder.exists()
 
 
@@ -588,11 +586,11 @@ def test_clear_takes_the_named_folders_only_and_nothing_foreign(tmp_path: Path) 
     one = aged_store(tmp_path, SPEC, names(3), start=1000.0)
     two = aged_store(tmp_path, SPEC | {"backbone": "other"}, names(2), start=1000.0)
     (two / "notes.txt").write_text("mine")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     with pytest.raises(CacheError, match=f"No folder nothing.*{one.name}"):
         clear(tmp_path, ["nothing"])
-    assert clear(tmp_path, [one.name]).pictures == 3
+    assert clear(tmp_path, [one.name]).images == 3
     assert not one.exists()
-    assert clear(tmp_path).pictures == 2
+    assert clear(tmp_path).images == 2
     assert (two / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "pictures").is_dir()
+    assert (tmp_path / "images").is_dir()

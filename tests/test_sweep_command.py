@@ -11,10 +11,10 @@ from toy import SMALL, command, flat, make_category
 def swept(tmp_path_factory):
     place = tmp_path_factory.mktemp("sweep")
     for seed, name in enumerate(("leather", "bottle", "grid")):
-        make_category(place / "pictures", name, seed=seed)
-    shutil.rmtree(place / "pictures" / "bottle" / "train")
-    stated = (*SMALL, f"data.root={place}/pictures", "category=leather,bottle,grid", "bootstrap=0", "logger=default")
-    return place, command("train", "--multirun", *stated, cwd=place)
+        make_category(place / "images", name, seed=seed)
+    shutil.rmtree(place / "images" / "bottle" / "train")
+    given = (*SMALL, f"data.root={place}/images", "category=leather,bottle,grid", "bootstrap=0", "logger=default")
+    return place, command("train", "--multirun", *given, cwd=place)
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,9 @@ def jobs(*overrides: str) -> list[dict[str, str]]:
     """What each job of the sweep states, as Hydra's own sweeper splits it."""
     cfg = composed(*(text for text in overrides if "," not in text or text.startswith("+sweep")))
     assert cfg.hydra.mode == RunMode.MULTIRUN
-    stated = [f"{name}={value}" for name, value in cfg.hydra.sweeper.params.items()]
-    stated += [text for text in overrides if not text.startswith("+sweep")]
-    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(stated), None)
+    given = [f"{name}={value}" for name, value in cfg.hydra.sweeper.params.items()]
+    given += [text for text in overrides if not text.startswith("+sweep")]
+    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
     return [dict(text.split("=", 1) for text in job) for job in batch]
 
 
@@ -71,9 +71,9 @@ def test_two_presets_at_once_multiply():
 
 @pytest.mark.parametrize("job", range(15))
 def test_each_job_of_all_categories_composes(job):
-    stated = jobs("+sweep=all_categories")[job]
-    cfg = composed("+sweep=all_categories", *(f"{key}={value}" for key, value in stated.items()))
-    assert cfg.category.name == stated["category"]
+    given = jobs("+sweep=all_categories")[job]
+    cfg = composed("+sweep=all_categories", *(f"{key}={value}" for key, value in given.items()))
+    assert cfg.category.name == given["category"]
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)

@@ -43,32 +43,32 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     again = contents(small(tmp_path / "b", category) / category)
     other = contents(small(tmp_path / "c", category, seed=1) / category)
     assert first == again
-    pictures = [name for name in first if "_mask" not in name]
-    assert all(first[name] != other[name] for name in pictures)
-    assert len({first[name] for name in pictures}) == len(pictures)
+    images = [name for name in first if "_mask" not in name]
+    assert all(first[name] != other[name] for name in images)
+    assert len({first[name] for name in images}) == len(images)
 
 
-def test_a_picture_does_not_depend_on_how_many_others_are_made(tmp_path: Path) -> None:
+def test_a_image_does_not_depend_on_how_many_others_are_made(tmp_path: Path) -> None:
     few = contents(small(tmp_path) / "grid")
     many = contents(small(tmp_path, train=3, defects_each=2) / "grid")
     assert few.items() <= many.items()
 
 
 @pytest.mark.parametrize(("category", "defect"), KINDS)
-def test_the_mask_is_exactly_where_the_defect_changed_the_picture(category: str, defect: str) -> None:
+def test_the_mask_is_exactly_where_the_defect_changed_the_image(category: str, defect: str) -> None:
     for index in range(2):
         drawn = specimen(Key(0, category, "test", defect, index, SIZE))
-        change = np.abs(drawn.picture.astype(int) - drawn.clean.astype(int)).max(axis=2)
+        change = np.abs(drawn.image.astype(int) - drawn.clean.astype(int)).max(axis=2)
         np.testing.assert_array_equal(drawn.mask, change > VISIBLE_LEVELS)
-        assert drawn.picture.shape == (*SIZE, 3)
-        assert 0 < drawn.mask.mean() < 0.4, f"{defect} covers {drawn.mask.mean():.1%} of the picture"
+        assert drawn.image.shape == (*SIZE, 3)
+        assert 0 < drawn.mask.mean() < 0.4, f"{defect} covers {drawn.mask.mean():.1%} of the image"
 
 
-def test_good_and_defective_pictures_of_one_number_differ_in_more_than_the_defect() -> None:
+def test_good_and_defective_images_of_one_number_differ_in_more_than_the_defect() -> None:
     good = specimen(Key(0, "leather", "test", GOOD, 0, SIZE))
     assert not good.mask.any()
-    assert not np.array_equal(good.picture, specimen(Key(0, "leather", "test", "cut", 0, SIZE)).clean)
-    assert not np.array_equal(good.picture, specimen(Key(0, "leather", "train", GOOD, 0, SIZE)).picture)
+    assert not np.array_equal(good.image, specimen(Key(0, "leather", "test", "cut", 0, SIZE)).clean)
+    assert not np.array_equal(good.image, specimen(Key(0, "leather", "train", GOOD, 0, SIZE)).image)
 
 
 def test_the_layout_is_read_as_any_other_category(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_the_layout_is_read_as_any_other_category(tmp_path: Path) -> None:
     assert [s.defect for s in read.test] == [GOOD] * 2 + [d for d in sorted(RECIPES["tile"].defects) for _ in range(2)]
     for sample in read.test:
         assert (sample.mask is None) == (sample.defect == GOOD)
-        with Image.open(sample.path) as picture:
-            assert (picture.mode, picture.size) == ("RGB", SIZE[::-1])
+        with Image.open(sample.path) as image:
+            assert (image.mode, image.size) == ("RGB", SIZE[::-1])
         if sample.mask:
             with Image.open(sample.mask) as mask:
                 assert (mask.mode, mask.size) == ("L", SIZE[::-1])
@@ -105,11 +105,11 @@ def test_another_version_of_the_generator_draws_elsewhere(tmp_path: Path, monkey
     assert small(tmp_path) != root
 
 
-@pytest.mark.parametrize("damage", ["picture", "mask", "manifest", "parameters"])
+@pytest.mark.parametrize("damage", ["image", "mask", "manifest", "parameters"])
 def test_a_damaged_category_is_drawn_anew(tmp_path: Path, damage: str) -> None:
     root = small(tmp_path)
     whole = contents(root / "grid")
-    if damage == "picture":
+    if damage == "image":
         (root / "grid" / "train" / GOOD / "001.png").unlink()
     elif damage == "mask":
         shutil.rmtree(root / "grid" / "ground_truth")
@@ -170,15 +170,15 @@ def test_a_size_too_small_for_its_defects_is_refused(tmp_path: Path) -> None:
         generate(tmp_path, "leather", size=(16, 96))
 
 
-def test_light_and_exposure_vary_between_good_pictures() -> None:
-    means = [specimen(Key(0, "leather", "train", GOOD, index, SIZE)).picture.mean() for index in range(12)]
+def test_light_and_exposure_vary_between_good_images() -> None:
+    means = [specimen(Key(0, "leather", "train", GOOD, index, SIZE)).image.mean() for index in range(12)]
     assert np.std(means) > 3
 
 
 def test_screws_lie_at_any_angle() -> None:
     angles = []
     for index in range(24):
-        grey = specimen(Key(0, "screw", "train", GOOD, index, SIZE)).picture.mean(axis=2)
+        grey = specimen(Key(0, "screw", "train", GOOD, index, SIZE)).image.mean(axis=2)
         rows, columns = np.nonzero(grey < 0.6 * np.median(grey))
         _, vectors = np.linalg.eigh(np.cov(np.stack([rows, columns])))
         angles.append(np.degrees(np.arctan2(vectors[0, 1], vectors[1, 1])) % 180)

@@ -9,8 +9,8 @@ from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score
 from toy import command
 
-from anomaly_lightning.callbacks import board_figures
-from anomaly_lightning.callbacks.tensorboard import LearningHeatmaps, TensorBoardPanels, _first_of_each
+from anomaly_lightning.training.callbacks import board_figures
+from anomaly_lightning.training.callbacks.tensorboard import LearningHeatmaps, TensorBoardPanels, _first_of_each
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_ranks_keep_the_order_and_so_the_curve():
     assert average_precision_score(labels, ranks) == average_precision_score(labels, scores.numpy())
 
 
-def test_histogram_counts_all_pictures_and_stands_equal_scores(tmp_path: Path):
+def test_histogram_counts_all_images_and_stands_equal_scores(tmp_path: Path):
     results = make_results(tmp_path)
     axis = board_figures.histogram(results).axes[0]
     assert sum(patch.get_height() for patch in axis.patches) == len(GOOD_SCORES) + sum(map(len, BAD_SCORES.values()))
@@ -78,7 +78,7 @@ def test_zero_draws_never():
     class Trainer:
         current_epoch, max_epochs, loggers = 0, 1, ()
 
-    from anomaly_lightning.module import AnomalyModule
+    from anomaly_lightning.training.module import AnomalyModule
 
     callback = LearningHeatmaps(every_n_epochs=0)
     callback.on_train_epoch_end(Trainer(), AnomalyModule.__new__(AnomalyModule))

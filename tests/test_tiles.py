@@ -1,4 +1,4 @@
-"""data.tile: tiles cover, blend without seams, train and predict as one; memory is bounded by the picture."""
+"""data.tile: tiles cover, blend without seams, train and predict as one; memory is bounded by the image."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from toy import BARE, SMALL, command, save, texture
 
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import Splits
-from anomaly_lightning.data.tiles import Tiling, crop, tiled_splits
+from anomaly_lightning.data.tiling import Tiling, crop, tiled_splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.predictor import Predictor
+from anomaly_lightning.runtime.inspector import Predictor
 
 
 @pytest.mark.parametrize("size", [(100, 300), (64, 64), (65, 129), (30, 200), (7, 9)])
@@ -57,10 +57,10 @@ def test_maps_that_differ_leave_no_seam():
 @pytest.mark.parametrize(("tile", "overlap"), [(4, 0), ([64, 64, 64], 0), (64, 40), (64, -1)])
 def test_what_is_no_tiling_is_refused(tile, overlap):
     with pytest.raises(DataError, match=r"data\.tile"):
-        Tiling.stated(tile, overlap)
+        Tiling.from_config(tile, overlap)
 
 
-def test_a_picture_has_tiles_in_one_set_only_and_its_defect_in_the_tiles_that_show_it(tmp_path):
+def test_a_image_has_tiles_in_one_set_only_and_its_defect_in_the_tiles_that_show_it(tmp_path):
     rng, samples = np.random.default_rng(0), []
     for number in range(4):
         samples.append(Sample(save(texture(rng, 100, 160), tmp_path / f"{number}.png")))
@@ -94,9 +94,9 @@ def tiled(tmp_path_factory):
         save(values, folder / "data" / "widget" / "test" / "spot" / f"{number}.png")
         save(mask, folder / "data" / "widget" / "ground_truth" / "spot" / f"{number}_mask.png")
     small = tuple(value for value in SMALL if not value.startswith(("model.", "data.image_size")))
-    stated = ("model=pca", "data.image_size=64", "data.tile=64", "data.tile_overlap=16", "scoring.sigma=1")
+    given = ("model=pca", "data.image_size=64", "data.tile=64", "data.tile_overlap=16", "scoring.sigma=1")
     where = ("category=custom", "category.name=widget", f"data.root={folder / 'data'}")
-    ran = command("train", *small, *BARE, *stated, *where, cwd=folder)
+    ran = command("train", *small, *BARE, *given, *where, cwd=folder)
     assert ran.code == 0, ran.out
     return folder, next(folder.glob("outputs/train/widget/*/*"))
 
@@ -114,7 +114,7 @@ def test_train_and_evaluate_on_tiles_agree(tiled, tmp_path):
     assert again["pixel"]["auroc"] == pytest.approx(figures["pixel"]["auroc"], abs=1e-3)
 
 
-def test_predict_scores_whole_pictures_by_their_strangest_tile(tiled, tmp_path):
+def test_predict_scores_whole_images_by_their_strangest_tile(tiled, tmp_path):
     folder, run = tiled
     inputs, checkpoint = folder / "data" / "widget" / "test", run / "checkpoints" / "best.ckpt"
     ran = command("predict", f"checkpoint={checkpoint}", f"input={inputs}", f"output={tmp_path}/out", cwd=tmp_path)
@@ -122,8 +122,8 @@ def test_predict_scores_whole_pictures_by_their_strangest_tile(tiled, tmp_path):
     with Image.open(tmp_path / "out" / "heatmaps" / "spot" / "0.png") as drawn:
         assert drawn.size == (200, 120)
     predictor = Predictor.from_checkpoint(checkpoint, "cpu")
-    with Image.open(inputs / "spot" / "1.png") as picture:
-        said = predictor(picture.convert("RGB"))
+    with Image.open(inputs / "spot" / "1.png") as image:
+        said = predictor(image.convert("RGB"))
     row, column = divmod(int(said.anomaly_map.argmax()), 200)
     assert 78 <= row < 94
     assert 148 <= column < 164
@@ -135,23 +135,23 @@ LARGE = """
 import sys, time
 import numpy as np
 from PIL import Image
-from anomaly_lightning.predictor import Predictor
-from anomaly_lightning.run_files import peak_memory_mb
+from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.reports.run_files import peak_memory_mb
 predictor = Predictor.from_checkpoint(sys.argv[1], "cpu", validity=False)
 rng = np.random.default_rng(0)
 values = np.tile((120 + rng.normal(0, 6, (256, 256, 3))).clip(0, 255).astype(np.uint8), (12, 16, 1))
 values[2000:2012, 3000:3012] = (250, 20, 20)
-picture = Image.fromarray(values)
+image = Image.fromarray(values)
 del values
 start, before = time.perf_counter(), peak_memory_mb()
-said = predictor(picture)
+said = predictor(image)
 after = peak_memory_mb()
 print(int(said.anomaly_map.argmax()), int(after - before), said.anomaly_map.shape, time.perf_counter() - start)
 """
 
 
 @pytest.mark.slow
-def test_a_picture_of_4096_x_3072_is_predicted_in_bounded_memory(tiled):
+def test_a_image_of_4096_x_3072_is_predicted_in_bounded_memory(tiled):
     _, run = tiled
     checkpoint = str(run / "checkpoints" / "best.ckpt")
     repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120

@@ -75,7 +75,7 @@ def test_the_threshold_says_what_it_is_made_of(metrics):
     assert any("normals only" in warning for warning in threshold["warnings"])
 
 
-def test_predictions_are_one_row_a_test_picture_and_agree_with_the_figures(predictions, metrics, root):
+def test_predictions_are_one_row_a_test_image_and_agree_with_the_figures(predictions, metrics, root):
     assert list(predictions[0]) == ["path", "label", "defect", "score", "threshold", "decision"]
     listed = [row["path"] for row in predictions]
     on_disk = {str(path) for path in (root / "widget" / "test").rglob("*.png")}
@@ -91,10 +91,10 @@ def test_predictions_are_one_row_a_test_picture_and_agree_with_the_figures(predi
     assert sum(metrics["image"]["confusion"].values()) == len(predictions)
 
 
-def test_every_test_picture_has_a_heatmap_of_its_own_size(run_folder, root):
-    pictures = {path.relative_to(root / "widget" / "test") for path in (root / "widget" / "test").rglob("*.png")}
+def test_every_test_image_has_a_heatmap_of_its_own_size(run_folder, root):
+    images = {path.relative_to(root / "widget" / "test") for path in (root / "widget" / "test").rglob("*.png")}
     heatmaps = {path.relative_to(run_folder / "heatmaps") for path in (run_folder / "heatmaps").rglob("*.png")}
-    assert heatmaps == pictures
+    assert heatmaps == images
     with Image.open(run_folder / "heatmaps" / "scratch" / "0.png") as drawn:
         assert drawn.size == (WIDTH, HEIGHT)
         assert drawn.mode == "RGB"
@@ -111,7 +111,7 @@ def test_run_json_says_what_was_resolved(run_json, root):
     assert run_json["status"] == "finished"
     assert run_json["seed"] == 0
     assert run_json["resolved"]["data"].startswith(str(root))
-    assert "as stated" in run_json["resolved"]["data"]
+    assert "as set" in run_json["resolved"]["data"]
     assert re.fullmatch("[0-9a-f]{64}", run_json["resolved"]["weights_sha256"])
     assert re.fullmatch("[0-9a-f]{64}", run_json["dataset_fingerprint"])
     assert run_json["counts"] == COUNTS
@@ -123,7 +123,7 @@ def test_run_json_says_what_was_resolved(run_json, root):
 def test_the_last_lines_say_figures_and_places(trained):
     _, ran = trained
     assert "Traceback" not in ran.out
-    assert "data.root, as stated" in flat(ran.out)
+    assert "data.root, as set" in flat(ran.out)
     for place in ("checkpoints/best.ckpt", "metrics.json", "predictions.csv", "heatmaps", "tensorboard"):
         assert place in ran.out[ran.out.index("threshold") :], place
     assert "auroc" in ran.out
@@ -142,8 +142,8 @@ def test_tensorboard_holds_losses_scores_panels_and_figures(run_folder):
 
 
 def test_the_pooled_split_and_a_run_without_testing(widget, tmp_path):
-    stated = ("data.split=pooled_80_20", "test=false", "scoring.reduction=top", "threshold=mean_std", "threshold.k=3")
-    ran = command("train", *widget, *stated, cwd=tmp_path)
+    given = ("data.split=pooled_80_20", "test=false", "scoring.reduction=top", "threshold=mean_std", "threshold.k=3")
+    ran = command("train", *widget, *given, cwd=tmp_path)
     assert ran.code == 0, ran.out
     written = next(tmp_path.glob("outputs/train/widget/*/*/metrics.json"))
     figures = json.loads(written.read_text())

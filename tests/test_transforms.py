@@ -1,4 +1,4 @@
-"""The geometry of PictureTransform, against torch's own interpolation and against planted defects."""
+"""The geometry of ImageTransform, against torch's own interpolation and against planted defects."""
 
 import numpy as np
 import pytest
@@ -6,22 +6,22 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.transform import ImageTransform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SHAPES = {"square": (300, 300), "wide": (240, 360), "tall": (360, 240)}
 
 
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+def image(height: int, width: int, seed: int = 0) -> Image.Image:
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
 
 def test_stretch_is_pillows_antialiased_bilinear_then_normalised():
-    source = picture(70, 90)
+    source = image(70, 90)
     resized = np.asarray(source.resize((40, 30), Image.Resampling.BILINEAR)) / 255
-    images = PictureTransform((30, 40), MEAN, STD)(source)
+    images = ImageTransform((30, 40), MEAN, STD)(source)
     assert images.dtype == torch.float32
     np.testing.assert_allclose(images.permute(1, 2, 0).numpy(), (resized - MEAN) / STD, atol=1e-5)
 
@@ -29,8 +29,8 @@ def test_stretch_is_pillows_antialiased_bilinear_then_normalised():
 @pytest.mark.parametrize(("height", "width", "box"), [(50, 100, (8, 0, 16, 32)), (90, 30, (0, 10, 32, 11))])
 def test_letterbox_keeps_the_aspect_and_pads_with_zero(height, width, box):
     top, left, rows, columns = box
-    source = picture(height, width)
-    images = PictureTransform(32, MEAN, STD, "letterbox")(source)
+    source = image(height, width)
+    images = ImageTransform(32, MEAN, STD, "letterbox")(source)
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[top : top + rows, left : left + columns] = True
     assert images.shape == (3, 32, 32)
@@ -43,7 +43,7 @@ def test_letterbox_keeps_the_aspect_and_pads_with_zero(height, width, box):
 @pytest.mark.parametrize("original", [(70, 90), (20, 17), (30, 40), (1, 200)])
 def test_restore_after_stretch_is_torchs_interpolation(original):
     values = torch.rand(2, 30, 40)
-    restored = PictureTransform((30, 40), MEAN, STD).restore(values, original)
+    restored = ImageTransform((30, 40), MEAN, STD).restore(values, original)
     wanted = F.interpolate(values[None], original, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(restored, wanted, atol=1e-5, rtol=0)
 
@@ -51,7 +51,7 @@ def test_restore_after_stretch_is_torchs_interpolation(original):
 def test_restore_after_letterbox_cuts_the_padding_off():
     values = torch.full((32, 32), 1e6)
     values[8:24] = torch.rand(16, 32)
-    restored = PictureTransform(32, MEAN, STD, "letterbox").restore(values, (50, 100))
+    restored = ImageTransform(32, MEAN, STD, "letterbox").restore(values, (50, 100))
     wanted = F.interpolate(values[None, None, 8:24], (50, 100), mode="bilinear", align_corners=False)[0, 0]
     torch.testing.assert_close(restored, wanted, atol=1e-5, rtol=0)
 
@@ -59,24 +59,24 @@ def test_restore_after_letterbox_cuts_the_padding_off():
 def test_a_coarse_map_never_shows_the_padding():
     values = torch.full((4, 4), 1e6)
     values[1:3] = 1.0
-    restored = PictureTransform(32, MEAN, STD, "letterbox").restore(values, (50, 100))
+    restored = ImageTransform(32, MEAN, STD, "letterbox").restore(values, (50, 100))
     torch.testing.assert_close(restored, torch.ones(50, 100))
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize("original", [(1, 1), (1, 3000), (3000, 1), (5, 7)])
-def test_extreme_pictures_go_there_and_back(resize, original):
-    transform = PictureTransform((24, 16), MEAN, STD, resize)
+def test_extreme_images_go_there_and_back(resize, original):
+    transform = ImageTransform((24, 16), MEAN, STD, resize)
     assert transform(Image.new("RGB", (original[1], original[0]))).shape == (3, 24, 16)
     assert transform.mask(torch.ones(original, dtype=torch.bool)).any()
     assert transform.restore(torch.rand(3, 2), original).shape == original
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
-def test_mask_falls_on_the_pixels_that_the_picture_falls_on(resize):
+def test_mask_falls_on_the_pixels_that_the_image_falls_on(resize):
     mask = torch.zeros(60, 90, dtype=torch.bool)
     mask[20:40, 50:80] = True
-    transform = PictureTransform((48, 40), (0, 0, 0), (1, 1, 1), resize)
+    transform = ImageTransform((48, 40), (0, 0, 0), (1, 1, 1), resize)
     shown = Image.fromarray(np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, axis=2))
     small = transform.mask(mask)
     assert small.dtype == torch.bool
@@ -86,10 +86,10 @@ def test_mask_falls_on_the_pixels_that_the_picture_falls_on(resize):
 
 def test_a_mask_at_its_own_size_stays_as_it_is():
     mask = torch.rand(24, 16) > 0.5
-    assert torch.equal(PictureTransform((24, 16), MEAN, STD).mask(mask), mask)
+    assert torch.equal(ImageTransform((24, 16), MEAN, STD).mask(mask), mask)
 
 
-def hits(transform: PictureTransform, height: int, width: int, pool: int = 8, defect: int = 12) -> int:
+def hits(transform: ImageTransform, height: int, width: int, pool: int = 8, defect: int = 12) -> int:
     """How often of 100 the peak of a toy map lies inside a planted defect's box."""
     rng = np.random.default_rng(0)
     normal = rng.integers(90, 110, (height, width, 3), dtype=np.uint8)
@@ -108,20 +108,20 @@ def hits(transform: PictureTransform, height: int, width: int, pool: int = 8, de
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_peak_lies_inside_a_planted_defect(shape, resize):
-    assert hits(PictureTransform(256, MEAN, STD, resize), *SHAPES[shape]) >= 95
+    assert hits(ImageTransform(256, MEAN, STD, resize), *SHAPES[shape]) >= 95
 
 
 def test_config_goes_there_and_back():
-    transform = PictureTransform(24, MEAN, STD, "letterbox")
+    transform = ImageTransform(24, MEAN, STD, "letterbox")
     config = transform.to_config()
     assert config == {"size": [24, 24], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "resize": "letterbox"}
-    again = PictureTransform.from_config(config)
-    assert torch.equal(again(picture(31, 47)), transform(picture(31, 47)))
+    again = ImageTransform.from_config(config)
+    assert torch.equal(again(image(31, 47)), transform(image(31, 47)))
 
 
 def test_config_with_other_keys_is_refused():
     with pytest.raises(DataError, match="antialias"):
-        PictureTransform.from_config({**PictureTransform(8, MEAN, STD).to_config(), "antialias": False})
+        ImageTransform.from_config({**ImageTransform(8, MEAN, STD).to_config(), "antialias": False})
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_config_with_other_keys_is_refused():
 )
 def test_senseless_settings_are_refused(size, mean, std, resize, words):
     with pytest.raises(DataError, match=words):
-        PictureTransform(size, mean, std, resize)
+        ImageTransform(size, mean, std, resize)
 
 
-def test_a_picture_that_is_not_rgb_is_refused():
+def test_a_image_that_is_not_rgb_is_refused():
     with pytest.raises(ValueError, match="mode L"):
-        PictureTransform(8, MEAN, STD)(Image.new("L", (8, 8)))
+        ImageTransform(8, MEAN, STD)(Image.new("L", (8, 8)))

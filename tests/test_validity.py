@@ -1,4 +1,4 @@
-"""INVALID: degraded and foreign pictures are caught, good ones are not refused; the checkpoint carries the check."""
+"""INVALID: degraded and foreign images are caught, good ones are not refused; the checkpoint carries the check."""
 
 import csv
 import io
@@ -13,42 +13,42 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 from toy import command, save, texture
 
-from anomaly_lightning.data.images import read_picture
 from anomaly_lightning.data.samples import read_category
-from anomaly_lightning.data.statistics import picture_statistics
 from anomaly_lightning.data.synthetic import CATEGORIES, generate
 from anomaly_lightning.errors import CheckpointError
-from anomaly_lightning.predictor import Predictor
-from anomaly_lightning.validity import Validity, fit_validity
+from anomaly_lightning.runtime.appearance import image_statistics
+from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.runtime.reading import read_image
+from anomaly_lightning.runtime.validity import Validity, fit_validity
 
 
-def black(picture):
-    return picture.point(lambda value: int(value * 0.03))
+def black(image):
+    return image.point(lambda value: int(value * 0.03))
 
 
-def overexposed(picture):
-    return picture.point(lambda value: min(255, value * 4 + 100))
+def overexposed(image):
+    return image.point(lambda value: min(255, value * 4 + 100))
 
 
-def blurred(picture):
-    return picture.filter(ImageFilter.GaussianBlur(max(4, min(picture.size) / 25)))
+def blurred(image):
+    return image.filter(ImageFilter.GaussianBlur(max(4, min(image.size) / 25)))
 
 
-def moved(picture):
-    values = np.asarray(picture, dtype=np.float32)
-    return Image.fromarray(ndimage.uniform_filter1d(values, max(9, picture.width // 10), axis=1).astype(np.uint8))
+def moved(image):
+    values = np.asarray(image, dtype=np.float32)
+    return Image.fromarray(ndimage.uniform_filter1d(values, max(9, image.width // 10), axis=1).astype(np.uint8))
 
 
-def foggy(picture):
-    return picture.point(lambda value: int(128 + (value - 128) * 0.15))
+def foggy(image):
+    return image.point(lambda value: int(128 + (value - 128) * 0.15))
 
 
-def tinted(picture):
-    return Image.fromarray((np.asarray(picture) * [1.6, 0.7, 0.5]).clip(0, 255).astype(np.uint8))
+def tinted(image):
+    return Image.fromarray((np.asarray(image) * [1.6, 0.7, 0.5]).clip(0, 255).astype(np.uint8))
 
 
-def quarter(picture):
-    return picture.resize((picture.width // 4, picture.height // 4))
+def quarter(image):
+    return image.resize((image.width // 4, image.height // 4))
 
 
 DEGRADED = {
@@ -62,42 +62,42 @@ DEGRADED = {
 }
 
 
-def grainy(picture):
-    noise = np.random.default_rng(0).normal(0, 4, (picture.height, picture.width, 3))
-    return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+def grainy(image):
+    noise = np.random.default_rng(0).normal(0, 4, (image.height, image.width, 3))
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
 
 
-def compressed(picture):
+def compressed(image):
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=75)
+    image.save(stream, "JPEG", quality=75)
     return Image.open(stream).convert("RGB")
 
 
-def brighter(picture):
-    return picture.point(lambda value: min(255, int(value * 1.05)))
+def brighter(image):
+    return image.point(lambda value: min(255, int(value * 1.05)))
 
 
 HARMLESS = (grainy, compressed, brighter)
 
 
 def rates(category):
-    """Good pictures, harmless changes among them, refused, all; defects refused; degraded missed, all, which."""
+    """Good images, harmless changes among them, refused, all; defects refused; degraded missed, all, which."""
     known = fit_validity([sample.path for sample in category.train])
-    good = [read_picture(sample.path) for sample in category.test if not sample.label]
-    bad = [read_picture(sample.path) for sample in category.test if sample.label]
-    shown = [f(picture) for picture in good for f in (Image.Image.copy, *HARMLESS)]
-    refused, hidden = ([known.reason(picture_statistics(p)) for p in pictures] for pictures in (shown, bad))
-    reasons = {(n, i): known.reason(picture_statistics(f(p))) for n, f in DEGRADED.items() for i, p in enumerate(good)}
+    good = [read_image(sample.path) for sample in category.test if not sample.label]
+    bad = [read_image(sample.path) for sample in category.test if sample.label]
+    shown = [f(image) for image in good for f in (Image.Image.copy, *HARMLESS)]
+    refused, hidden = ([known.reason(image_statistics(p)) for p in images] for images in (shown, bad))
+    reasons = {(n, i): known.reason(image_statistics(f(p))) for n, f in DEGRADED.items() for i, p in enumerate(good)}
     missed = [key for key, reason in reasons.items() if reason is None]
     counts = sum(r is not None for r in refused), len(shown), sum(r is not None for r in hidden)
     return (*counts, len(missed), len(reasons), missed)
 
 
 def accepted_of_others(categories):
-    """Good test pictures of each category that the checks of the others take for theirs, and all that were shown."""
+    """Good test images of each category that the checks of the others take for theirs, and all that were shown."""
     known = [fit_validity([sample.path for sample in category.train]) for category in categories]
     shown = [
-        [picture_statistics(read_picture(sample.path)) for sample in category.test if not sample.label]
+        [image_statistics(read_image(sample.path)) for sample in category.test if not sample.label]
         for category in categories
     ]
     pairs = [(check, s) for i, check in enumerate(known) for j, own in enumerate(shown) if i != j for s in own]
@@ -105,7 +105,7 @@ def accepted_of_others(categories):
 
 
 @pytest.mark.parametrize("name", ["leather", "screw"])
-def test_degraded_pictures_are_caught_and_good_ones_pass(name, tmp_path):
+def test_degraded_images_are_caught_and_good_ones_pass(name, tmp_path):
     made = read_category(generate(tmp_path, name, train=40, test_good=12, defects_each=2, size=(128, 160)), name)
     refused, good, hidden, missed, degraded, which = rates(made)
     assert refused == 0, f"{refused} of {good}"
@@ -130,13 +130,13 @@ def test_rates_over_all_synthetic_categories(tmp_path):
 def real_root():
     root = Path(os.environ.get("MVNET_REAL", Path(__file__).resolve().parents[2] / "shared" / "data"))
     if not root.is_dir():
-        pytest.skip(f"no real pictures in {root}")
+        pytest.skip(f"no real images in {root}")
     return root
 
 
 @pytest.mark.slow
-@pytest.mark.real_pictures
-def test_rates_on_real_pictures():
+@pytest.mark.real_images
+def test_rates_on_real_images():
     made = [read_category(real_root(), name) for name in ("ball_screw", "cookie", "metal_plate", "commutator_tile")]
     found = [rates(category) for category in made]
     refused, good, hidden, missed, degraded, which = zip(*found, strict=True)
@@ -149,7 +149,7 @@ def test_rates_on_real_pictures():
 
 def statistics(rng, count, **changes):
     values = [texture(rng, **changes) for _ in range(count)]
-    return [picture_statistics(Image.fromarray(v)) for v in values]
+    return [image_statistics(Image.fromarray(v)) for v in values]
 
 
 def test_the_limit_lies_above_every_normal_and_the_reasons_name_the_cause():
@@ -158,25 +158,25 @@ def test_the_limit_lies_above_every_normal_and_the_reasons_name_the_cause():
     known = Validity.fit(normals)
     assert all(known.reason(s) is None for s in normals)
     assert known.false_rate == pytest.approx(1 / 41)
-    picture = Image.fromarray(texture(rng))
-    reasons = {name: known.reason(picture_statistics(f(picture))) for name, f in DEGRADED.items()}
+    image = Image.fromarray(texture(rng))
+    reasons = {name: known.reason(image_statistics(f(image))) for name, f in DEGRADED.items()}
     assert reasons["black"] == "black"
     assert reasons["overexposed"] == "overexposed"
     assert reasons["blurred"].startswith("blurred")
     assert reasons["quarter"] == "another size: 21x15"
     assert "colours" in reasons["tinted"]
-    assert known.reason(picture_statistics(picture.resize((84, 90)))).startswith("another aspect: 84x90")
+    assert known.reason(image_statistics(image.resize((84, 90)))).startswith("another aspect: 84x90")
 
 
 def test_more_texture_in_a_part_is_a_defect_and_everywhere_it_is_noise():
     rng = np.random.default_rng(2)
     normals = [texture(rng) for _ in range(40)]
-    known = Validity.fit([picture_statistics(Image.fromarray(values)) for values in normals])
+    known = Validity.fit([image_statistics(Image.fromarray(values)) for values in normals])
     noise = rng.normal(0, 60, normals[0].shape)
     part = noise.copy()
     part[:, part.shape[1] // 4 :] = 0
     local, everywhere = (
-        known.reason(picture_statistics(Image.fromarray((normals[0] + added).clip(0, 255).astype(np.uint8))))
+        known.reason(image_statistics(Image.fromarray((normals[0] + added).clip(0, 255).astype(np.uint8))))
         for added in (part, noise)
     )
     assert local is None
@@ -212,15 +212,15 @@ def decisions(folder):
 def test_predict_says_invalid_with_a_reason_and_can_be_told_not_to(checkpoint, tmp_path):
     save(np.zeros((60, 84, 3), np.uint8), tmp_path / "in" / "black.png")
     save(texture(np.random.default_rng(5)), tmp_path / "in" / "good.png")
-    stated = (f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", "device=cpu")
-    ran = command("predict", *stated, f"output={tmp_path / 'on'}", cwd=tmp_path)
+    given = (f"checkpoint={checkpoint}", f"input={tmp_path / 'in'}", "device=cpu")
+    ran = command("predict", *given, f"output={tmp_path / 'on'}", cwd=tmp_path)
     assert ran.code == 0, ran.out
     assert "1 INVALID" in ran.out
     rows = decisions(tmp_path / "on")
     assert (rows["black.png"]["decision"], rows["black.png"]["reason"]) == ("INVALID", "black")
     assert rows["good.png"]["decision"] in ("OK", "NG")
     assert rows["good.png"]["reason"] == ""
-    command("predict", *stated, f"output={tmp_path / 'off'}", "validity=false", cwd=tmp_path)
+    command("predict", *given, f"output={tmp_path / 'off'}", "validity=false", cwd=tmp_path)
     assert decisions(tmp_path / "off")["black.png"]["decision"] in ("OK", "NG")
 
 

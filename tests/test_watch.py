@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 from toy import save, texture
 
+from anomaly_lightning.deploy.journal import Journal, identity
+from anomaly_lightning.deploy.watching import Watcher
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.journal import Journal, identity
-from anomaly_lightning.predictor import Predictor
-from anomaly_lightning.watching import Watcher
+from anomaly_lightning.runtime.inspector import Predictor
 
 PATIENCE = 60
 
 
 def start(checkpoint, inbox, output, *more):
     command = [sys.executable, "-m", "anomaly_lightning.predict", f"checkpoint={checkpoint}", f"watch={inbox}"]
-    stated = [f"output={output}", "poll_s=0.05", "settle_s=0.2", "device=cpu", "validity=false", *more]
+    given = [f"output={output}", "poll_s=0.05", "settle_s=0.2", "device=cpu", "validity=false", *more]
     repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
     return subprocess.Popen(
-        [*command, *stated], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=repository
+        [*command, *given], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=repository
     )
 
 
@@ -65,7 +65,7 @@ def test_nothing_is_lost_or_repeated_over_a_kill_and_a_stop_is_clean(checkpoint,
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out
     assert "stopped after" in out
-    assert f"{done} pictures done before" in " ".join(out.split())
+    assert f"{done} images done before" in " ".join(out.split())
     names = Counter(line["name"] for line in lines(output))
     assert len(names) == 50
     assert set(names.values()) == {1}
@@ -134,7 +134,7 @@ def test_a_broken_file_gets_one_error_line(watching, tmp_path):
     assert watching(1, seconds=1.5) == []
 
 
-def test_a_picture_that_is_written_anew_is_a_new_one(watching, tmp_path):
+def test_a_image_that_is_written_anew_is_a_new_one(watching, tmp_path):
     save(texture(np.random.default_rng(0)), tmp_path / "in" / "a.png")
     assert len(watching(1)) == 1
     assert watching(1, seconds=1.0) == []

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from when nothing is stated, with torch's cache and the network played by the test."""
+"""Where pretrained weights come from when nothing is given, with torch's cache and the network played by the test."""
 
 import hashlib
 import io
@@ -10,9 +10,9 @@ import torch
 import torchvision
 from toy import composed
 
-from anomaly_lightning.build import build_backbone
 from anomaly_lightning.errors import WeightsError
 from anomaly_lightning.features import weights
+from anomaly_lightning.training.compose import build_backbone
 
 
 @pytest.fixture
@@ -103,9 +103,9 @@ def test_weights_that_torchvision_does_not_have_are_named():
 
 
 def test_timms_weights_that_can_not_be_had_are_named(hub):
-    stated = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.taps=[layer2]")
+    given = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.taps=[layer2]")
     with pytest.raises(WeightsError, match=r"resnet10t\.c3_in1k.*backbone\.weights="):
-        build_backbone(composed(*stated, "backbone.pretrained=c3_in1k"))
+        build_backbone(composed(*given, "backbone.pretrained=c3_in1k"))
 
 
 def test_lite0_needs_no_network(hub):

@@ -32,7 +32,7 @@ SMALL = (
     "model.stages=2",
     "trainer.accelerator=cpu",
 )
-# Neither pictures nor logs, where a test looks at numbers alone.
+# Neither images nor logs, where a test looks at numbers alone.
 BARE = ("callbacks.panels=null", "callbacks.heatmaps=null", "logger.tensorboard=null", "logger.history=null")
 
 
@@ -51,7 +51,7 @@ def save(values: np.ndarray, path: Path) -> Path:
 
 
 def make_category(root: Path, name: str = "widget", normals: int = 15, test_good: int = 5, seed: int = 0) -> Path:
-    """Write <root>/<name> in MVNet layout; every picture differs, every defect has its mask."""
+    """Write <root>/<name> in MVNet layout; every image differs, every defect has its mask."""
     rng, folder = np.random.default_rng(seed), root / name
     for number in range(normals):
         save(texture(rng), folder / "train" / "good" / f"{number}.png")

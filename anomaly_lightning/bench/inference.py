@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import torch
 
 from anomaly_lightning.bench.timing import Rounds, cycle
-from anomaly_lightning.data.images import read_picture
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.data.transforms import PictureTransform
-from anomaly_lightning.module import AnomalyModule
+from anomaly_lightning.runtime.reading import read_image
+from anomaly_lightning.runtime.transform import ImageTransform
+from anomaly_lightning.training.module import AnomalyModule
 
 BASE = "backbone"  # the bare forward of the frozen network up to its last tap
 
 
 @torch.inference_mode()
 def stages(
-    module: AnomalyModule, transform: PictureTransform, samples: Sequence[Sample], size: int, rounds: int, warmup: int
+    module: AnomalyModule, transform: ImageTransform, samples: Sequence[Sample], size: int, rounds: int, warmup: int
 ) -> dict[str, dict[str, float]]:
     """Figures of each stage and of the whole, see `Rounds.summary`.
 
@@ -24,9 +24,9 @@ def stages(
 
     Args:
         module: Fitted; measured on the device that it is on.
-        transform: From picture to `images`.
-        samples: Pictures that take turns.
-        size: Pictures a batch.
+        transform: From image to `images`.
+        samples: Images that take turns.
+        size: Images a batch.
         rounds: How often each stage is measured.
         warmup: Rounds before that are left out.
     """
@@ -37,7 +37,7 @@ def stages(
     return measured.summary(BASE, size)
 
 
-def _round(module: AnomalyModule, transform: PictureTransform, chosen: Sequence[Sample], measured: Rounds) -> None:
+def _round(module: AnomalyModule, transform: ImageTransform, chosen: Sequence[Sample], measured: Rounds) -> None:
     device = module.device
 
     def settled(result: object) -> object:
@@ -45,8 +45,8 @@ def _round(module: AnomalyModule, transform: PictureTransform, chosen: Sequence[
             torch.cuda.synchronize(device)  # kernels run on after the call returns
         return result
 
-    pictures = measured.time("decode", lambda: [read_picture(sample.path) for sample in chosen])
-    images = measured.time("resize", lambda: torch.stack([transform(picture) for picture in pictures])).to(device)
+    images = measured.time("decode", lambda: [read_image(sample.path) for sample in chosen])
+    images = measured.time("resize", lambda: torch.stack([transform(image) for image in images])).to(device)
     measured.time(BASE, lambda: settled(module.extractor.backbone(images)))
     features = measured.time("features", lambda: settled(module.extractor(images)))
     error_maps = measured.time("detector", lambda: settled(module.detector.error_map(features)))
@@ -54,7 +54,7 @@ def _round(module: AnomalyModule, transform: PictureTransform, chosen: Sequence[
     measured.time("tensor_to_map", lambda: [part.cpu() for part in module(images)])
 
     def whole() -> object:
-        batch = torch.stack([transform(read_picture(sample.path)) for sample in chosen]).to(device)
+        batch = torch.stack([transform(read_image(sample.path)) for sample in chosen]).to(device)
         return [part.cpu() for part in module(batch)]
 
     measured.time("whole", whole)

@@ -1,4 +1,4 @@
-"""One benchmark from a composed config: trains, measures predictions, compares with the naive loop and a rival."""
+"""One benchmark from a composed config: trains, measures predictions, compares with the naive loop and a baseline."""
 
 import os
 import shutil
@@ -8,42 +8,43 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning import build, run_files
 from anomaly_lightning.bench import inference, training
 from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.datamodule import FeatureDataModule
-from anomaly_lightning.module import AnomalyModule
-from anomaly_lightning.session import quieten
+from anomaly_lightning.reports import run_files
+from anomaly_lightning.training import compose
+from anomaly_lightning.training.module import AnomalyModule
+from anomaly_lightning.training.session import quieten
 
 
 def measure(cfg: DictConfig) -> dict[str, Any]:
     """Do what the config says; returns what benchmark.json holds, and writes it."""
     quieten()
-    rival = _rival(cfg)
+    baseline = _baseline(cfg)
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     pl.seed_everything(cfg.seed, verbose=False)
-    extractor = build.build_extractor(cfg)
-    pictures, resolved = build.build_pictures(cfg, extractor.backbone)
-    data = training.store_data(cfg, pictures, extractor)
+    extractor = compose.build_extractor(cfg)
+    images, resolved = compose.build_images(cfg, extractor.backbone)
+    data = training.store_data(cfg, images, extractor)
     memory, comparison = {"start": run_files.peak_memory_mb()}, None
     try:
-        own, module = training.run(training.variant(cfg, "own"), pictures, extractor, data, cfg.test)
+        own, module = training.run(training.variant(cfg, "own"), images, extractor, data, cfg.test)
         methods = {_name(module): own}
         memory["training"] = run_files.peak_memory_mb()
-        predictions = _predictions(cfg, module, pictures)
+        predictions = _predictions(cfg, module, images)
         memory["predictions"] = run_files.peak_memory_mb()
-        if rival is not None:
-            other, name = _rival_run(rival, data)
-            methods[f"{name} (rival)"] = other
+        if baseline is not None:
+            other, name = _baseline_run(baseline, data)
+            methods[f"{name} (baseline)"] = other
             comparison = training.comparison(own, other)
     finally:
         data.store.close()
         shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
     figures = {
         "machine": {**run_files.environment(), "load_average": _load()},
-        "resolved": {"data": resolved.where, "why": resolved.why, **_what(cfg, module, pictures)},
+        "resolved": {"data": resolved.where, "why": resolved.why, **_what(cfg, module, images)},
         "inference": predictions,
         "training": methods,
         "comparison": comparison,
@@ -54,37 +55,37 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     return figures
 
 
-def _rival(cfg: DictConfig) -> DictConfig | None:
-    """Config of the rival's run.
+def _baseline(cfg: DictConfig) -> DictConfig | None:
+    """Config of the baseline's run.
 
     Raises:
         UserError: There is no such method.
     """
-    if cfg.bench.rival is None:
+    if cfg.bench.baseline is None:
         return None
-    file = CONFIG_DIR / "model" / f"{cfg.bench.rival}.yaml"
+    file = CONFIG_DIR / "model" / f"{cfg.bench.baseline}.yaml"
     if not file.is_file():
         there = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise UserError(f"bench.rival={cfg.bench.rival}: there is no such method. Expected null or one of {there}.")
+        raise UserError(f"bench.baseline={cfg.bench.baseline}: no such method. Expected null or one of {there}.")
     changed = cfg.copy()
     OmegaConf.set_struct(changed, False)
-    return training.variant(changed, "rival", model=OmegaConf.load(file))
+    return training.variant(changed, "baseline", model=OmegaConf.load(file))
 
 
-def _rival_run(rival: DictConfig, data: FeatureDataModule) -> tuple[dict[str, Any], str]:
-    """Seconds by part of the rival's run on the features that are there already, and its name."""
-    parts, module = training.run(rival, data.pictures, data.extractor, data, rival.test)
+def _baseline_run(baseline: DictConfig, data: FeatureDataModule) -> tuple[dict[str, Any], str]:
+    """Seconds by part of the baseline's run on the features that are there already, and its name."""
+    parts, module = training.run(baseline, data.images, data.extractor, data, baseline.test)
     return parts, _name(module)
 
 
-def _predictions(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> dict[str, Any]:
-    """Stages for one picture and for a batch."""
-    rounds, warmup, samples = cfg.bench.rounds, cfg.bench.warmup, pictures.splits.test or pictures.splits.train
+def _predictions(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule) -> dict[str, Any]:
+    """Stages for one image and for a batch."""
+    rounds, warmup, samples = cfg.bench.rounds, cfg.bench.warmup, images.splits.test or images.splits.train
     sizes = {"single": 1, "batch": cfg.bench.batch_size}
     measured = {}
     for name, size in sizes.items():
-        times = inference.stages(module, pictures.transform, samples, size, max(3, rounds // size), warmup)
-        measured[name] = {"pictures": size, "stages": times}
+        times = inference.stages(module, images.transform, samples, size, max(3, rounds // size), warmup)
+        measured[name] = {"images": size, "stages": times}
     return measured
 
 
@@ -97,15 +98,15 @@ def _naive(cfg: DictConfig, module: AnomalyModule, own: dict[str, Any]) -> dict[
     return {**loop, "with_store_s": with_store, "speedup": loop["extrapolated_s"] / with_store}
 
 
-def _what(cfg: DictConfig, module: AnomalyModule, pictures: MVNetDataModule) -> dict[str, Any]:
+def _what(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule) -> dict[str, Any]:
     return {
         "category": str(cfg.category.name),
         "backbone": module.extractor.backbone.name,
         "model": module.settings["model"],
         "features": module.settings["shape"],
-        "image_size": list(pictures.transform.size),
+        "image_size": list(images.transform.size),
         "precision": {"features": module.extractor.precision.name, "training": str(cfg.trainer.precision)},
-        "counts": pictures.splits.counts(),
+        "counts": images.splits.counts(),
     }
 
 

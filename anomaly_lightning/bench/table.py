@@ -18,7 +18,7 @@ def show(figures: Mapping[str, Any]) -> None:
 
 
 def _stages(name: str, block: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{name}: {block['pictures']} picture(s), milliseconds a picture", title_justify="left")
+    table = Table(title=f"{name}: {block['images']} image(s), milliseconds an image", title_justify="left")
     for column in ("stage", "p50", "p95", "p99", "of the backbone", "by CPU time"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage, row in block["stages"].items():
@@ -43,9 +43,9 @@ def _words(figures: Mapping[str, Any]) -> list[str]:
     lines = []
     if (both := figures["comparison"]) is not None:
         lines.append(
-            f"all stages, feature pass to test: {both['own_s']:.2f} s; rival, charged with the same feature pass, "
-            f"{both['rival_s']:.2f} s: {both['ratio']:.2f} times; rival's fit and test alone "
-            f"{both['rival_fit_and_test_s']:.2f} s: {both['ratio_to_fit_and_test']:.2f} times"
+            f"all stages, feature pass to test: {both['own_s']:.2f} s; baseline, charged with the same feature pass, "
+            f"{both['baseline_s']:.2f} s: {both['ratio']:.2f} times; baseline's fit and test alone "
+            f"{both['baseline_fit_and_test_s']:.2f} s: {both['ratio_to_fit_and_test']:.2f} times"
         )
     if (naive := figures["naive"]) is not None:
         lines.append(

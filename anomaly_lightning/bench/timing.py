@@ -31,24 +31,24 @@ class Rounds:
         self.durations.setdefault(name, []).append(spent)
         return result
 
-    def summary(self, base: str, pictures: int = 1) -> dict[str, dict[str, float]]:
+    def summary(self, base: str, images: int = 1) -> dict[str, dict[str, float]]:
         """Figures of each name.
 
         Args:
             base: Name of the work that the others are compared with.
-            pictures: Pictures a round; the milliseconds are those of one picture.
+            images: Images a round; the milliseconds are those of one image.
 
         Returns:
-            For each name `p50_ms`, `p95_ms`, `p99_ms` (wall, a picture), `ratio` (median over the rounds of its wall
+            For each name `p50_ms`, `p95_ms`, `p99_ms` (wall, an image), `ratio` (median over the rounds of its wall
             time over that of `base` in the same round), `cpu_ratio` (of the sums of CPU time).
         """
         counted = {name: np.array(spent[self.warmup :]) for name, spent in self.durations.items()}
-        return {name: _figures(spent, counted[base], pictures) for name, spent in counted.items()}
+        return {name: _figures(spent, counted[base], images) for name, spent in counted.items()}
 
 
-def _figures(spent: np.ndarray, base: np.ndarray, pictures: int) -> dict[str, float]:
+def _figures(spent: np.ndarray, base: np.ndarray, images: int) -> dict[str, float]:
     """Figures of (rounds, 2) seconds of wall and CPU time."""
-    p50, p95, p99 = np.percentile(1000 * spent[:, 0] / pictures, (50, 95, 99))
+    p50, p95, p99 = np.percentile(1000 * spent[:, 0] / images, (50, 95, 99))
     return {
         "p50_ms": float(p50),
         "p95_ms": float(p95),

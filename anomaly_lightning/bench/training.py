@@ -8,12 +8,13 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning import build, fitting, run_files
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
-from anomaly_lightning.module import AnomalyModule
-from anomaly_lightning.results import Results
+from anomaly_lightning.reports import run_files
+from anomaly_lightning.reports.results import Results
+from anomaly_lightning.training import compose, finish
+from anomaly_lightning.training.module import AnomalyModule
 
 
 class Stopwatch(pl.Callback):
@@ -61,63 +62,63 @@ def variant(cfg: DictConfig, name: str, **changes: Any) -> DictConfig:
     return changed
 
 
-def store_data(cfg: DictConfig, pictures: MVNetDataModule, extractor: FeatureExtractor) -> FeatureDataModule:
+def store_data(cfg: DictConfig, images: MVNetDataModule, extractor: FeatureExtractor) -> FeatureDataModule:
     """Datamodule over a store of this benchmark's own, so that it really is built."""
     folder = Path(cfg.run_dir) / "cache"
-    store = build.store_for(extractor, pictures.transform, "disk", folder, cfg.cache.dtype)
-    return FeatureDataModule(pictures, extractor, store, workers=max(1, cfg.data.workers))
+    store = compose.store_for(extractor, images.transform, "disk", folder, cfg.cache.dtype)
+    return FeatureDataModule(images, extractor, store, workers=max(1, cfg.data.workers))
 
 
 def run(
-    cfg: DictConfig, pictures: MVNetDataModule, extractor: FeatureExtractor, data: pl.LightningDataModule, test: bool
+    cfg: DictConfig, images: MVNetDataModule, extractor: FeatureExtractor, data: pl.LightningDataModule, test: bool
 ) -> tuple[dict[str, Any], AnomalyModule]:
     """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module."""
     pl.seed_everything(cfg.seed, verbose=False)
-    module = build.build_module(cfg, extractor, pictures.transform)
-    trainer = build.build_trainer(cfg, module.detector.trainable)
+    module = compose.build_module(cfg, extractor, images.transform)
+    trainer = compose.build_trainer(cfg, module.detector.trainable)
     watch, clock, before = Stopwatch(), run_files.Clock(), getattr(data, "computed", 0)
     trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
     with clock.stage("features_s"):
         data.trainer = trainer
         data.setup("fit")
     with clock.stage("fit_s"):
-        fitting.fit(trainer, module, data, None)
+        finish.fit(trainer, module, data, None)
     with clock.stage("calibrate_s"):
-        fitting.finalise(trainer, module, data, Path(cfg.run_dir) / "checkpoints")
-    if test and pictures.splits.test:
+        finish.finalise(trainer, module, data, Path(cfg.run_dir) / "checkpoints")
+    if test and images.splits.test:
         with clock.stage("test_s"):
             trainer.test(module, datamodule=data, verbose=False)
-            Results.of(module, pictures.splits.test, pictures.transform).figures(cfg.bootstrap, cfg.seed)
+            Results.of(module, images.splits.test, images.transform).figures(cfg.bootstrap, cfg.seed)
     module.to(trainer.strategy.root_device)  # a trainer that is done leaves it on the CPU
     epochs = watch.epochs_s()
     parts = {"statistics_s": watch.statistics_s(), "epoch_s": sum(epochs) / len(epochs), "epochs": len(epochs)}
     computed = getattr(data, "computed", 0) - before
-    return {**clock.stages, "total_s": clock.total(), **parts, "pictures_computed": computed}, module
+    return {**clock.stages, "total_s": clock.total(), **parts, "images_computed": computed}, module
 
 
-def comparison(own: dict[str, Any], rival: dict[str, Any]) -> dict[str, float]:
+def comparison(own: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:
     """What all stages take for two methods, and the ratios of the first to the second.
 
-    What the train command does for people besides (verdict INVALID, pictures, report) is in none of them.
+    What the train command does for people besides (verdict INVALID, images, report) is in none of them.
 
     Args:
         own: Parts of the run that built the store, from `run`.
-        rival: Parts of a run that was served from it.
+        baseline: Parts of a run that was served from it.
 
     Returns:
-        `own_s`: the feature pass, fit, calibration and test; `rival_s`: the same, charged with the same feature pass;
-        `rival_fit_and_test_s`: without it; `ratio` = own_s / rival_s and
-        `ratio_to_fit_and_test` = own_s / rival_fit_and_test_s.
+        `own_s`: the feature pass, fit, calibration and test; `baseline_s`: the same, with the same feature pass;
+        `baseline_fit_and_test_s`: without it; `ratio` = own_s / baseline_s and
+        `ratio_to_fit_and_test` = own_s / baseline_fit_and_test_s.
     """
-    later = [sum(parts.get(stage, 0.0) for stage in ("fit_s", "calibrate_s", "test_s")) for parts in (own, rival)]
+    later = [sum(parts.get(stage, 0.0) for stage in ("fit_s", "calibrate_s", "test_s")) for parts in (own, baseline)]
     features = own["features_s"]
-    whole = {"own_s": features + later[0], "rival_s": features + later[1], "rival_fit_and_test_s": later[1]}
-    ratios = {"ratio": whole["own_s"] / whole["rival_s"], "ratio_to_fit_and_test": whole["own_s"] / later[1]}
+    whole = {"own_s": features + later[0], "baseline_s": features + later[1], "baseline_fit_and_test_s": later[1]}
+    ratios = {"ratio": whole["own_s"] / whole["baseline_s"], "ratio_to_fit_and_test": whole["own_s"] / later[1]}
     return {**whole, **ratios}
 
 
 def naive(cfg: DictConfig, extractor: FeatureExtractor, epochs: int, wanted: int) -> dict[str, Any]:
-    """The loop without a store: pictures decoded and put through the backbone in every epoch.
+    """The loop without a store: images decoded and put through the backbone in every epoch.
 
     Args:
         cfg: The run's config.
@@ -126,7 +127,7 @@ def naive(cfg: DictConfig, extractor: FeatureExtractor, epochs: int, wanted: int
         wanted: Epochs that the fit is extrapolated to.
     """
     changed = variant(cfg, "naive", cache__mode="off", trainer__max_epochs=epochs)
-    pictures, _ = build.build_pictures(changed, extractor.backbone)
-    parts, _ = run(changed, pictures, extractor, pictures, test=False)
+    images, _ = compose.build_images(changed, extractor.backbone)
+    parts, _ = run(changed, images, extractor, images, test=False)
     extrapolated = parts["fit_s"] + (wanted - epochs) * parts["epoch_s"]
     return {"epochs": epochs, "epoch_s": parts["epoch_s"], "extrapolated_to": wanted, "extrapolated_s": extrapolated}

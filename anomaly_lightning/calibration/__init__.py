@@ -1,10 +1,10 @@
 """Scores of normals -> threshold, and what that threshold promises: all the statistics of the decision.
 
-Pure functions and small frozen rules over one-dimensional scores; nothing here knows pictures, detectors or Lightning.
+Pure functions and small frozen rules over one-dimensional scores; nothing here knows images, detectors or Lightning.
 Everywhere the decision is `score > threshold`. Scores stay in their own (raw error) unit, in float64.
 """
 
-from anomaly_lightning.calibration.fitting import Rule
+from anomaly_lightning.calibration.calibrate import Rule
 from anomaly_lightning.calibration.folds import fold_indices
 from anomaly_lightning.calibration.result import Calibration, Influence, Verdict, decide
 from anomaly_lightning.calibration.rules import (

@@ -11,7 +11,7 @@ from anomaly_lightning.calibration.scores import as_scores
 
 Verdict = Literal["OK", "REVIEW", "NG"]
 
-STRONG_INFLUENCE = 0.1  # a tenth of the threshold by one picture is worth a word to the user
+STRONG_INFLUENCE = 0.1  # a tenth of the threshold by one image is worth a word to the user
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Calibration:
         if self.influence is None or abs(self.influence.shift) <= STRONG_INFLUENCE:
             return None
         name, shift = names[self.influence.index], self.influence.shift
-        return f"The threshold hangs on one normal: without {name} it moves by {shift:+.0%}. Look at that picture."
+        return f"The threshold hangs on one normal: without {name} it moves by {shift:+.0%}. Look at that image."
 
 
 def decide(scores: ArrayLike | torch.Tensor, calibration: Calibration) -> list[Verdict]:

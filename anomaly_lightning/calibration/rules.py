@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from anomaly_lightning.calibration.fitting import Rule, calibrate
+from anomaly_lightning.calibration.calibrate import Rule, calibrate
 from anomaly_lightning.calibration.result import Calibration
 from anomaly_lightning.calibration.scores import Scores, as_scores, exact, require
 from anomaly_lightning.errors import CalibrationError
@@ -188,7 +188,7 @@ class Conformal(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class F1(Rule):
-    """Best F1 on labelled validation pictures that the user names; never on the test set: that would be an oracle."""
+    """Best F1 on labelled validation images that the user names; never on the test set: that would be an oracle."""
 
     method: ClassVar[str] = "f1"
     labelled: ClassVar[bool] = True

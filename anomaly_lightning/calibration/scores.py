@@ -22,16 +22,16 @@ def as_scores(scores: ArrayLike | torch.Tensor, least: int = 1, where: str = "sc
     plain = scores.detach().cpu().double().numpy() if isinstance(scores, torch.Tensor) else scores
     values = np.asarray(plain, dtype=np.float64)
     if values.ndim != 1:
-        raise CalibrationError(f"The {where} must be one number a picture, shape (n,); got shape {values.shape}.")
+        raise CalibrationError(f"The {where} must be one number an image, shape (n,); got shape {values.shape}.")
     if bad := np.flatnonzero(~np.isfinite(values)).tolist():
         raise CalibrationError(
             f"The {where} must be finite numbers; {len(bad)} of {len(values)} are NaN or infinite, the first at "
-            f"number {bad[0]} (from 0). Look at that picture and at whether the training diverged."
+            f"number {bad[0]} (from 0). Look at that image and at whether the training diverged."
         )
     if len(values) < least:
         raise CalibrationError(
             f"At least {least} {where} are needed, {len(values)} came: {least - len(values)} more to go. "
-            "Add pictures, calibrate on more of them (cross-fitting), or choose another threshold rule."
+            "Add images, calibrate on more of them (cross-fitting), or choose another threshold rule."
         )
     return values
 

@@ -1,4 +1,4 @@
-"""Do the pictures at hand look like the normals the threshold was fitted on?"""
+"""Do the images at hand look like the normals the threshold was fitted on?"""
 
 import math
 
@@ -15,18 +15,18 @@ LEVEL = 0.005  # of each of the two tests, so that both together warn falsely at
 def shift_warning(
     calibration_scores: ArrayLike | torch.Tensor, scores_at_hand: ArrayLike | torch.Tensor, good_share: float = 0.25
 ) -> str | None:
-    """Sentence for the user where calibration normals and the pictures at hand differ beyond chance, else None.
+    """Sentence for the user where calibration normals and the images at hand differ beyond chance, else None.
 
-    Two one-sided Mann-Whitney tests, neither of which defects among the pictures at hand can set off:
+    Two one-sided Mann-Whitney tests, neither of which defects among the images at hand can set off:
     the lowest `good_share` of the scores at hand against all calibration scores (higher: the good parts at hand look
-    stranger than those calibrated on), and all scores at hand against them (lower: the threshold is too lenient).
+    more anomalous than those calibrated on), and all scores at hand against them (lower: the threshold is too lenient).
     False warnings: at most 1 in 100 sets where calibration normals and good parts at hand are drawn alike and at
-    least `good_share` of the pictures are good (simulated in tests/test_calibration.py).
+    least `good_share` of the images are good (simulated in tests/test_calibration.py).
 
     Args:
         calibration_scores: (n,) of normals.
-        scores_at_hand: (m,) of pictures of any kind, unlabelled.
-        good_share: Least share of good parts among the pictures at hand, in (0, 1]; where all are known to be good, 1
+        scores_at_hand: (m,) of images of any kind, unlabelled.
+        good_share: Least share of good parts among the images at hand, in (0, 1]; where all are known to be good, 1
             finds smaller shifts.
 
     Raises:
@@ -39,13 +39,13 @@ def shift_warning(
     if stats.mannwhitneyu(lowest, normals, alternative="greater").pvalue < LEVEL:
         return (
             f"Even the lowest {len(lowest)} of {len(at_hand)} scores at hand are higher than those of the "
-            f"{len(normals)} normals calibrated on: under {good_share:.0%} of these pictures are good, or good parts "
-            "look different now (other positions, light, product), and then the stated false-alarm rate does not hold. "
+            f"{len(normals)} normals calibrated on: under {good_share:.0%} of these images are good, or good parts "
+            "look different now (other positions, light, product), and then the given false-alarm rate does not hold. "
             "Calibrate on normals like them."
         )
     if stats.mannwhitneyu(at_hand, normals, alternative="less").pvalue < LEVEL:
         return (
             f"The {len(at_hand)} scores at hand are lower than those of the {len(normals)} normals calibrated on: the "
-            "threshold is too lenient for these pictures and will miss defects. Calibrate on normals like them."
+            "threshold is too lenient for these images and will miss defects. Calibrate on normals like them."
         )
     return None

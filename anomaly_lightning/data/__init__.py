@@ -1,1 +1,1 @@
-"""Pictures: folder layouts, splits, reading, transforms, synthetic categories, the datamodules."""
+"""Images: folder layouts, splits, reading, transforms, synthetic categories, the datamodules."""

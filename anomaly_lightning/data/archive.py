@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from anomaly_lightning.data.samples import GOOD, pictures_in
+from anomaly_lightning.data.samples import GOOD, images_in
 from anomaly_lightning.errors import DataError
 
 CHUNK = 2**20
@@ -50,16 +50,14 @@ def unpack_category(archive: Path, root: Path, name: str, max_bytes: int, max_fi
     aside.mkdir(parents=True)
     try:
         _unpack(archive, aside, name, max_bytes, max_files)
-        if not pictures_in(aside / name / "train" / GOOD):
-            raise ArchiveError(f"{archive} holds no pictures in {name}/train/{GOOD}: it is not the archive of {name}.")
+        if not images_in(aside / name / "train" / GOOD):
+            raise ArchiveError(f"{archive} holds no images in {name}/train/{GOOD}: it is not the archive of {name}.")
         (aside / name).rename(root / name)
     except _BROKEN as error:
         raise ArchiveError(f"{archive} is damaged or truncated ({error}); delete it and fetch it anew.") from error
     except OSError as error:
         if error.errno in _DISK:
-            raise DataError(
-                f"{root} can't be written: {error}. Mend that and call again; {archive} is kept."
-            ) from error
+            raise DataError(f"{root} can't be written: {error}. Fix that and call again; {archive} is kept.") from error
         raise ArchiveError(f"{archive} can't be unpacked into {root}: {error}.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -74,7 +72,7 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= LARGEST_READ:
-            raise ArchiveError(f"An entry of the archive has a header of {size} bytes; it is no archive of pictures.")
+            raise ArchiveError(f"An entry of the archive has a header of {size} bytes; it is no archive of images.")
         self.last = self._stream.read(size)
         if self._stream.tell() > self._max_bytes:
             raise ArchiveError(_too_much(self._max_bytes))

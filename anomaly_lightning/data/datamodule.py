@@ -1,4 +1,4 @@
-"""The LightningDataModule of the MVNet splits: batches of pictures."""
+"""The LightningDataModule of the MVNet splits: batches of images."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomaly_lightning.data.dataset import PictureDataset
-from anomaly_lightning.data.images import check_pictures, content_hash
+from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import ROLES, Splits, make_splits
-from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.reading import check_images, content_hash
+from anomaly_lightning.runtime.transform import ImageTransform
 
 ON_CORRUPT = ("error", "skip")
 
@@ -31,27 +31,27 @@ def _file_hash(path: Path) -> str:
 
 
 class MVNetDataModule(pl.LightningDataModule):
-    """Splits one category and serves batches of pictures (see `PictureDataset` for what a batch holds).
+    """Splits one category and serves batches of images (see `ImageDataset` for what a batch holds).
 
     Args:
         category: What the layout holds, as `data.samples.read_category` lists it.
-        transform: From picture to `images`; every path of a run uses this one.
+        transform: From image to `images`; every path of a run uses this one.
         split: Split policy, "official" or "pooled_80_20".
         validation_share: Share of the training normals that validate.
-        batch_size: Pictures a batch.
-        workers: Processes that load pictures; 0 = the training process itself.
+        batch_size: Images a batch.
+        workers: Processes that load images; 0 = the training process itself.
         seed: Seed of the split and of the shuffling.
-        on_corrupt: What an unreadable picture does: "error" (all are named before training), or "skip".
+        on_corrupt: What an unreadable image does: "error" (all are named before training), or "skip".
 
     Attributes:
         splits: The three sets, less what was skipped.
-        skipped: Unreadable pictures that were left out, with the reason.
+        skipped: Unreadable images that were left out, with the reason.
     """
 
     def __init__(
         self,
         category: Category,
-        transform: PictureTransform,
+        transform: ImageTransform,
         split: str = "official",
         validation_share: float = 0.2,
         batch_size: int = 32,
@@ -63,7 +63,7 @@ class MVNetDataModule(pl.LightningDataModule):
         if on_corrupt not in ON_CORRUPT:
             raise DataError(f"data.on_corrupt={on_corrupt}: expected one of {', '.join(ON_CORRUPT)}.")
         if batch_size < 1:
-            raise DataError(f"data.batch_size={batch_size}: expected 1 or more pictures.")
+            raise DataError(f"data.batch_size={batch_size}: expected 1 or more images.")
         self.category, self.transform, self.split = category, transform, split
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
         self.splits: Splits = make_splits(category, split, seed, validation_share)
@@ -71,9 +71,9 @@ class MVNetDataModule(pl.LightningDataModule):
         self._checked = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Find unreadable pictures, once, before anything is computed."""
+        """Find unreadable images, once, before anything is computed."""
         if not self._checked:
-            self.leave_out(check_pictures([sample.path for sample in self.samples()]))
+            self.leave_out(check_images([sample.path for sample in self.samples()]))
 
     def samples(self) -> tuple[Sample, ...]:
         """Samples of all three sets."""
@@ -83,26 +83,26 @@ class MVNetDataModule(pl.LightningDataModule):
         """Take the check's findings: raise with all of them, or go on without them, as `on_corrupt` says.
 
         Raises:
-            DataError: There are unreadable pictures and `on_corrupt` is "error", or too few are left to train on.
+            DataError: There are unreadable images and `on_corrupt` is "error", or too few are left to train on.
         """
         self._checked = True
         if unreadable and self.on_corrupt == "error":
             listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
             raise DataError(
-                f"{len(unreadable)} of {len(self.samples())} pictures can't be read:\n{listed}\n"
-                "Mend or remove them, or leave them out with data.on_corrupt=skip."
+                f"{len(unreadable)} of {len(self.samples())} images can't be read:\n{listed}\n"
+                "Fix or remove them, or leave them out with data.on_corrupt=skip."
             )
         self.skipped |= unreadable
         self.splits = self.splits.without({sample for sample in self.samples() if sample.path in unreadable})
         if not self.splits.train or not self.splits.validation:
-            raise DataError(f"No readable training or validation picture of {self.category.name} is left.")
+            raise DataError(f"No readable training or validation image of {self.category.name} is left.")
 
-    def dataset(self, role: str) -> PictureDataset:
-        """Pictures of the set "train", "validation" or "test"."""
-        return PictureDataset(getattr(self.splits, role), self.transform)
+    def dataset(self, role: str) -> ImageDataset:
+        """Images of the set "train", "validation" or "test"."""
+        return ImageDataset(getattr(self.splits, role), self.transform)
 
     def fingerprint(self) -> str:
-        """Hex sha256 of what the category holds: roles, defect names, and the content of every picture and mask."""
+        """Hex sha256 of what the category holds: roles, defect names, and the content of every image and mask."""
         digest = hashlib.sha256()
         for role, samples in (("train", self.category.train), ("test", self.category.test)):
             for sample in samples:
@@ -137,5 +137,5 @@ class MVNetDataModule(pl.LightningDataModule):
         return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches of test pictures."""
+        """Batches of test images."""
         return self._loader("test")

@@ -1,8 +1,8 @@
-"""Pictures that are there twice: the same bytes, or the same picture written anew.
+"""Images that are there twice: the same bytes, or the same image written anew.
 
-A near duplicate is what re-encoding, resizing or a little brightness makes of a picture. Pictures of one camera look
+A near duplicate is what re-encoding, resizing or a little brightness makes of an image. Images of one camera look
 alike as a whole, so what all of them share (the median) is taken away first: what is left differs from part to part,
-and is nearly the same in two versions of one picture. Crops, turns and mirrors are not looked for.
+and is nearly the same in two versions of one image. Crops, turns and mirrors are not looked for.
 """
 
 from collections import defaultdict
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft
 
-from anomaly_lightning.data.images import PictureError, content_hash
+from anomaly_lightning.runtime.reading import ImageError, content_hash
 
 THUMB = 32
 LOW = 12  # the hash has LOW * LOW - 1 bits: signs of the lowest cosine coefficients without the mean
-MOST_BITS = 0.2  # share of the bits in which near duplicates may differ; unrelated pictures differ in half
-RELATIVE = 0.35  # distance of near duplicates, as a share of the median distance to the nearest picture
-NEVER_BELOW = 1.0  # levels of 255 (root mean square) that a re-encoded picture may differ by, however close others are
+MOST_BITS = 0.2  # share of the bits in which near duplicates may differ; unrelated images differ in half
+RELATIVE = 0.35  # distance of near duplicates, as a share of the median distance to the nearest image
+NEVER_BELOW = 1.0  # levels of 255 (root mean square) that a re-encoded image may differ by, however close others are
 
 
-def thumbnail(picture: Image.Image) -> NDArray[np.float32]:
-    """Grey picture of 32 x 32 pixels, (32, 32) float32 in levels of 255."""
-    small = picture.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+def thumbnail(image: Image.Image) -> NDArray[np.float32]:
+    """Grey image of 32 x 32 pixels, (32, 32) float32 in levels of 255."""
+    small = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32)
 
 
@@ -52,12 +52,12 @@ def leaks(training: Iterable[Path], test: Iterable[Path]) -> list[tuple[Path, Pa
 def _content(path: Path) -> str | None:
     try:
         return content_hash(path)
-    except PictureError:
+    except ImageError:
         return None
 
 
 def near_duplicates(thumbs: NDArray[np.float32], same: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of pictures that are most likely one picture written twice.
+    """Pairs (i, j), i < j, of images that are most likely one image written twice.
 
     Args:
         thumbs: (N, 32, 32) float32 as `thumbnail` makes them.

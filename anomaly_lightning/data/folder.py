@@ -1,11 +1,11 @@
-"""Anybody's own pictures: folders of good parts, and maybe of defective ones, as a category."""
+"""Anybody's own images: folders of good parts, and maybe of defective ones, as a category."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from anomaly_lightning.data.masks import MASK_NAMES, MaskFinder, refuse_shared_masks
-from anomaly_lightning.data.samples import GOOD, PICTURE_SUFFIXES, Category, Sample, pictures_in
+from anomaly_lightning.data.samples import GOOD, IMAGE_SUFFIXES, Category, Sample, images_in
 from anomaly_lightning.errors import DataError
 
 UNNAMED_DEFECT = "defect"
@@ -18,85 +18,85 @@ def read_folder(
     masks: Path | None = None,
     normal_test: Sequence[Path] = (),
 ) -> Category:
-    """List pictures that lie in folders of one's own. Folders are read with all that is below them.
+    """List images that lie in folders of one's own. Folders are read with all that is below them.
 
     Folders may lie inside one another: `normal` leaves out what belongs to the other three.
 
     Args:
         name: What the category is to be called.
-        normal: Folders of pictures of good parts, for training and validation.
-        abnormal: Folder of pictures of defective parts: its subfolders are the defect types ("good" are good parts to
-            test on); pictures directly in it are of the type "defect". None = no test of defects.
+        normal: Folders of images of good parts, for training and validation.
+        abnormal: Folder of images of defective parts: its subfolders are the defect types ("good" are good parts to
+            test on); images directly in it are of the type "defect". None = no test of defects.
         masks: Folder of the defects' masks, named as `masks.MASK_NAMES`, in the same subfolders or in none. It may be
             `abnormal` itself.
-        normal_test: Folders of pictures of good parts that are kept for testing.
+        normal_test: Folders of images of good parts that are kept for testing.
 
     Raises:
-        DataError: A folder is missing or holds no picture, no mask fits any picture, or one fits two.
+        DataError: A folder is missing or holds no image, no mask fits any image, or one fits two.
     """
     if masks is not None and abnormal is None:
-        raise DataError(f"data.masks={masks} needs data.abnormal, the folder of the pictures that the masks belong to.")
+        raise DataError(f"data.masks={masks} needs data.abnormal, the folder of the images that the masks belong to.")
     others = [folder for folder in (abnormal, masks) if folder is not None]
-    good = tuple(Sample(path) for path in _pictures(normal_test, "data.normal_test", others))
-    train = tuple(Sample(path) for path in _pictures(normal, "data.normal", [*others, *normal_test]))
+    good = tuple(Sample(path) for path in _images(normal_test, "data.normal_test", others))
+    train = tuple(Sample(path) for path in _images(normal, "data.normal", [*others, *normal_test]))
     if not train:
-        raise DataError(f"data.normal={_shown(normal)}: expected at least one folder of pictures of good parts.")
+        raise DataError(f"data.normal={_shown(normal)}: expected at least one folder of images of good parts.")
     return Category(name, train, good + _abnormal(abnormal, masks))
 
 
-def _pictures(folders: Sequence[Path], key: str, without: Iterable[Path]) -> list[Path]:
-    """Pictures in some folders, each once, less those below other folders."""
+def _images(folders: Sequence[Path], key: str, without: Iterable[Path]) -> list[Path]:
+    """Images in some folders, each once, less those below other folders."""
     excluded = [folder.resolve() for folder in without]
     found: dict[Path, None] = {}
     for folder in folders:
         kept = [p for p in _all_in(folder, key) if not any(p.resolve().is_relative_to(e) for e in excluded)]
         if not kept:
-            raise DataError(f"{key}={folder} holds only pictures that belong to {_shown(excluded)}, too.")
+            raise DataError(f"{key}={folder} holds only images that belong to {_shown(excluded)}, too.")
         found |= dict.fromkeys(kept)
     return list(found)
 
 
 def _all_in(folder: Path, key: str) -> list[Path]:
-    pictures = pictures_in(folder, recursive=True)
-    if not pictures:
-        what = f"holds no picture ({', '.join(PICTURE_SUFFIXES)})" if folder.is_dir() else "is not a folder"
-        raise DataError(f"{key}={folder} {what}. Expected a folder of pictures.")
-    return pictures
+    images = images_in(folder, recursive=True)
+    if not images:
+        what = f"holds no image ({', '.join(IMAGE_SUFFIXES)})" if folder.is_dir() else "is not a folder"
+        raise DataError(f"{key}={folder} {what}. Expected a folder of images.")
+    return images
 
 
 def _abnormal(folder: Path | None, masks: Path | None) -> tuple[Sample, ...]:
     if folder is None:
         return ()
-    pictures = _all_in(folder, "data.abnormal")
+    images = _all_in(folder, "data.abnormal")
     if masks is None:
-        _refuse_lookalikes(pictures, folder)
-        return tuple(Sample(path, _defect(path, folder)) for path in pictures)
+        _refuse_lookalikes(images, folder)
+        return tuple(Sample(path, _defect(path, folder)) for path in images)
     finder = MaskFinder(masks)
-    found = {path: finder.find(path, path.relative_to(folder)) for path in pictures}
-    # Masks that lie among the pictures are no pictures themselves.
+    found = {path: finder.find(path, path.relative_to(folder)) for path in images}
+    # Masks that lie among the images are no images themselves.
     are_masks = {mask.resolve() for mask in found.values() if mask is not None}
-    shown = [p for p in pictures if not are_masks & {p.resolve(), p.parent.resolve()}]
+    shown = [p for p in images if not are_masks & {p.resolve(), p.parent.resolve()}]
     samples = tuple(Sample(path, _defect(path, folder), found[path]) for path in shown)
     if not are_masks:
         names = ", ".join(mask.format("<name>") for mask in MASK_NAMES)
-        raise DataError(f"data.masks={masks}: no mask fits a picture of {folder} (like {shown[0].name}) by {names}.")
+        raise DataError(f"data.masks={masks}: no mask fits an image of {folder} (like {shown[0].name}) by {names}.")
     refuse_shared_masks(samples)
     return tuple(replace(sample, mask=None) if sample.defect == GOOD else sample for sample in samples)
 
 
 def _defect(path: Path, folder: Path) -> str:
-    """Defect type of a picture: the name of the first folder on the way to it."""
+    """Defect type of an image: the name of the first folder on the way to it."""
     parts = path.relative_to(folder).parts
     return parts[0] if len(parts) > 1 else UNNAMED_DEFECT
 
 
-def _refuse_lookalikes(pictures: list[Path], folder: Path) -> None:
-    """Raise where masks would be taken for pictures of defects."""
-    there = {path.with_suffix("") for path in pictures}
-    masks = [path for path in pictures if path.with_name(f"{path.stem}_mask") in there]
+def _refuse_lookalikes(images: list[Path], folder: Path) -> None:
+    """Raise where masks would be taken for images of defects."""
+    there = {path.with_suffix("") for path in images}
+    masks = [path for path in images if path.with_name(f"{path.stem}_mask") in there]
     if masks:
         raise DataError(
-            f"Beside {masks[0]} lies a picture named {masks[0].stem}_mask, which looks like its mask. "
+            f"Beside {masks[0]} lies an image named {masks[0].stem}_mask, which looks like its mask. "
             f"If it is, say so with data.masks={folder}; if not, rename it."
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_lightning.data.masks import MaskFinder
-from anomaly_lightning.data.samples import GOOD, Category, Sample, pictures_in
+from anomaly_lightning.data.samples import GOOD, Category, Sample, images_in
 from anomaly_lightning.errors import DataError
 
 VISA_SPLIT = Path("split_csv") / "1cls.csv"
@@ -32,7 +32,7 @@ class Layout:
 LAYOUTS = {
     # Mishra et al., "VT-ADL", 2021.
     "btad": Layout(("train/ok",), "test", "ok", "ground_truth"),
-    # Bergmann et al., "Beyond Dents and Scratches", 2022. Several masks a picture, in a folder of its name. Its own
+    # Bergmann et al., "Beyond Dents and Scratches", 2022. Several masks an image, in a folder of its name. Its own
     # validation normals join the training normals: the run splits off its own.
     "mvtec_loco": Layout(("train/good", "validation/good"), "test", "good", "ground_truth"),
     # Heckler-Kram et al., "The MVTec AD 2 Dataset", 2025. The two private test sets have no labels and stay out.
@@ -56,10 +56,10 @@ def read_layout(root: Path, name: str, layout: str) -> Category:
     if layout not in LAYOUTS:
         raise DataError(f"data.layout={layout}: expected one of {', '.join([*LAYOUTS, 'visa'])}.")
     known, folder = LAYOUTS[layout], root / name
-    train = tuple(Sample(path) for part in known.train for path in pictures_in(folder / part))
-    if not pictures_in(folder / known.train[0]):
+    train = tuple(Sample(path) for part in known.train for path in images_in(folder / part))
+    if not images_in(folder / known.train[0]):
         raise DataError(
-            f"Layout {layout} expects pictures of good parts in {folder / known.train[0]}, but there are none. "
+            f"Layout {layout} expects images of good parts in {folder / known.train[0]}, but there are none. "
             f"Folders in {root}: {_folders(root)}."
         )
     return Category(name, train, _test(folder, known))
@@ -68,7 +68,7 @@ def read_layout(root: Path, name: str, layout: str) -> Category:
 def _test(folder: Path, layout: Layout) -> tuple[Sample, ...]:
     """Test samples: the good parts first, then the defects by name."""
     test, truth = folder / layout.test, folder / layout.truth
-    good = [Sample(path) for path in pictures_in(test / layout.good)]
+    good = [Sample(path) for path in images_in(test / layout.good)]
     names = sorted(p.name for p in test.iterdir() if p.is_dir()) if test.is_dir() else []
     defects = [defect for defect in names if defect != layout.good and test / defect != truth]
     return tuple(good + [sample for defect in defects for sample in _defective(test / defect, truth / defect)])
@@ -76,9 +76,9 @@ def _test(folder: Path, layout: Layout) -> tuple[Sample, ...]:
 
 def _defective(folder: Path, truth: Path) -> list[Sample]:
     finder = MaskFinder(truth) if truth.is_dir() else None
-    pictures = pictures_in(folder)
-    masks = [finder.find(path, Path(path.name)) if finder else None for path in pictures]
-    return [Sample(path, folder.name, mask) for path, mask in zip(pictures, masks, strict=True)]
+    images = images_in(folder)
+    masks = [finder.find(path, Path(path.name)) if finder else None for path in images]
+    return [Sample(path, folder.name, mask) for path, mask in zip(images, masks, strict=True)]
 
 
 def _folders(root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Anybody's own pictures by a list: a CSV or JSON lines file, as a category."""
+"""Anybody's own images by a list: a CSV or JSON lines file, as a category."""
 
 import csv
 import io
@@ -18,10 +18,10 @@ ABNORMAL = ("bad", "abnormal", "anomaly", "anomalous", "defect", "defective", "n
 
 
 def read_manifest(file: Path, name: str) -> Category:
-    """List the pictures that a table names.
+    """List the images that a table names.
 
     Only `path` is needed; paths are relative to the table. An empty or missing `label` follows from `defect`, a missing
-    `defect` of an abnormal picture is "defect", and a missing `split` is "train" for normals and "test" for defects.
+    `defect` of an abnormal image is "defect", and a missing `split` is "train" for normals and "test" for defects.
 
     Args:
         file: .csv with a head line, or .jsonl (.ndjson) with one object a line.
@@ -35,7 +35,7 @@ def read_manifest(file: Path, name: str) -> Category:
     _refuse_doubles(file, [sample.path for _, sample in rows])
     train = tuple(sample for split, sample in rows if split == "train")
     if not train:
-        raise DataError(f"{file} lists no normal picture to train on; expected rows of split train.")
+        raise DataError(f"{file} lists no normal image to train on; expected rows of split train.")
     return Category(name, train, tuple(sample for split, sample in rows if split == "test"))
 
 
@@ -99,7 +99,7 @@ def _defect(row: dict[str, str], where: str) -> str:
     if label not in ("", *NORMAL, *ABNORMAL):
         raise DataError(f"{where}: label={label}, expected one of {', '.join(NORMAL + ABNORMAL)}, or nothing.")
     if not label and not defect and row.get("mask"):
-        raise DataError(f"{where}: there is a mask, but neither label nor defect; say whether the picture is normal.")
+        raise DataError(f"{where}: there is a mask, but neither label nor defect; say whether the image is normal.")
     if (label in NORMAL and defect not in ("", GOOD)) or (label in ABNORMAL and defect == GOOD):
         raise DataError(f"{where}: label={label} contradicts defect={defect}.")
     return UNNAMED_DEFECT if label in ABNORMAL and not defect else defect or GOOD

@@ -8,15 +8,15 @@ from pathlib import Path
 from anomaly_lightning.errors import DataError
 
 GOOD = "good"
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture.
+    """One image.
 
     Attributes:
-        path: The picture's file.
+        path: The image's file.
         defect: Name of the defect type, "good" for none.
         mask: File of the defect's mask (non-zero = defect), or a folder of several that make one together; None where
             there is none.
@@ -28,7 +28,7 @@ class Sample:
 
     @property
     def label(self) -> bool:
-        """Whether the picture shows a defect."""
+        """Whether the image shows a defect."""
         return self.defect != GOOD
 
 
@@ -47,16 +47,16 @@ def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)
 
 
-def pictures_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """Picture files of a folder in natural order; hidden files are left out.
+def images_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """Image files of a folder in natural order; hidden files are left out.
 
     Args:
         folder: Where to look; a folder that does not exist holds nothing.
         recursive: Whether to look into folders below, too.
     """
     found: Iterable[Path] = folder.rglob("*") if recursive else folder.glob("*")
-    pictures = (p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".") and p.is_file())
-    return sorted(pictures, key=natural_key)
+    images = (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
+    return sorted(images, key=natural_key)
 
 
 def categories_in(root: Path) -> list[str]:
@@ -74,12 +74,12 @@ def read_category(root: Path, name: str) -> Category:
         name: The category, a folder below root with train/good, test/<defect>, ground_truth/<defect>.
 
     Raises:
-        DataError: The root or the category is not there, or holds no training pictures.
+        DataError: The root or the category is not there, or holds no training images.
     """
     folder = root / name
     if not root.is_dir():
         raise DataError(f"data.root={root} is not a folder. Expected <root>/{name}/train/good/*.png; check data.root.")
-    train = tuple(Sample(path) for path in pictures_in(folder / "train" / GOOD))
+    train = tuple(Sample(path) for path in images_in(folder / "train" / GOOD))
     if not train:
         raise DataError(_nothing_to_train_on(root, folder))
     test = [sample for defect in _defects(folder) for sample in _test_samples(folder, defect)]
@@ -93,11 +93,11 @@ def _nothing_to_train_on(root: Path, folder: Path) -> str:
         if not folder.is_dir()
         else f"there is no folder {wanted}"
         if not wanted.is_dir()
-        else f"{wanted} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
+        else f"{wanted} holds no image ({', '.join(IMAGE_SUFFIXES)})"
     )
     others = categories_in(root)
     there = f"Categories in {root}: {', '.join(others)}." if others else f"No category was found in {root}."
-    return f"Expected pictures of good parts in {wanted}, but {what}. {there}"
+    return f"Expected images of good parts in {wanted}, but {what}. {there}"
 
 
 def _defects(folder: Path) -> list[str]:
@@ -107,8 +107,8 @@ def _defects(folder: Path) -> list[str]:
 
 
 def _test_samples(folder: Path, defect: str) -> list[Sample]:
-    truth = {p.stem: p for p in pictures_in(folder / "ground_truth" / defect)}
-    pictures = pictures_in(folder / "test" / defect)
+    truth = {p.stem: p for p in images_in(folder / "ground_truth" / defect)}
+    images = images_in(folder / "test" / defect)
     if defect == GOOD:
-        return [Sample(path) for path in pictures]
-    return [Sample(p, defect, truth.get(f"{p.stem}_mask", truth.get(p.stem))) for p in pictures]
+        return [Sample(path) for path in images]
+    return [Sample(p, defect, truth.get(f"{p.stem}_mask", truth.get(p.stem))) for p in images]

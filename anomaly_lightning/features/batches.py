@@ -1,4 +1,4 @@
-"""Whole batches straight from where features, or what is left of them, are kept: nothing is done picture by picture."""
+"""Whole batches straight from where features, or what is left of them, are kept: nothing is done image by image."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ class KeptBatches(IterableDataset[Batch]):
     """Batches straight from where they are kept: `label` (B,) bool, `index` (B,) int64, and one more tensor.
 
     In a distributed run each process serves its own share of every epoch's order, and of every batch: together they
-    take the steps that one process would. The shares are made equally long by repeating pictures.
+    take the steps that one process would. The shares are made equally long by repeating images.
 
     Args:
         name: What the tensor is called: `features` (B, C, h, w) float32 or `condensed` (B, ...) float32.
         source: Where it is kept.
-        rows: (N,) int64, the row of each picture of the set.
+        rows: (N,) int64, the row of each image of the set.
         labels: (N,) bool.
-        batch_size: Pictures a batch, all processes together.
+        batch_size: Images a batch, all processes together.
         epoch: The epoch that shuffles, or None for the fixed order.
         seed: Seed of the shuffling.
         shared: Whether several processes share the set; else each serves all of it.
@@ -63,7 +63,7 @@ class KeptBatches(IterableDataset[Batch]):
             yield {self.name: kept, "label": self.labels[chosen], "index": chosen}
 
     def _order(self) -> Tensor:
-        """Places of this process's pictures in the set, in the order they are served."""
+        """Places of this process's images in the set, in the order they are served."""
         count = len(self.rows)
         if self.epoch is None:
             order = torch.arange(count)

@@ -1,4 +1,4 @@
-"""What a detector's loss looks at of every picture, kept for the epochs of one fit."""
+"""What a detector's loss looks at of every image, kept for the epochs of one fit."""
 
 import tempfile
 from pathlib import Path
@@ -11,9 +11,9 @@ from anomaly_lightning.features.store.rowfile import RowReader
 
 
 class CondensedFile:
-    """Rows (...) float32 of some pictures in a file that has no name, so that it is gone however the process ends.
+    """Rows (...) float32 of some images in a file that has no name, so that it is gone however the process ends.
 
-    A file and not memory: a fit holds a batch, however many pictures there are. It saves every epoch the reading of
+    A file and not memory: a fit holds a batch, however many images there are. It saves every epoch the reading of
     whole features, their conversion and all arithmetic before the first weight.
 
     Args:
@@ -27,7 +27,7 @@ class CondensedFile:
         self._reader: RowReader | None = None
 
     def append(self, condensed: Tensor) -> None:
-        """Keep some more pictures: (B, ...) float, each as large as those before.
+        """Keep some more images: (B, ...) float, each as large as those before.
 
         Raises:
             OSError: The disk is full.
@@ -43,7 +43,7 @@ class CondensedFile:
             rest = rest[self._file.write(rest) :]
 
     def batch(self, rows: np.ndarray) -> Tensor:
-        """Pictures (B,) int64 in any order, numbered as they were appended: (B, ...) float32, a new tensor."""
+        """Images (B,) int64 in any order, numbered as they were appended: (B, ...) float32, a new tensor."""
         kept = torch.empty(len(rows), *self._shape)
         if self._reader is None or self._reader.read_into(rows.tolist(), kept.view(torch.uint8).view(-1).numpy().data):
             raise ValueError(f"a row of {rows.tolist()} was never appended")

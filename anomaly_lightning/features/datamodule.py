@@ -1,4 +1,4 @@
-"""The same splits as a picture datamodule, served as features that were computed once."""
+"""The same splits as an image datamodule, served as features that were computed once."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,44 +11,44 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.dataset import PictureDataset
-from anomaly_lightning.data.images import PictureError, content_hash
+from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
-from anomaly_lightning.data.transforms import PictureTransform
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.batches import Batch, KeptBatches, Source
 from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.store import FeatureStore
+from anomaly_lightning.runtime.reading import ImageError, content_hash
+from anomaly_lightning.runtime.transform import ImageTransform
 
 
 def _reason(error: Exception) -> str:
-    """Why a picture can't be read, without its path."""
-    return error.reason if isinstance(error, PictureError) else str(error)
+    """Why an image can't be read, without its path."""
+    return error.reason if isinstance(error, ImageError) else str(error)
 
 
 class FeatureDataModule(pl.LightningDataModule):
-    """Serves features in place of pictures; computes, in one pass, those that the store does not hold.
+    """Serves features in place of images; computes, in one pass, those that the store does not hold.
 
     Args:
-        pictures: The picture datamodule whose splits are served.
+        images: The image datamodule whose splits are served.
         extractor: What computes the features.
-        store: Where they are kept, keyed by each picture's content.
-        batch_size: Pictures a forward of the backbone.
-        workers: Threads that decode pictures beside it.
-        on_progress: Told how the pass goes: (pictures done, pictures to do).
+        store: Where they are kept, keyed by each image's content.
+        batch_size: Images a forward of the backbone.
+        workers: Threads that decode images beside it.
+        on_progress: Told how the pass goes: (images done, images to do).
         roles: Sets that are served; of the others nothing is read.
 
     Attributes:
-        computed: Pictures whose features were computed by this process.
+        computed: Images whose features were computed by this process.
         features_s: Seconds that the passes took.
     """
 
     def __init__(
         self,
-        pictures: MVNetDataModule,
+        images: MVNetDataModule,
         extractor: FeatureExtractor,
         store: FeatureStore,
         batch_size: int = 16,
@@ -58,7 +58,7 @@ class FeatureDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.roles = tuple(roles)
-        self.pictures, self.extractor, self.store = pictures, extractor, store
+        self.images, self.extractor, self.store = images, extractor, store
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
         self._rows: dict[str, np.ndarray] | None = None
@@ -66,29 +66,29 @@ class FeatureDataModule(pl.LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """The picture datamodule's sets."""
-        return self.pictures.splits
+        """The image datamodule's sets."""
+        return self.images.splits
 
     @property
-    def transform(self) -> PictureTransform:
-        """The picture datamodule's transform."""
-        return self.pictures.transform
+    def transform(self) -> ImageTransform:
+        """The image datamodule's transform."""
+        return self.images.transform
 
     def setup(self, stage: str | None = None) -> None:
         """Fill the store with what it lacks of the three sets, once."""
         if self._rows is not None:
             return
         start = time.perf_counter()
-        samples = [sample for role in self.roles for sample in getattr(self.pictures.splits, role)]
+        samples = [sample for role in self.roles for sample in getattr(self.images.splits, role)]
         keys, unreadable = self._keys(samples)
         readable = [sample for sample in samples if sample.path not in unreadable]
         unreadable |= self._fill(readable, keys)
-        self.pictures.leave_out(unreadable)
+        self.images.leave_out(unreadable)
         self._rows = {role: self._rows_of(role, keys) for role in self.roles}
         self.features_s += time.perf_counter() - start
 
     def _keys(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
-        """Content hash of each picture, and the reason for each that has none."""
+        """Content hash of each image, and the reason for each that has none."""
         keys: dict[Path, str] = {}
         unreadable: dict[Path, str] = {}
         for sample in samples:
@@ -99,8 +99,8 @@ class FeatureDataModule(pl.LightningDataModule):
         return keys, unreadable
 
     def _fill(self, samples: Sequence[Sample], keys: dict[Path, str]) -> dict[Path, str]:
-        """Compute what is missing; returns the pictures that can't be read."""
-        dataset = PictureDataset(samples, self.pictures.transform)
+        """Compute what is missing; returns the images that can't be read."""
+        dataset = ImageDataset(samples, self.images.transform)
         device = self._device()
         extractor = self.extractor.to(device)
 
@@ -123,7 +123,7 @@ class FeatureDataModule(pl.LightningDataModule):
         return {samples[index].path: _reason(error) for index, error in filled.failures.items()}
 
     def _rows_of(self, role: str, keys: dict[Path, str]) -> np.ndarray:
-        return self.store.rows([keys[sample.path] for sample in getattr(self.pictures.splits, role)])
+        return self.store.rows([keys[sample.path] for sample in getattr(self.images.splits, role)])
 
     def condense(self, condense: Callable[[Tensor], Tensor]) -> None:
         """Serve for the rest of this fit, in place of features, what a function makes of them, computed once here.
@@ -161,7 +161,7 @@ class FeatureDataModule(pl.LightningDataModule):
         """Batches of what there is to fit with: condensed where that was asked for, else features."""
         if role not in self._condensed:
             return self._loader(role, epoch)
-        rows = np.arange(len(getattr(self.pictures.splits, role)))
+        rows = np.arange(len(getattr(self.images.splits, role)))
         return self._batches("condensed", self._condensed[role], rows, role, epoch, shared=True)
 
     def _batches(
@@ -173,8 +173,8 @@ class FeatureDataModule(pl.LightningDataModule):
         epoch: Callable[[], int] | None,
         shared: bool,
     ) -> DataLoader[Batch]:
-        labels = torch.tensor([sample.label for sample in getattr(self.pictures.splits, role)], dtype=torch.bool)
-        size, seed = self.pictures.batch_size, self.pictures.seed
+        labels = torch.tensor([sample.label for sample in getattr(self.images.splits, role)], dtype=torch.bool)
+        size, seed = self.images.batch_size, self.images.seed
         batches = KeptBatches(name, source, rows, labels, size, epoch, seed, shared)
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")
 
@@ -199,5 +199,5 @@ class FeatureDataModule(pl.LightningDataModule):
         return self._fitting_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of test pictures."""
+        """Batches of test images."""
         return self._loader("test")

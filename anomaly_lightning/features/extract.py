@@ -17,8 +17,8 @@ class Filled(NamedTuple):
     """What `fill` did.
 
     Attributes:
-        computed: Pictures that went through the backbone; 0 where the store had everything.
-        failures: Error by position in `keys`, of the pictures that could not be loaded.
+        computed: Images that went through the backbone; 0 where the store had everything.
+        failures: Error by position in `keys`, of the images that could not be loaded.
     """
 
     computed: int
@@ -39,17 +39,17 @@ def fill(
 
     Processes that want the same keys take turns, so that no feature is computed twice.
     While one batch is computed the next is decoded and the one before is written. What is in flight is bounded by
-    three batches, whatever the number of keys. A picture that can't be loaded does not stop the others; an error of
+    three batches, whatever the number of keys. An image that can't be loaded does not stop the others; an error of
     `compute` or of the store does, and what was appended before stays.
 
     Args:
         store: Where the features go.
-        keys: Content hash of each picture; the same content is computed once.
-        load: Position in `keys` -> picture (3, H, W) float; called from several threads.
-        compute: Pictures (B, 3, H, W) float -> features (B, C, h, w) float; called from this thread.
-        batch_size: Pictures a batch; the last may be smaller.
+        keys: Content hash of each image; the same content is computed once.
+        load: Position in `keys` -> image (3, H, W) float; called from several threads.
+        compute: Images (B, 3, H, W) float -> features (B, C, h, w) float; called from this thread.
+        batch_size: Images a batch; the last may be smaller.
         workers: Threads that load.
-        on_progress: Called with (pictures done, pictures to do) after each batch and once before the first.
+        on_progress: Called with (images done, images to do) after each batch and once before the first.
 
     Raises:
         CacheError: The store could not take the features.
@@ -81,13 +81,13 @@ def _fill(
     with closing(loaded), ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
         for batch in _batches(loaded, batch_size):
-            pictures = {key: picture for key, picture in batch if isinstance(picture, Tensor)}
+            images = {key: image for key, image in batch if isinstance(image, Tensor)}
             failed.update((key, error) for key, error in batch if isinstance(error, Exception))
-            if pictures:
-                features = _features(compute, list(pictures.values()))
+            if images:
+                features = _features(compute, list(images.values()))
                 if written is not None:
                     written.result()
-                written = writer.submit(store.append, list(pictures), features)
+                written = writer.submit(store.append, list(images), features)
             done += len(batch)
             _report(on_progress, done, len(missing))
         if written is not None:
@@ -105,16 +105,16 @@ def _missing(store: FeatureStore, keys: Sequence[str]) -> dict[str, int]:
 def _loaded(
     load: Callable[[int], Tensor], missing: dict[str, int], workers: int, ahead: int
 ) -> Generator[tuple[str, Tensor | Exception]]:
-    """Each key with its picture (3, H, W), or with the error of loading it, in order; at most `ahead` wait."""
+    """Each key with its image (3, H, W), or with the error of loading it, in order; at most `ahead` wait."""
     todo = iter(missing.items())
     with ThreadPoolExecutor(max(1, workers)) as pool:
         waiting = deque((key, pool.submit(load, position)) for key, position in islice(todo, ahead))
         try:
             while waiting:
                 key, future = waiting.popleft()
-                picture = _result(future)
+                image = _result(future)
                 waiting.extend((key, pool.submit(load, position)) for key, position in islice(todo, 1))
-                yield key, picture
+                yield key, image
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -134,9 +134,9 @@ def _batches(
 
 
 @torch.inference_mode()
-def _features(compute: Callable[[Tensor], Tensor], pictures: list[Tensor]) -> Tensor:
-    """Features (B, C, h, w) of pictures (3, H, W)."""
-    return compute(torch.stack(pictures))
+def _features(compute: Callable[[Tensor], Tensor], images: list[Tensor]) -> Tensor:
+    """Features (B, C, h, w) of images (3, H, W)."""
+    return compute(torch.stack(images))
 
 
 def _report(on_progress: Callable[[int, int], None] | None, done: int, total: int) -> None:

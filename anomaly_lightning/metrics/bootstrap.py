@@ -1,10 +1,10 @@
 """How sure a figure is: stratified percentile bootstrap, and Wilson's interval for plain shares.
 
-Resampling draws good and defective pictures separately (Davison and Hinkley 1997, section 3.2), so that each resample
+Resampling draws good and defective images separately (Davison and Hinkley 1997, section 3.2), so that each resample
 has the counts of the test set. Where all resamples agree (a perfect ranking) a percentile interval has no width; that
 is what the data says about the resamples, not a proof of certainty. For plain shares such as "0 of 50 good parts were
 called defective" Wilson's interval (Wilson 1927) is used instead, which then reads 0 to 7 %; precision is such a
-share too, of the pictures called defective.
+share too, of the images called defective.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The figures of each defect type against all good pictures."""
+"""The figures of each defect type against all good images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +21,9 @@ def by_defect(
     """The "by_defect" block of metrics.json.
 
     Args:
-        scores: raw and unbounded, larger = stranger, (N,) float.
+        scores: raw and unbounded, larger = more anomalous, (N,) float.
         labels: True for defective, (N,) bool.
-        defects: name of each picture's defect type, N of them; what stands at good pictures is not read.
+        defects: name of each image's defect type, N of them; what stands at good images is not read.
         threshold: decides by `score > threshold`; None or NaN when there is none.
         pixels: maps and masks that were taken in with their defect's name; None when there are none.
 
@@ -57,7 +57,7 @@ def by_defect(
 
 _WHY = {
     "recall": "there is no calibrated threshold",
-    "auroc": "there are no good test pictures",
+    "auroc": "there are no good test images",
     "pixel_auroc": "there are no masks of this defect type, or no normal pixels beside them",
 }
 

@@ -1,4 +1,4 @@
-"""Points of the ROC and precision-recall curves of whole pictures, few enough to draw."""
+"""Points of the ROC and precision-recall curves of whole images, few enough to draw."""
 
 import numpy as np
 from torch import Tensor
@@ -13,14 +13,14 @@ def curves(scores: Tensor, labels: Tensor, points: int = 500) -> dict[str, Point
     """ROC and precision-recall curves, thinned along their length where they have more points than asked for.
 
     Args:
-        scores: raw and unbounded, larger = stranger, (N,) float.
+        scores: raw and unbounded, larger = more anomalous, (N,) float.
         labels: True for defective, (N,) bool.
         points: the most points a curve may have.
 
     Returns:
         "roc": {"false_alarm_rate", "recall", "threshold"}, "pr": {"recall", "precision", "threshold"}: lists of one
         length, the threshold falling; `score > threshold` gives the point. A curve is None unless there are good and
-        defective pictures.
+        defective images.
 
     Raises:
         ValueError: scores are NaN or infinite, or shapes or dtypes differ from the above.

@@ -1,4 +1,4 @@
-"""Figures of whole pictures: how good the decisions at the threshold are, and how good the ranking behind them is.
+"""Figures of whole images: how good the decisions at the threshold are, and how good the ranking behind them is.
 
 Everything is computed from the order of the raw scores and from `score > threshold`; torchmetrics' sigmoid on scores
 outside [0, 1] and its 0.0 for undefined figures never come in.
@@ -27,17 +27,17 @@ def image_metrics(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The "image" block of metrics.json.
 
-    `f1_floor` is the F1 of calling every picture defective. `f1_oracle` is the best F1 of any threshold, found with the
+    `f1_floor` is the F1 of calling every image defective. `f1_oracle` is the best F1 of any threshold, found with the
     test labels: for comparison with papers, never for a decision. `recall_at_false_alarm_rate` is the highest recall
-    among thresholds with at most that rate, so with fewer than 100 good pictures "0.01" means no false alarm at all.
+    among thresholds with at most that rate, so with fewer than 100 good images "0.01" means no false alarm at all.
     `above_floor` is True when the 95 % interval of F1 (without a threshold: of AUROC) lies wholly above the floor
     (0.5); without bootstrap the figure itself is compared.
 
     Args:
-        scores: raw and unbounded, larger = stranger, (N,) float.
+        scores: raw and unbounded, larger = more anomalous, (N,) float.
         labels: True for defective, (N,) bool.
         threshold: decides by `score > threshold`; None or NaN when there is none.
-        bootstrap: resamples, good and defective pictures apart; 0 for no intervals.
+        bootstrap: resamples, good and defective images apart; 0 for no intervals.
         seed: of the resamples.
 
     Returns:
@@ -135,23 +135,23 @@ def _share_intervals(confusion: Mapping[str, int] | None) -> dict[str, list[floa
 def _why_undefined(name: str, ranked: Ranking, threshold: float | None) -> str:
     """The first reason that holds, in words."""
     if not len(ranked.labels):
-        return "there are no test pictures"
+        return "there are no test images"
     if threshold is None and name in (*_AT_THRESHOLD, "confusion"):
         return "there is no calibrated threshold"
     if not ranked.labels.any() and name not in _NEED_GOOD_ONLY:
-        return "there are no defective test pictures"
+        return "there are no defective test images"
     if ranked.labels.all() and name not in _NEED_DEFECTS_ONLY:
-        return "there are no good test pictures"
-    return "no picture is called defective at the threshold"
+        return "there are no good test images"
+    return "no image is called defective at the threshold"
 
 
 def _verdict(block: Mapping[str, Any]) -> tuple[bool | None, dict[str, str]]:
-    """Whether the decisions (without a threshold: the ranking) beat what needs no pictures to be looked at."""
-    name, floor, what = ("f1", block["f1_floor"], "calling every picture defective")
+    """Whether the decisions (without a threshold: the ranking) beat what needs no images to be looked at."""
+    name, floor, what = ("f1", block["f1_floor"], "calling every image defective")
     if block["f1"] is None:
         name, floor, what = ("auroc", 0.5, "chance")
     if block[name] is None or floor is None:
-        return None, {"image.above_floor": "it needs good and defective test pictures"}
+        return None, {"image.above_floor": "it needs good and defective test images"}
     low, high = block["ci95"].get(name, [block[name]] * 2)
     if low > floor:
         return True, {}

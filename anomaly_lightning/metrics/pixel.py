@@ -1,4 +1,4 @@
-"""Figures of pixels, gathered picture by picture at the resolution of each mask."""
+"""Figures of pixels, gathered image by image at the resolution of each mask."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,10 +10,10 @@ from torch import Tensor
 from anomaly_lightning.metrics import pixel_curve as pc
 from anomaly_lightning.metrics import ranking as r
 from anomaly_lightning.metrics.checks import finite_array, usable_threshold
-from anomaly_lightning.metrics.pictures import ExactPicture, Picture, SketchedPicture
+from anomaly_lightning.metrics.per_image import ExactImage, Image, SketchedImage
 from anomaly_lightning.metrics.pixel_curve import AUPRO_LIMITS, Curve
 from anomaly_lightning.metrics.ranking import Array
-from anomaly_lightning.metrics.resampled import ResampledPictures
+from anomaly_lightning.metrics.resampled import ResampledImages
 
 _AREAS = ("auroc", "average_precision", *AUPRO_LIMITS)
 _AT_THRESHOLD = ("f1", "iou")
@@ -25,10 +25,10 @@ class PixelMetrics:
     """Gathers anomaly maps and masks, and gives the "pixel" block of metrics.json.
 
     Up to `max_pixels` pixels every one is kept (4 bytes each, and as much again while computing) and the figures are
-    exact. Beyond, every picture is reduced to the counts at no more than 4096 of its own values (at most about 160 kB a
-    picture), and `error_bound` in the block states for each figure how far it can be off, worked out from the counts
-    and not assumed. The figures do not depend on the order of pictures or on how they were spread over processes:
-    `merge` accumulators, or pickle and gather them. A picture is good when its mask is empty.
+    exact. Beyond, every image is reduced to the counts at no more than 4096 of its own values (at most about 160 kB a
+    image), and `error_bound` in the block states for each figure how far it can be off, worked out from the counts
+    and not assumed. The figures do not depend on the order of images or on how they were spread over processes:
+    `merge` accumulators, or pickle and gather them. An image is good when its mask is empty.
 
     Args:
         max_pixels: how many pixels to keep before sketching.
@@ -41,15 +41,15 @@ class PixelMetrics:
         self.max_pixels = max_pixels
         self.exact = True
         self._pixels = 0
-        self._pictures: list[Picture] = []
-        self._whole: Curve | None = None  # of all pictures; sorting them again for each question would take seconds
+        self._images: list[Image] = []
+        self._whole: Curve | None = None  # of all images; sorting them again for each question would take seconds
 
     def update(self, anomaly_map: Tensor, mask: Tensor, defect: str = "", inside: Tensor | None = None) -> None:
-        """Take in one picture.
+        """Take in one image.
 
         Args:
-            anomaly_map: raw errors, larger = stranger, (H, W) float.
-            mask: True for defect pixels, (H, W) bool; all False for a good picture. Leave out a defective picture
+            anomaly_map: raw errors, larger = more anomalous, (H, W) float.
+            mask: True for defect pixels, (H, W) bool; all False for a good image. Leave out a defective image
                 that has no mask: its pixels are not known to be normal.
             defect: name of its defect type, for the figures by defect.
             inside: True for the pixels that count, (H, W) bool; None = all of them. What a defect shows of itself
@@ -65,21 +65,21 @@ class PixelMetrics:
             )
         values = finite_array(anomaly_map, "anomaly map")
         within = None if inside is None else inside.detach().cpu().numpy()
-        picture = ExactPicture.of(values, mask.detach().cpu().numpy(), defect, within)
-        self._add([picture], len(picture.normal) + len(picture.anomalous))
+        image = ExactImage.of(values, mask.detach().cpu().numpy(), defect, within)
+        self._add([image], len(image.normal) + len(image.anomalous))
 
     def merge(self, other: "PixelMetrics") -> None:
         """Take in what another accumulator has gathered; this one's `max_pixels` holds."""
-        self._add(other._pictures, other._pixels)
+        self._add(other._images, other._pixels)
 
-    def _add(self, pictures: Sequence[Picture], pixels: int) -> None:
+    def _add(self, images: Sequence[Image], pixels: int) -> None:
         self._whole = None
         self._pixels += pixels
-        self._pictures.extend(pictures)
-        kept_whole = all(isinstance(picture, ExactPicture) for picture in pictures)
+        self._images.extend(images)
+        kept_whole = all(isinstance(image, ExactImage) for image in images)
         if not (self.exact and kept_whole and self._pixels <= self.max_pixels):
             self.exact = False
-            self._pictures = [SketchedPicture.of(p) if isinstance(p, ExactPicture) else p for p in self._pictures]
+            self._images = [SketchedImage.of(p) if isinstance(p, ExactImage) else p for p in self._images]
 
     def compute(
         self, threshold: float | None, bootstrap: int = 200, seed: int = 0
@@ -92,19 +92,19 @@ class PixelMetrics:
 
         Args:
             threshold: decides by `anomaly_map > threshold`; None or NaN when there is none.
-            bootstrap: resamples of whole pictures, good and defective ones apart; 0 for no intervals.
+            bootstrap: resamples of whole images, good and defective ones apart; 0 for no intervals.
             seed: of the resamples.
 
         Returns:
-            The block: auroc, average_precision, aupro, aupro_005, f1, iou, threshold, pictures, regions, exact,
+            The block: auroc, average_precision, aupro, aupro_005, f1, iou, threshold, images, regions, exact,
             error_bound {figure: most it can be off}, ci95 {figure: [low, high]}; None where undefined. And the
             reasons, "pixel.<figure>" -> words.
         """
         threshold = usable_threshold(threshold)
         block: dict[str, Any] = dict.fromkeys((*_AREAS, *_AT_THRESHOLD)) | {
             "threshold": threshold,
-            "pictures": len(self._pictures),
-            "regions": sum(picture.regions for picture in self._pictures),
+            "images": len(self._images),
+            "regions": sum(image.regions for image in self._images),
             "exact": self.exact,
             "error_bound": {},
             "ci95": {},
@@ -112,18 +112,18 @@ class PixelMetrics:
         reason = self._why_undefined()
         if reason:
             return block, {f"pixel.{name}": reason for name in (*_AREAS, *_AT_THRESHOLD)}
-        figures, bound = self._areas(self._pictures, self._curve())
+        figures, bound = self._areas(self._images, self._curve())
         notes = {f"pixel.{name}": "there is no calibrated pixel threshold" for name in _AT_THRESHOLD}
         if threshold is not None:
             at_threshold, bound_at = self._at_threshold(threshold)
             figures, bound, notes = figures | at_threshold, bound | bound_at, {}
         block |= figures | {"error_bound": {} if self.exact else bound}
         if bootstrap:
-            block["ci95"] = ResampledPictures(self._pictures, threshold).intervals(bootstrap, seed)
+            block["ci95"] = ResampledImages(self._images, threshold).intervals(bootstrap, seed)
         return block, notes
 
     def _why_undefined(self) -> str:
-        if not self._pictures:
+        if not self._images:
             return "there are no masks"
         totals = self._totals()
         if not totals[1]:
@@ -132,34 +132,34 @@ class PixelMetrics:
 
     def _totals(self) -> Array:
         """All normal and anomalous pixels and the number of regions, (3,)."""
-        return _summed(self._pictures, np.array([-np.inf]))[:, 0]
+        return _summed(self._images, np.array([-np.inf]))[:, 0]
 
-    def _areas(self, pictures: Sequence[Picture], curve: Curve) -> tuple[dict[str, float], dict[str, float]]:
+    def _areas(self, images: Sequence[Image], curve: Curve) -> tuple[dict[str, float], dict[str, float]]:
         """Figures that need no threshold, and how far each can be off; both kinds of pixels must be there."""
         figures = {name: float(area) for name, area in curve.areas(binned=not self.exact).items()}
         if self.exact:
             return figures, {}
-        edges = pc.with_ends(pc.shared_edges(pictures, _SKETCH_EDGES))
-        low, high = (sum(sides) for sides in zip(*(p.bracket(edges) for p in pictures), strict=True))
+        edges = pc.with_ends(pc.shared_edges(images, _SKETCH_EDGES))
+        low, high = (sum(sides) for sides in zip(*(p.bracket(edges) for p in images), strict=True))
         bounds = pc.area_bounds(cast(Array, low), cast(Array, high))
         return figures, {name: _most_off(figures[name], bounds[name]) for name in figures}
 
     def _curve(self) -> Curve:
         if self._whole is None:
-            self._whole = self._curve_of(self._pictures)
+            self._whole = self._curve_of(self._images)
         return self._whole
 
-    def _curve_of(self, pictures: Sequence[Picture]) -> Curve:
+    def _curve_of(self, images: Sequence[Image]) -> Curve:
         if self.exact:
-            return pc.exact_curve([cast(ExactPicture, picture) for picture in pictures])
-        return Curve(*_summed(pictures, pc.with_ends(pc.shared_edges(pictures, _SKETCH_EDGES))))
+            return pc.exact_curve([cast(ExactImage, image) for image in images])
+        return Curve(*_summed(images, pc.with_ends(pc.shared_edges(images, _SKETCH_EDGES))))
 
     def _at_threshold(self, threshold: float) -> tuple[dict[str, float], dict[str, float]]:
         """F1 and IoU of all pixels, and how far each can be off."""
         edge = np.array([np.nextafter(threshold, np.inf)])  # value > threshold is value >= the next number
         total = self._totals()[1]
-        called = _summed(self._pictures, edge)[:2, 0]
-        low, high = (sum(sides) for sides in zip(*(p.bracket(edge) for p in self._pictures), strict=True))
+        called = _summed(self._images, edge)[:2, 0]
+        low, high = (sum(sides) for sides in zip(*(p.bracket(edge) for p in self._images), strict=True))
         worst = pc.decision(np.array([high[0, 0], low[1, 0]]), total)
         best = pc.decision(np.array([low[0, 0], high[1, 0]]), total)
         figures = {name: float(value) for name, value in pc.decision(called, total).items()}
@@ -191,7 +191,7 @@ class PixelMetrics:
         """Pointwise 95 % bootstrap band of the overlap curve, for drawing; None when it is undefined.
 
         Args:
-            resamples: of whole pictures, good and defective ones apart.
+            resamples: of whole images, good and defective ones apart.
             seed: of the resamples.
             points: of the band, evenly spread.
             limit: the false-alarm rate where it ends.
@@ -202,27 +202,27 @@ class PixelMetrics:
         if self._why_undefined():
             return None
         grid = np.linspace(0, limit, points)
-        band = ResampledPictures(self._pictures).overlap_band(grid, resamples, seed)
+        band = ResampledImages(self._images).overlap_band(grid, resamples, seed)
         if band is None:
             return None
         low, high = band.tolist()
         return {"false_alarm_rate": grid.tolist(), "low": low, "high": high}
 
     def auroc_by_defect(self) -> dict[str, float]:
-        """AUROC of the pixels of each defect type's pictures together with all good pictures, where it is defined."""
-        good = [p for p in self._pictures if p.defect in _GOOD and not p.regions]
+        """AUROC of the pixels of each defect type's images together with all good images, where it is defined."""
+        good = [p for p in self._images if p.defect in _GOOD and not p.regions]
         if self.exact:
-            good = [pc.pooled_normal([cast(ExactPicture, picture) for picture in good])]
-        names = sorted({p.defect for p in self._pictures if p.regions} - set(_GOOD))
-        curves = {name: self._curve_of([p for p in self._pictures if p.defect == name] + good) for name in names}
+            good = [pc.pooled_normal([cast(ExactImage, image) for image in good])]
+        names = sorted({p.defect for p in self._images if p.regions} - set(_GOOD))
+        curves = {name: self._curve_of([p for p in self._images if p.defect == name] + good) for name in names}
         return {name: float(r.auroc(c.normal, c.anomalous)) for name, c in curves.items() if c.normal[-1]}
 
 
-def _summed(pictures: Sequence[Picture], edges: Array) -> Array:
-    """Counts of all pictures together at edges (E,): (3, E)."""
+def _summed(images: Sequence[Image], edges: Array) -> Array:
+    """Counts of all images together at edges (E,): (3, E)."""
     total = np.zeros((3, len(edges)))
-    for picture in pictures:
-        total += picture.counts(edges)
+    for image in images:
+        total += image.counts(edges)
     return total
 
 

@@ -1,4 +1,4 @@
-"""From pictures to one curve over all their pixels, exactly or within a bound that is worked out.
+"""From images to one curve over all their pixels, exactly or within a bound that is worked out.
 
 AUPRO is the area under mean region overlap over the false-alarm rate of normal pixels. The mean over regions of the
 share found is a recall in which each anomalous pixel weighs 1 / (regions * size of its region); so one sweep over the
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomaly_lightning.metrics import ranking as r
-from anomaly_lightning.metrics.pictures import ExactPicture, Picture, chosen_values
+from anomaly_lightning.metrics.per_image import ExactImage, Image, chosen_values
 from anomaly_lightning.metrics.ranking import Array
 
 AUPRO_LIMITS = {"aupro": 0.3, "aupro_005": 0.05}
-_POOLED = 2_000_000  # values of a kind that edges are chosen from, of all pictures together: 16 MB an array
+_POOLED = 2_000_000  # values of a kind that edges are chosen from, of all images together: 16 MB an array
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Curve:
         return areas | {name: r.area_until(x, r.share(self.overlap), limit) for name, limit in AUPRO_LIMITS.items()}
 
 
-def exact_curve(pictures: Sequence[ExactPicture]) -> Curve:
+def exact_curve(images: Sequence[ExactImage]) -> Curve:
     """Every corner of the curve over all pixels; needs one sort of the normal pixels."""
-    normal = np.concatenate([picture.normal for picture in pictures])
+    normal = np.concatenate([image.normal for image in images])
     normal.sort(kind="stable")  # merges sorted runs; in place, for there may be many
-    anomalous = np.concatenate([picture.anomalous for picture in pictures])
+    anomalous = np.concatenate([image.anomalous for image in images])
     order = np.argsort(-anomalous, kind="stable")
     values = anomalous[order]
-    weights = np.concatenate([picture.overlap for picture in pictures])[order]
+    weights = np.concatenate([image.overlap for image in images])[order]
     last = np.append(np.flatnonzero(np.diff(values)), len(values) - 1) if len(values) else np.zeros(0, int)
     hits, overlap = (last + 1).astype(np.float64), np.cumsum(weights)[last]
     # Before a value its ties with normal pixels are not called yet, behind it they are: a slanted line between.
@@ -56,18 +56,18 @@ def exact_curve(pictures: Sequence[ExactPicture]) -> Curve:
     )
 
 
-def pooled_normal(pictures: Sequence[ExactPicture]) -> ExactPicture:
-    """Good pictures as one, sorted once for all the curves that they stand in."""
-    normal = [picture.normal for picture in pictures] or [np.zeros(0, np.float32)]
+def pooled_normal(images: Sequence[ExactImage]) -> ExactImage:
+    """Good images as one, sorted once for all the curves that they stand in."""
+    normal = [image.normal for image in images] or [np.zeros(0, np.float32)]
     together, empty = np.concatenate(normal), np.zeros(0, normal[0].dtype)
     together.sort(kind="stable")
-    return ExactPicture("", 0, together, empty, np.zeros(0))
+    return ExactImage("", 0, together, empty, np.zeros(0))
 
 
-def shared_edges(pictures: Sequence[Picture], points: int) -> Array:
+def shared_edges(images: Sequence[Image], points: int) -> Array:
     """Falling edges that are about evenly filled, by normal pixels and by anomalous ones, (<= 2 * points,)."""
-    share = max(64, _POOLED // max(1, len(pictures)))  # of each: what is sorted together stays bounded
-    thinned = ([chosen_values(values, share) for values in picture.spread()] for picture in pictures)
+    share = max(64, _POOLED // max(1, len(images)))  # of each: what is sorted together stays bounded
+    thinned = ([chosen_values(values, share) for values in image.spread()] for image in images)
     kinds = zip(*thinned, strict=True)
     halves = [chosen_values(np.sort(np.concatenate(kind)), points) for kind in kinds]
     return np.unique(np.concatenate(halves))[::-1]

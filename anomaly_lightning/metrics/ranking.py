@@ -1,4 +1,4 @@
-"""Areas and best points of ROC, precision-recall and overlap curves. Numpy only; knows neither pictures nor pixels.
+"""Areas and best points of ROC, precision-recall and overlap curves. Numpy only; knows neither images nor pixels.
 
 A curve is what has been called defective while the threshold falls from above the highest score to below the lowest:
 cumulative counts (..., K) that start at 0 and end at all. Leading axes are bootstrap resamples, so that a thousand

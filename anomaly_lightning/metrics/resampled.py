@@ -1,7 +1,7 @@
-"""What pixel figures and the overlap curve are worth: all of it again for resampled pictures.
+"""What pixel figures and the overlap curve are worth: all of it again for resampled images.
 
-Pictures are drawn whole, good and defective ones apart: the pixels of one picture are no independent witnesses. Counts
-are taken once, at edges that all pictures share, so that a resample costs a sum over pictures and no sorting.
+Images are drawn whole, good and defective ones apart: the pixels of one image are no independent witnesses. Counts
+are taken once, at edges that all images share, so that a resample costs a sum over images and no sorting.
 """
 
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ import numpy as np
 
 from anomaly_lightning.metrics import ranking as r
 from anomaly_lightning.metrics.bootstrap import LEVEL, bootstrap_intervals, bootstrap_samples
-from anomaly_lightning.metrics.pictures import Picture
+from anomaly_lightning.metrics.per_image import Image
 from anomaly_lightning.metrics.pixel_curve import Curve, decision, shared_edges, with_ends
 from anomaly_lightning.metrics.ranking import Array
 
 _EDGES = 1024  # a kind: far finer than the intervals are wide
-_CELLS = 2_000_000  # pictures x edges at most, where that leaves some edges: 50 MB an array
+_CELLS = 2_000_000  # images x edges at most, where that leaves some edges: 50 MB an array
 
 
-class ResampledPictures:
-    """Curves of resampled pictures.
+class ResampledImages:
+    """Curves of resampled images.
 
     Args:
-        pictures: at least one with a normal and one with an anomalous pixel.
+        images: at least one with a normal and one with an anomalous pixel.
         threshold: an edge of its own, so that decisions by it are exact; None when there is none.
     """
 
-    def __init__(self, pictures: Sequence[Picture], threshold: float | None = None) -> None:
-        edges = shared_edges(pictures, max(64, min(_EDGES, _CELLS // (2 * len(pictures)))))
+    def __init__(self, images: Sequence[Image], threshold: float | None = None) -> None:
+        edges = shared_edges(images, max(64, min(_EDGES, _CELLS // (2 * len(images)))))
         cut = np.nextafter(threshold, np.inf) if threshold is not None else None
         if cut is not None:
             edges = np.unique(np.append(edges, cut))[::-1]
         edges = with_ends(edges)
-        flat = np.stack([picture.counts(edges).ravel() for picture in pictures])
+        flat = np.stack([image.counts(edges).ravel() for image in images])
         # An order of their own, so that the order of coming has no say.
         self._flat = flat[np.lexsort(flat[:, ::31].T)]  # (N, 3 * E)
         self._edges = len(edges)
@@ -40,7 +40,7 @@ class ResampledPictures:
         self._has_defect = (self._flat[:, 2 * self._edges - 1] > 0).astype(np.float64)
 
     def _curves(self, weights: Array) -> Curve:
-        """The curve of each resample, from how often each picture counts in it, (R, N)."""
+        """The curve of each resample, from how often each image counts in it, (R, N)."""
         return Curve(*np.moveaxis((weights @ self._flat).reshape(-1, 3, self._edges), 1, 0))
 
     def _figures(self, weights: Array) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Synthetic categories in MVNet layout: drawn in seconds, deterministic for a seed, with exact masks.
 
-They let every command run where there are no pictures yet, and give tests something whose truth is known to the pixel.
-They are written to a cache folder, so that the same code reads them as reads real pictures.
+They let every command run where there are no images yet, and give tests something whose truth is known to the pixel.
+They are written to a cache folder, so that the same code reads them as reads real images.
 """
 
 import json
@@ -25,7 +25,7 @@ __all__ = ["CATEGORIES", "GENERATOR_VERSION", "generate"]
 CATEGORIES: tuple[str, ...] = tuple(RECIPES)
 
 GENERATOR_VERSION = 1
-"""To be raised by every change that changes a picture: cached pictures of another version are left alone."""
+"""To be raised by every change that changes an image: cached images of another version are left alone."""
 
 SMALLEST_SIDE = 48
 MANIFEST = "manifest.json"
@@ -44,17 +44,17 @@ def generate(
 ) -> Path:
     """Write one synthetic category below a cache folder, unless it is already there.
 
-    The pictures lie in `<root>/<hash of the parameters>/<category>`. They are drawn into a hidden folder beside, which
+    The images lie in `<root>/<hash of the parameters>/<category>`. They are drawn into a hidden folder beside, which
     gets its name only when it is complete, so a run that was cut off leaves nothing that looks finished, and two
     processes may do this at once.
 
     Args:
         root: The cache folder; made if it is not there.
         category: One of CATEGORIES.
-        seed: Seed of the data set; a picture depends on it, its category, folder, number and size, on nothing else.
-        train: Number of good pictures for training.
-        test_good: Number of good test pictures.
-        defects_each: Number of test pictures of each kind of defect.
+        seed: Seed of the data set; an image depends on it, its category, folder, number and size, on nothing else.
+        train: Number of good images for training.
+        test_good: Number of good test images.
+        defects_each: Number of test images of each kind of defect.
         size: Height and width in pixels.
 
     Returns:
@@ -83,26 +83,26 @@ def _check(category: str, seed: int, counts: Mapping[str, int], size: Size) -> N
     if category not in CATEGORIES:
         raise DataError(
             f"There is no synthetic category '{category}'. Choose one of {', '.join(CATEGORIES)}, or state data.root "
-            f"to use pictures of your own."
+            f"to use images of your own."
         )
     if seed < 0 or min(counts.values()) < 0 or counts["train"] < 1:
         given = ", ".join(f"{name}={count}" for name, count in {"seed": seed, **counts}.items())
-        raise DataError(f"Synthetic pictures need train >= 1 and no negative number, but got {given}. Mend the counts.")
+        raise DataError(f"Synthetic images need train >= 1 and no negative number, but got {given}. Fix the counts.")
     if min(size) < SMALLEST_SIDE:
         raise DataError(
-            f"Synthetic pictures need sides of at least {SMALLEST_SIDE} pixels, but got size={tuple(size)} "
+            f"Synthetic images need sides of at least {SMALLEST_SIDE} pixels, but got size={tuple(size)} "
             f"(height, width): below that the faint defects can't be seen. Choose a larger size."
         )
 
 
 def _folders(category: str, counts: Mapping[str, int]) -> list[tuple[str, str, int]]:
-    """Split, defect and number of pictures of each folder of a category."""
+    """Split, defect and number of images of each folder of a category."""
     broken = [("test", defect, counts["defects_each"]) for defect in RECIPES[category].defects]
     return [("train", GOOD, counts["train"]), ("test", GOOD, counts["test_good"]), *broken]
 
 
 def _finished(folder: Path, manifest: Parameters) -> bool:
-    """Whether a folder was completed with these parameters and has all its pictures still."""
+    """Whether a folder was completed with these parameters and has all its images still."""
     try:
         written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ def _finished(folder: Path, manifest: Parameters) -> bool:
 
 
 def _write_atomically(folder: Path, keys: list[Key], manifest: Parameters, root: Path) -> None:
-    """Draw all pictures into a hidden folder on the same disk, then give it its name."""
+    """Draw all images into a hidden folder on the same disk, then give it its name."""
     drawing = root / f".drawing-{uuid4().hex}"
     try:
         for key in keys:
@@ -139,12 +139,12 @@ def _put_in_place(drawing: Path, folder: Path, manifest: Parameters) -> None:
 
 
 def _save(folder: Path, key: Key) -> None:
-    """Draw one picture and, if it is defective, its mask (0 and 255), as PNG."""
+    """Draw one image and, if it is defective, its mask (0 and 255), as PNG."""
     drawn = specimen(key)
     name = f"{key.index:03d}"
     place = folder / key.split / key.defect
     place.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawn.picture).save(place / f"{name}.png", compress_level=3)
+    Image.fromarray(drawn.image).save(place / f"{name}.png", compress_level=3)
     if key.defect != GOOD:
         truth = folder / "ground_truth" / key.defect
         truth.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Randomness and its fields: seeded generators, smooth noise, cellular noise. Nothing here knows what is drawn with it.
 
-Lengths everywhere in this package are in units of which the short side of a picture has 256, so that a category looks
+Lengths everywhere in this package are in units of which the short side of an image has 256, so that a category looks
 the same at any size.
 """
 
@@ -29,7 +29,7 @@ def pixel(size: Size) -> float:
 
 
 def grid(size: Size) -> tuple[Field, Field]:
-    """Coordinates y and x of the pixel centres in units from the picture's centre, each (H, W) float32."""
+    """Coordinates y and x of the pixel centres in units from the image's centre, each (H, W) float32."""
     height, width = size
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) * np.float32(pixel(size))
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) * np.float32(pixel(size))

@@ -99,7 +99,7 @@ def manipulated_front(scene: Scene, rng: np.random.Generator, strength: float) -
 
 
 def _axis(scene: Scene, coordinate: Field) -> tuple[float, float]:
-    """Unit vector (down, right) in the picture along which a coordinate of the object grows."""
+    """Unit vector (down, right) in the image along which a coordinate of the object grows."""
     middle = (scene.size[0] // 2, scene.size[1] // 2)
     down = float(coordinate[middle] - coordinate[middle[0] - 1, middle[1]])
     right = float(coordinate[middle] - coordinate[middle[0], middle[1] - 1])

@@ -1,4 +1,4 @@
-"""What stands before the camera, and the camera: albedo and relief become an 8-bit picture in a light that varies."""
+"""What stands before the camera, and the camera: albedo and relief become an 8-bit image in a light that varies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from anomaly_lightning.data.synthetic.noise import Field, Size, grid, pixel
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 Region = NDArray[np.bool_]
 
 
@@ -43,7 +43,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Light:
-    """How much the light and the camera differ from picture to picture.
+    """How much the light and the camera differ from image to image.
 
     Attributes:
         elevation: Height of the lamp over the surface, in degrees, lowest and highest.
@@ -62,13 +62,13 @@ class Light:
     blur: tuple[float, float] = (0.5, 0.8)
 
 
-def photograph(scene: Scene, light: Light, rng: np.random.Generator) -> Picture:
-    """The picture of a scene; two scenes taken with equal generators differ only where the scenes do.
+def photograph(scene: Scene, light: Light, rng: np.random.Generator) -> Image:
+    """The image of a scene; two scenes taken with equal generators differ only where the scenes do.
 
     Args:
         scene: What stands before the camera.
         light: How much light and camera vary.
-        rng: Draws this picture's light, exposure, blur and noise; what is drawn does not depend on the scene's content.
+        rng: Draws this image's light, exposure, blur and noise; what is drawn does not depend on the scene's content.
 
     Returns:
         (H, W, 3) uint8.
@@ -101,7 +101,7 @@ def _reflections(scene: Scene, azimuth: float, elevation: float) -> tuple[Field,
 
 
 def _illumination(size: Size, light: Light, rng: np.random.Generator) -> Field:
-    """Gain of each pixel and channel: exposure, tint, a gradient across the picture, vignetting; (H, W, 3)."""
+    """Gain of each pixel and channel: exposure, tint, a gradient across the image, vignetting; (H, W, 3)."""
     y, x = grid(size)
     direction, amount = rng.uniform(0, 2 * np.pi), rng.uniform(0, light.gradient)
     ramp = 1 + amount * (np.cos(direction) * x / x.max() + np.sin(direction) * y / y.max())

@@ -1,4 +1,4 @@
-"""Shapes that defects are made of, as fields over the picture: places, blobs, strokes, dents."""
+"""Shapes that defects are made of, as fields over the image: places, blobs, strokes, dents."""
 
 from dataclasses import replace
 

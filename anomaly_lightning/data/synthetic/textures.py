@@ -1,4 +1,4 @@
-"""Good surfaces that fill the picture: leather, tile, grid, carpet, wood."""
+"""Good surfaces that fill the image: leather, tile, grid, carpet, wood."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def blend(below: Field, above: Field, cover: Field) -> Field:
 
 
 def _surface(albedo: Field, height: Field, gloss: float, behind: Field, axes: tuple[Field, Field]) -> Scene:
-    """A texture's scene: a defect may lie anywhere but at the very edge of the picture."""
+    """A texture's scene: a defect may lie anywhere but at the very edge of the image."""
     y, x = grid((height.shape[0], height.shape[1]))
     v, u = axes
     inner: Region = (np.abs(y) < 0.75 * y.max()) & (np.abs(x) < 0.75 * x.max())

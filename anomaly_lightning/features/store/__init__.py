@@ -1,6 +1,6 @@
-"""Where features live between the backbone and the detectors: on disk or in memory, keyed by a picture's content.
+"""Where features live between the backbone and the detectors: on disk or in memory, keyed by an image's content.
 
-Knows torch, numpy, sqlite3 and filelock; nothing of pictures, backbones, Lightning or Hydra.
+Knows torch, numpy, sqlite3 and filelock; nothing of images, backbones, Lightning or Hydra.
 """
 
 from anomaly_lightning.features.store.base import DTYPES, FeatureStore

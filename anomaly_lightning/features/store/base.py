@@ -14,7 +14,7 @@ DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bf
 
 
 class FeatureStore(Protocol):
-    """Features of pictures, found by a key that stands for a picture's content.
+    """Features of images, found by a key that stands for an image's content.
 
     Rows are numbers of the store's own; a row that was handed out keeps meaning the same features as long as the
     store is open.
@@ -22,10 +22,10 @@ class FeatureStore(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape (C, h, w) of the features of one picture."""
+        """Shape (C, h, w) of the features of one image."""
 
     def __len__(self) -> int:
-        """Pictures stored."""
+        """Images stored."""
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Row of each key: (N,) int64, -1 where the key is absent."""

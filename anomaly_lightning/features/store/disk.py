@@ -1,6 +1,6 @@
 """The feature store on disk: safe with several processes at once, and with a kill at any point.
 
-`<root>/<name>/` holds `spec.json` (what the features depend on besides the picture), `rows.bin` (see `rowfile`) and
+`<root>/<name>/` holds `spec.json` (what the features depend on besides the image), `rows.bin` (see `rowfile`) and
 `index.sqlite` (see `index`). A row's bytes are on the disk before its index entry is: an entry always points at
 complete bytes, and what a killed process left behind the last entry is overwritten. Bytes that don't match their
 checksum are never served.
@@ -41,9 +41,9 @@ class DiskStore:
 
     Args:
         root: The cache's root folder; made where it is missing.
-        spec: What determines features besides the picture (weights' sha256, taps, grid, image size, transform,
+        spec: What determines features besides the image (weights' sha256, taps, grid, image size, transform,
             versions that matter), JSON values only.
-        shape: (C, h, w) of the features of one picture.
+        shape: (C, h, w) of the features of one image.
         dtype: Stored dtype: float16, bfloat16 or float32.
 
     Raises:
@@ -65,7 +65,7 @@ class DiskStore:
             self._open(canonical(spec, self.shape, dtype))
 
     def __len__(self) -> int:
-        """Pictures stored, those of other processes included."""
+        """Images stored, those of other processes included."""
         with cache_errors(self.folder):
             return self._index.count()
 
@@ -98,7 +98,7 @@ class DiskStore:
             CacheError: A value does not fit the dtype, the disk is full, or the folder can't be written to.
         """
         if len(keys) != len(features):
-            raise ValueError(f"expected one key a picture, got {len(keys)} keys for {len(features)} pictures")
+            raise ValueError(f"expected one key an image, got {len(keys)} keys for {len(features)} images")
         if not self.writable:
             raise CacheError(self._why_read_only)
         encoded = encode(features, self.shape, self._dtype)
@@ -123,7 +123,7 @@ class DiskStore:
             self._checks.forget(self._rows.read_into(numbers, raw))
             if damaged := self._drop(self._checks.mismatches(numbers, raw)):
                 raise CacheError(
-                    f"The stored features of {len(damaged)} picture(s) in {self.folder / ROWS} are damaged (checksum). "
+                    f"The stored features of {len(damaged)} image(s) in {self.folder / ROWS} are damaged (checksum). "
                     "They were dropped from the index; start the same command again to compute them anew."
                 )
         return stored.to(torch.float32)
@@ -142,7 +142,7 @@ class DiskStore:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                _log.info("Another process computes the features of the same pictures; waiting for it.")
+                _log.info("Another process computes the features of the same images; waiting for it.")
                 lock.acquire()
         try:
             yield
@@ -182,7 +182,7 @@ class DiskStore:
         self._checks = RowChecks(self._rows, self._index, once=self.writable)
 
     def _prepare(self, spec_text: str) -> None:
-        """Make what is missing, and mend what a killed process left. Needs the exclusive lock."""
+        """Make what is missing, and fix what a killed process left. Needs the exclusive lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / SPEC
         if not path.is_file() or path.read_text(encoding="utf-8") != spec_text:

@@ -26,10 +26,10 @@ class CacheEntry:
 
     Attributes:
         folder: The folder.
-        spec: What its features depend on besides the picture; empty where spec.json can't be read.
-        shape: (C, h, w) of the features of one picture; empty where unknown.
+        spec: What its features depend on besides the image; empty where spec.json can't be read.
+        shape: (C, h, w) of the features of one image; empty where unknown.
         dtype: Stored dtype; empty where unknown.
-        pictures: How many pictures' features it holds.
+        images: How many images' features it holds.
         bytes: Size of its files.
         last_used: Seconds since 1970; 0 where it holds nothing.
     """
@@ -38,7 +38,7 @@ class CacheEntry:
     spec: dict[str, object]
     shape: tuple[int, ...]
     dtype: str
-    pictures: int
+    images: int
     bytes: int
     last_used: float
 
@@ -49,12 +49,12 @@ class Freed:
 
     Attributes:
         bytes: Size of what was removed.
-        pictures: How many pictures' features were removed.
+        images: How many images' features were removed.
         in_use: Folders left alone because a process has them open.
     """
 
     bytes: int
-    pictures: int
+    images: int
     in_use: tuple[Path, ...]
 
 
@@ -98,27 +98,27 @@ def trim(root: Path, max_bytes: int) -> Freed:
     idle = [entry for entry in entries if not _busy(root, entry.folder)] if excess > 0 else entries
     freed = _apply(root, _to_keep(idle, excess))
     busy = {entry.folder for entry in entries} - {entry.folder for entry in idle}
-    return Freed(freed.bytes, freed.pictures, tuple(sorted(busy | set(freed.in_use))))
+    return Freed(freed.bytes, freed.images, tuple(sorted(busy | set(freed.in_use))))
 
 
 def _to_keep(entries: list[CacheEntry], excess: int) -> dict[Path, int]:
-    """Pictures to keep, by folder, where something has to go for `excess` bytes to be freed."""
+    """Images to keep, by folder, where something has to go for `excess` bytes to be freed."""
     keep: dict[Path, int] = {}
     uses = sorted(((used, entry.folder, entry) for entry in entries for used in _uses(entry)), key=lambda use: use[:2])
     for _, folder, entry in uses:
         if excess <= 0:
             break
-        rows = entry.pictures * _row_bytes(entry) if entry.pictures else 0
-        keep[folder] = max(0, keep.get(folder, entry.pictures) - 1)
-        excess -= rows // max(1, entry.pictures)
+        rows = entry.images * _row_bytes(entry) if entry.images else 0
+        keep[folder] = max(0, keep.get(folder, entry.images) - 1)
+        excess -= rows // max(1, entry.images)
         if keep[folder] == 0:  # the folder goes, and its index with it
             excess -= entry.bytes - rows
     return keep
 
 
 def _apply(root: Path, keep: dict[Path, int]) -> Freed:
-    """Keep that many of the pictures used last in each folder; a folder that keeps none is removed."""
-    size, pictures, in_use = 0, 0, []
+    """Keep that many of the images used last in each folder; a folder that keeps none is removed."""
+    size, images, in_use = 0, 0, []
     for folder, wanted in keep.items():
         with cache_errors(folder), _claimed(root, folder) as free:
             if not free:
@@ -130,8 +130,8 @@ def _apply(root: Path, keep: dict[Path, int]) -> Freed:
             else:
                 _remove(folder)
             after = _entry(folder)
-        size, pictures = size + before.bytes - after.bytes, pictures + before.pictures - after.pictures
-    return Freed(size, pictures, tuple(in_use))
+        size, images = size + before.bytes - after.bytes, images + before.images - after.images
+    return Freed(size, images, tuple(in_use))
 
 
 def _remove(folder: Path) -> None:
@@ -207,7 +207,7 @@ def _index_uses(folder: Path) -> list[tuple[float, int]]:
 
 
 def _uses(entry: CacheEntry) -> list[float]:
-    """Times of last use of the entry's pictures; one of long ago for a folder that holds none."""
+    """Times of last use of the entry's images; one of long ago for a folder that holds none."""
     return [used for used, _ in _index_uses(entry.folder)] or [0.0]
 
 

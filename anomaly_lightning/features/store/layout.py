@@ -11,7 +11,7 @@ _NAME = re.compile("[0-9a-f]{20}")
 
 
 def canonical(spec: Mapping[str, object], shape: tuple[int, int, int], dtype: str) -> str:
-    """The one JSON text for what determines features besides the picture; equal meanings give equal texts."""
+    """The one JSON text for what determines features besides the image; equal meanings give equal texts."""
     return json.dumps({"spec": dict(spec), "shape": list(shape), "dtype": dtype}, sort_keys=True, allow_nan=False)
 
 

@@ -13,10 +13,10 @@ from anomaly_lightning.features.store.base import encode, first_positions, row_l
 class MemoryStore:
     """Features in RAM; same interface as `DiskStore`.
 
-    The table grows by half of its size, so appending N pictures copies about 2 N of them in all.
+    The table grows by half of its size, so appending N images copies about 2 N of them in all.
 
     Args:
-        shape: (C, h, w) of the features of one picture.
+        shape: (C, h, w) of the features of one image.
         dtype: Stored dtype: float16, bfloat16 or float32.
     """
 
@@ -27,7 +27,7 @@ class MemoryStore:
         self._row_of: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """Pictures stored."""
+        """Images stored."""
         return len(self._row_of)
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
@@ -41,7 +41,7 @@ class MemoryStore:
             CacheError: A value is not finite, or not finite any more in the store's dtype.
         """
         if len(keys) != len(features):
-            raise ValueError(f"expected one key a picture, got {len(keys)} keys for {len(features)} pictures")
+            raise ValueError(f"expected one key an image, got {len(keys)} keys for {len(features)} images")
         encoded = encode(features, self.shape, self._table.dtype)
         fresh = {key: at for key, at in first_positions(keys).items() if key not in self._row_of}
         start = len(self)
@@ -53,7 +53,7 @@ class MemoryStore:
         """Features (B, C, h, w) float32 of rows (B,) int64 in any order; a new tensor at every call."""
         numbers = row_list(rows)
         if numbers and max(numbers) >= len(self):
-            raise IndexError(f"row {max(numbers)} is not in a store of {len(self)} pictures")
+            raise IndexError(f"row {max(numbers)} is not in a store of {len(self)} images")
         return self._table.index_select(0, torch.tensor(numbers, dtype=torch.int64)).to(torch.float32)
 
     def filling(self, keys: Sequence[str]) -> AbstractContextManager[None]:

@@ -1,0 +1,164 @@
+"""Which images a run uses: exactly what was given, or what is there where nothing was."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anomaly_lightning.data import synthetic
+from anomaly_lightning.data.folder import read_folder
+from anomaly_lightning.data.layouts import read_layout
+from anomaly_lightning.data.manifest import read_manifest
+from anomaly_lightning.data.samples import Category, categories_in, read_category
+from anomaly_lightning.errors import DataError
+
+DEFAULT_ROOT = Path("data/mvnet")
+PLACES = ("root", "normal", "normal_test", "abnormal", "masks", "manifest")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where the images come from.
+
+    Attributes:
+        category: What the layout holds.
+        where: The folder of categories, the folders or the table.
+        why: In words: how that was found.
+        settings: Plain `layout` and places (absolute), from which `resolve` finds the same images again.
+        excluded: Training images that are left out because `data.exclude` names them.
+    """
+
+    category: Category
+    where: str
+    why: str
+    settings: Mapping[str, Any]
+    excluded: tuple[Path, ...] = ()
+
+
+def resolve(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
+    """Find a category's images.
+
+    Args:
+        data: The plain `data` config: `layout`, the places that it takes (`root`; `normal`, `abnormal`, ...;
+            `manifest`) and, where images may be generated, `generate`; `exclude`, an audit.json or a list of paths.
+        name: The category.
+        cache: Folder that generated images are kept in.
+
+    Raises:
+        DataError: What was given is not there, or nothing is there and the category can't be generated.
+    """
+    return _without(_resolve_all(data, name, cache), data.get("exclude"))
+
+
+def _without(resolved: Resolved, exclude: str | list[str] | None) -> Resolved:
+    """The same less the training images that are named; a file that fits none of them is a mistake."""
+    if not exclude:
+        return resolved
+    unwanted = {Path(path).absolute() for path in (_listed(exclude) if isinstance(exclude, str) else exclude)}
+    category = resolved.category
+    left_out = tuple(sample.path for sample in category.train if sample.path.absolute() in unwanted)
+    if unwanted and not left_out and isinstance(exclude, str):
+        raise DataError(
+            f"data.exclude={exclude} names {len(unwanted)} image(s), say {min(unwanted)}, but none of them is a "
+            f"training image of {category.name} in {resolved.where}. Run the audit on these images."
+        )
+    gone = set(left_out)
+    kept = replace(category, train=tuple(sample for sample in category.train if sample.path not in gone))
+    settings = {**resolved.settings, "exclude": [str(path) for path in left_out]}
+    return replace(resolved, category=kept, settings=settings, excluded=left_out)
+
+
+def _listed(file: str) -> list[str]:
+    """Paths that an audit.json (or a plain JSON list) names."""
+    try:
+        content = json.loads(_absolute(file).read_text(encoding="utf-8"))
+        return [str(path) for path in (content["exclude"] if isinstance(content, dict) else content)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"data.exclude={file}: expected an audit.json, or a JSON list of paths ({error}).") from error
+
+
+def _resolve_all(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
+    layout = data["layout"]
+    if layout == "folder":
+        return _read_folder(data, name)
+    if layout == "manifest":
+        if not data["manifest"]:
+            raise DataError("data=manifest needs data.manifest=<a .csv or .jsonl file that lists the images>.")
+        file = _absolute(data["manifest"])
+        category = read_manifest(file, name)
+        return Resolved(category, str(file), "data.manifest, as set", _settings(layout, manifest=str(file)))
+    if layout == "synthetic":
+        if data["root"] is not None:
+            raise DataError(f"data.root={data['root']} contradicts data=synthetic, which generates its images.")
+        return _generate(data, name, cache, "data=synthetic, as set")
+    return _resolve_root(data, name, cache)
+
+
+def _resolve_root(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
+    """A root that was given, else one that is there, else generated images."""
+    layout = data["layout"]
+    if data["root"] is not None:
+        return _read(layout, _absolute(data["root"]), name, "data.root, as set")
+    if layout != "mvnet":
+        raise DataError(f"data={layout} needs data.root=<the folder that holds {name}>.")
+    if os.environ.get("MVNET_ROOT"):
+        return _read(layout, _absolute(os.environ["MVNET_ROOT"]), name, "$MVNET_ROOT")
+    if categories_in(DEFAULT_ROOT):
+        return _read(layout, _absolute(DEFAULT_ROOT), name, f"found in {DEFAULT_ROOT}")
+    return _generate(data, name, cache, f"no data.root set, no $MVNET_ROOT, no {DEFAULT_ROOT}: generated images")
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _settings(layout: str, **places: Any) -> dict[str, Any]:
+    return {"layout": layout, **dict.fromkeys(PLACES), **places}
+
+
+def _read(layout: str, root: Path, name: str, why: str) -> Resolved:
+    category = read_category(root, name) if layout == "mvnet" else read_layout(root, name, layout)
+    return Resolved(category, str(root), why, _settings(layout, root=str(root)))
+
+
+def _read_folder(data: Mapping[str, Any], name: str) -> Resolved:
+    def folders(key: str) -> list[Path]:
+        given = data[key]
+        return [_absolute(folder) for folder in ([given] if isinstance(given, str) else given or [])]
+
+    def folder(key: str) -> Path | None:
+        return _absolute(data[key]) if data[key] else None
+
+    if not data["normal"]:
+        raise DataError("data=folder needs data.normal=<folder of images of good parts>, or a list of such folders.")
+    normal, normal_test, abnormal, masks = (
+        folders("normal"),
+        folders("normal_test"),
+        folder("abnormal"),
+        folder("masks"),
+    )
+    category = read_folder(name, normal, abnormal, masks, normal_test)
+    places = {"normal": [str(path) for path in normal], "normal_test": [str(path) for path in normal_test]}
+    places |= {"abnormal": abnormal and str(abnormal), "masks": masks and str(masks)}  # type: ignore[dict-item]
+    return Resolved(category, ", ".join(map(str, normal)), "data.normal, as set", _settings("folder", **places))
+
+
+def _generate(data: Mapping[str, Any], name: str, cache: Path, why: str) -> Resolved:
+    if name not in synthetic.CATEGORIES:
+        raise DataError(
+            f"There are no images of category {name!r} ({why}), and it can't be generated. Set data.root=<folder "
+            f"that holds {name}/train/good>, or take one of: {', '.join(synthetic.CATEGORIES)}."
+        )
+    wanted = data["generate"]
+    root = synthetic.generate(
+        cache / "synthetic",
+        name,
+        seed=wanted["seed"],
+        train=wanted["train"],
+        test_good=wanted["test_good"],
+        defects_each=wanted["defects_each"],
+        size=tuple(wanted["size"]),
+    )
+    return Resolved(read_category(root, name), str(root), why, _settings("mvnet", root=str(root.absolute())))

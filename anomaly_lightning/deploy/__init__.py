@@ -1,0 +1,1 @@
+"""Using a trained model: prediction on folders, and images as they arrive."""

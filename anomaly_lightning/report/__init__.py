@@ -1,5 +1,0 @@
-"""report.html: one self-contained page a run, for whoever has to believe the figures and look at the pictures."""
-
-from anomaly_lightning.report.page import REPORT_FILE, write_report
-
-__all__ = ["REPORT_FILE", "write_report"]

@@ -1,0 +1,92 @@
+"""What each file of a category is: read once, by several threads."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomaly_lightning.data.duplicates import thumbnail
+from anomaly_lightning.data.samples import Category, Sample
+from anomaly_lightning.runtime.appearance import Statistics, image_statistics
+from anomaly_lightning.runtime.reading import FORMATS, ImageError, content_hash, read_image
+
+SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One file.
+
+    Attributes:
+        sample: The image.
+        role: "train" (training and validation normals) or "test".
+        reason: Why it can't be read; None where it can. The rest is empty then.
+        content: Hex sha256 of the file.
+        form: Form of the file, say PNG.
+        mode: Pillow's mode, say RGB, L or I;16.
+        statistics: Figures of the image.
+        thumb: (32, 32) float32, grey.
+    """
+
+    sample: Sample
+    role: str
+    reason: str | None
+    content: str = ""
+    form: str = ""
+    mode: str = ""
+    statistics: Statistics | None = None
+    thumb: NDArray[np.float32] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The image's file."""
+        return self.sample.path
+
+    @property
+    def misnamed(self) -> bool:
+        """Whether the suffix promises another form than the content has."""
+        return self.form in SUFFIXES and self.path.suffix.lower() not in SUFFIXES[self.form]
+
+
+def gather(category: Category, on_progress: Callable[[int], None] | None = None) -> list[Facts]:
+    """Facts of every image of a category, training normals first.
+
+    Args:
+        category: What the layout holds.
+        on_progress: Told how many are done.
+    """
+    listed = [("train", sample) for sample in category.train] + [("test", sample) for sample in category.test]
+    found = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for facts in pool.map(lambda item: facts_of(*item), listed):
+            found.append(facts)
+            if on_progress is not None:
+                on_progress(len(found))
+    return found
+
+
+def facts_of(role: str, sample: Sample) -> Facts:
+    """Facts of one image."""
+    try:
+        image, content = read_image(sample.path), content_hash(sample.path)
+        with Image.open(sample.path, formats=FORMATS) as file:
+            form, mode = str(file.format), file.mode
+    except ImageError as error:
+        return Facts(sample, role, error.reason)
+    return Facts(sample, role, None, content, form, mode, image_statistics(image), thumbnail(image))
+
+
+def readable(facts: Sequence[Facts]) -> list[Facts]:
+    """Those that can be read."""
+    return [item for item in facts if item.reason is None]

@@ -1,0 +1,139 @@
+"""From facts to findings: what is wrong, with which images, and what may be left out of training for it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_lightning.data.duplicates import near_duplicates, same_content
+from anomaly_lightning.reports.audit.facts import Facts, readable
+from anomaly_lightning.runtime.appearance import TINY, Statistics, robust_z
+
+# Kind of finding: what it means, in words.
+KINDS = {
+    "unreadable": "can't be read",
+    "leak": "a training image is in the test set, too",
+    "near_leak": "a training image is in the test set, too, written anew",
+    "contradiction": "one image under two names of defects",
+    "duplicate": "the same file more than once",
+    "near_duplicate": "one image, written more than once",
+    "misnamed": "the suffix does not say what the file is",
+    "size": "another size than most",
+    "mode": "another colour mode than most",
+    "brightness": "much brighter or darker than most",
+    "contrast": "much more or less contrast than most",
+    "sharpness": "much sharper or more blurred than most",
+    "mask": "the mask does not fit",
+    "looks_anomalous": "a normal that looks unlike the other normals",
+}
+ODD_Z = 6.0  # robust standard deviations from the median of the training normals
+FEW = 0.1  # a mode that fewer than this share of the images have is told
+SIZE_MARGIN = 0.05  # log of the ratio of two heights or widths up to which they count as one size
+EXCLUDES = ("unreadable", "leak", "near_leak", "duplicate", "near_duplicate", "brightness", "contrast", "sharpness")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look at.
+
+    Attributes:
+        kind: One of `KINDS`.
+        paths: The images that it is about.
+        words: What was found.
+        exclude: Those of them that should not be trained on.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    words: str
+    exclude: tuple[Path, ...] = field(default=())
+
+
+def file_findings(facts: Sequence[Facts]) -> list[Finding]:
+    """What is wrong with single files: unreadable, misnamed, of an odd size or mode."""
+    found = [_of("unreadable", item, str(item.reason)) for item in facts if item.reason is not None]
+    good = readable(facts)
+    found += [_of("misnamed", item, f"holds {item.form}") for item in good if item.misnamed]
+    return found + _odd_sizes(good) + _odd_modes(good)
+
+
+def duplicate_findings(facts: Sequence[Facts]) -> list[Finding]:
+    """Equal files and near duplicates, inside and across training and test."""
+    good = readable(facts)
+    hashes = [item.content for item in good]
+    found = [_twice([good[i] for i in group], "duplicate", "leak") for group in same_content(hashes)]
+    thumbs = np.stack([item.thumb for item in good]) if good else np.zeros((0, 1, 1), np.float32)  # type: ignore[misc]
+    pairs = near_duplicates(thumbs, hashes)
+    return found + [_twice([good[i], good[j]], "near_duplicate", "near_leak") for i, j in pairs]
+
+
+def outlier_findings(facts: Sequence[Facts], limit: float = ODD_Z) -> list[Finding]:
+    """Good parts whose brightness, contrast or sharpness lies far from that of the training normals."""
+    normals = [item for item in readable(facts) if not item.sample.label]
+    known = [item for item in normals if item.role == "train"]
+    if len(known) < 5:
+        return []
+    found = []
+    for kind, value, floor, unit in (
+        ("brightness", lambda s: s.brightness, 2.0, "mean level"),
+        ("contrast", lambda s: np.log(s.contrast + TINY), 0.05, "log of the contrast"),
+        ("sharpness", lambda s: np.log(s.sharpness + TINY), 0.1, "log of the sharpness"),
+    ):
+        values, reference = _values(normals, value), _values(known, value)
+        for item, z, x in zip(normals, robust_z(values, floor, reference), values, strict=True):
+            if abs(z) > limit:
+                side = "above" if z > 0 else "below"
+                words = f"{unit} {x:.3g}, {abs(z):.1f} robust standard deviations {side} the median"
+                found.append(_of(kind, item, words))
+    return found
+
+
+def _values(items: Sequence[Facts], value: Callable[[Statistics], float]) -> np.ndarray:
+    return np.array([value(item.statistics) for item in items if item.statistics is not None], dtype=np.float64)
+
+
+def _of(kind: str, item: Facts, words: str) -> Finding:
+    """Finding about one file, which is left out of training where its kind says so."""
+    leave = (item.path,) if kind in EXCLUDES and item.role == "train" else ()
+    return Finding(kind, (item.path,), words, leave)
+
+
+def _odd_sizes(facts: Sequence[Facts]) -> list[Finding]:
+    """Files whose height or width is far from the commonest size; crops vary by a few pixels."""
+    sizes = [(item.statistics.height, item.statistics.width) for item in facts if item.statistics is not None]
+    if len(sizes) < 1 / FEW:
+        return []
+    height, width = Counter(sizes).most_common(1)[0][0]
+    odd = [max(abs(np.log(h / height)), abs(np.log(w / width))) > SIZE_MARGIN for h, w in sizes]
+    if sum(odd) > len(odd) / 2:  # images of all sizes: none of them is odd
+        return []
+    return [
+        _of("size", item, f"{w}x{h}; most are {width}x{height}")
+        for item, (h, w), is_odd in zip(facts, sizes, odd, strict=True)
+        if is_odd
+    ]
+
+
+def _odd_modes(facts: Sequence[Facts]) -> list[Finding]:
+    """Files of a colour mode that few share."""
+    modes = Counter(item.mode for item in facts)
+    if len(facts) < 1 / FEW:
+        return []
+    common = modes.most_common(1)[0][0]
+    rare = [item for item in facts if modes[item.mode] < FEW * len(facts)]
+    return [_of("mode", item, f"{item.mode}; most are {common}") for item in rare]
+
+
+def _twice(group: Sequence[Facts], inside: str, across: str) -> Finding:
+    """Finding about one image under several names; the copies in training go, but one where none is in the test."""
+    roles, defects = {item.role for item in group}, {item.sample.defect for item in group}
+    paths = tuple(item.path for item in group)
+    training = tuple(item.path for item in group if item.role == "train")
+    names = " = ".join(str(path) for path in paths)
+    if len(roles) > 1:
+        return Finding(across, paths, names, training)
+    if len(defects) > 1 and inside == "duplicate":
+        return Finding("contradiction", paths, f"{names}, as {' and '.join(sorted(defects))}")
+    return Finding(inside, paths, names, training[1:])

@@ -1,0 +1,113 @@
+"""The words a command prints: what was resolved before it starts, what came out when it ends."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+HEADLINE = ("precision", "recall", "f1", "f1_floor", "f1_oracle", "auroc", "false_alarm_rate", "miss_rate")
+PIXEL = ("auroc", "aupro", "f1", "iou")
+
+
+def banner(resolved: Mapping[str, Any]) -> None:
+    """Show what a run will use, before it does."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in resolved.items():
+        grid.add_row(f"[bold]{name}", str(value))
+    Console().print(Panel(grid, title="anomaly_lightning", title_align="left"))
+
+
+def number(value: Any) -> str:
+    """A figure in four digits, a dash where it is undefined."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = None) -> None:
+    """Show the figures and where everything lies."""
+    console = Console()
+    image, pixel = metrics["image"], metrics["pixel"]
+    if image:
+        figures = Table(
+            title=f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}", title_justify="left"
+        )
+        figures.add_column("figure")
+        figures.add_column("value", justify="right")
+        for name in HEADLINE:
+            figures.add_row(name, number(image[name]))
+        for name in PIXEL:
+            figures.add_row(f"pixel {name}", number((pixel or {}).get(name)))
+        console.print(figures)
+    for warning in metrics["threshold"].get("warnings", []):
+        console.print(warning, style="yellow", highlight=False)
+    for what, why in metrics["notes"].items():
+        console.print(f"{what}: {why}", style="yellow", highlight=False)
+    threshold = metrics["threshold"]
+    console.print(
+        f"threshold {number(threshold['value'])} from {threshold.get('normals')} validation normals "
+        f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
+        highlight=False,
+    )
+    places = {
+        "report": folder / "report.html",
+        "checkpoint": checkpoint,
+        "figures": folder / "metrics.json",
+        "predictions": folder / "predictions.csv",
+    }
+    places |= {"heatmaps": folder / "heatmaps", "tensorboard": folder / "tensorboard"}
+    for name, place in places.items():
+        if place is not None and place.exists():
+            console.print(f"{name:<12}{place}", soft_wrap=True, highlight=False)
+
+
+def audit_tables(
+    counts: Mapping[str, Mapping[str, int]], findings: Mapping[str, list[str]], kinds: Mapping[str, str], told: int
+) -> None:
+    """Show what an audit counted and found.
+
+    Args:
+        counts: Name of a count -> value -> number of images.
+        findings: Kind -> words of each finding.
+        kinds: Kind -> what it means.
+        told: Findings of one kind that are shown.
+    """
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("what", "value", "images"):
+        table.add_column(name, justify="right" if name == "images" else "left", overflow="fold")
+    for what, values in counts.items():
+        for value, number_of in list(values.items())[:told]:
+            table.add_row(what, value, str(number_of))
+        if len(values) > told:
+            table.add_row(what, f"and {len(values) - told} others", "")
+    console.print(table)
+    for kind, words in findings.items():
+        console.print(f"\n[bold]{kind}[/bold] ({len(words)}): {kinds[kind]}", highlight=False)
+        for line in words[:told]:
+            console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        if len(words) > told:
+            console.print(f"  and {len(words) - told} more, see audit.html", highlight=False)
+
+
+def ranking(rows: list[dict[str, Any]]) -> None:
+    """Show the normals that look least like the others."""
+    console = Console()
+    console.print("\n[bold]normals, the most anomalous first[/bold] (z: robust standard deviations above the median)")
+    for place, row in enumerate(rows, start=1):
+        text = f"{place:>4}  z {row['z']:6.2f}  error {row['score']:.4g}  {row['path']}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def audit_end(serious: int, exclude: int, folder: Path, notes: list[str]) -> None:
+    """Show the verdict of an audit and where its files lie."""
+    console = Console()
+    for note in notes:
+        console.print(note, style="yellow", highlight=False, markup=False)
+    console.print(f"\n{serious} serious finding(s)." if serious else "\nNothing serious was found.", highlight=False)
+    files = f"{folder / 'audit.json'}, {folder / 'audit.html'}"
+    console.print(files, soft_wrap=True, highlight=False, markup=False)
+    if exclude:
+        hint = f"Train without the {exclude} image(s) listed there: data.exclude={folder / 'audit.json'}"
+        console.print(hint, soft_wrap=True, highlight=False, markup=False)

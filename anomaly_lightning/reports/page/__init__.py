@@ -1,0 +1,5 @@
+"""report.html: one self-contained page a run, for whoever has to believe the figures and look at the images."""
+
+from anomaly_lightning.reports.page.render import REPORT_FILE, write_report
+
+__all__ = ["REPORT_FILE", "write_report"]

@@ -1,0 +1,99 @@
+"""Everything that the page shows, as one plain dict: from results, metrics.json, run.json and the loss history."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+
+from anomaly_lightning.reports.page import plots, words
+from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
+from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.heatmap import COLORMAP
+
+HISTORY = Path("history") / "metrics.csv"
+_STRIP = 4  # images in each strip of the most anomalous
+
+
+def page_data(
+    folder: Path, results: Results | None, metrics: Mapping[str, Any], run: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the template fills in.
+
+    Args:
+        folder: The run's; its loss history is read.
+        results: Of the test set; None when nothing was tested.
+        metrics: Content of metrics.json.
+        run: Content of run.json; of an evaluation without one, what was resolved.
+
+    Returns:
+        Words, tables and SVG paths; "script" is what the page's own script works on (None without results).
+    """
+    notes = metrics["notes"]
+    tested = results is not None and len(results.samples) > 0
+    return {
+        "title": f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}",
+        "metrics": metrics,
+        "words": {
+            "promise": words.promise(metrics["threshold"]),
+            "found": words.found(metrics["image"], notes),
+            "test_alarms": words.alarms_met(metrics["image"]),
+            "made": words.threshold_made(metrics["threshold"]),
+            "cautions": words.cautions(metrics, run),
+        },
+        "facts": words.facts(metrics, run),
+        "image_rows": words.figure_rows(metrics["image"], words.IMAGE, "image", notes),
+        "pixel_rows": words.figure_rows(metrics["pixel"], words.PIXEL, "pixel", notes),
+        "defect_rows": words.defect_rows(metrics),
+        "defect_titles": list(words.DEFECT.values()),
+        "losses": plots.loss_curves(folder / HISTORY),
+        "colours": _colours(),
+        **(_tested(results, metrics) if tested and results is not None else _untested(notes)),
+    }
+
+
+def _untested(notes: Mapping[str, str]) -> dict[str, Any]:
+    why = words.reason(notes, "image")
+    return {"script": None, "histogram": None, "curves": None, "strips": [], "why_untested": why}
+
+
+def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    threshold = results.threshold if math.isfinite(results.threshold) else None
+    scores = [float(score) for score in results.scores]
+    axis = plots.score_axis(scores, threshold)
+    images = drawn_images(results, words.display_names([sample.path for sample in results.samples]))
+    masks = (metrics["pixel"] or {}).get("aupro") is not None
+    return {
+        "script": {
+            "threshold": threshold,
+            "f1_interval": metrics["image"]["ci95"].get("f1"),
+            "start": plots.median_score(results) if threshold is None else threshold,
+            "axis": axis,
+            "images": images,
+            "defects": sorted({image["defect"] for image in images}),
+        },
+        "histogram": plots.histogram(results, axis),
+        "curves": plots.score_curves(results, masks, int(metrics.get("seed") or 0)),
+        "strips": _strips(images),
+        "left_out": max(0, len(images) - MOST_IMAGES),
+        "why_untested": "",
+    }
+
+
+def _strips(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The most anomalous good parts and the least noticed defects, by place among the images."""
+    places = range(len(images))
+    good = sorted((i for i in places if not images[i]["bad"]), key=lambda i: -images[i]["score"])
+    bad = sorted((i for i in places if images[i]["bad"]), key=lambda i: images[i]["score"])
+    strips = [("Strangest good parts", good[:_STRIP]), ("Least noticed defects", bad[:_STRIP])]
+    return [{"title": title, "places": chosen} for title, chosen in strips if chosen]
+
+
+def _colours() -> str:
+    """CSS gradient of the heatmap's scale, from no error to twice the pixel threshold and more."""
+    stops = []
+    for i in range(17):
+        red, green, blue = (round(255 * part) for part in colormaps[COLORMAP](i / 16)[:3])
+        stops.append(f"rgb({red} {green} {blue} / {min(1.0, i / 8) ** OPACITY_POWER:.2f})")
+    return f"linear-gradient(to right, {', '.join(stops)})"

@@ -1,0 +1,173 @@
+"""What the page's plots are drawn from: bins, curves with bands, losses; as SVG path data in a 100 x 100 box."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from anomaly_lightning.metrics import PixelMetrics, curves
+from anomaly_lightning.metrics.bootstrap import LEVEL, stratified_weights
+from anomaly_lightning.metrics.ranking import rank, share
+from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.reading import ImageError
+
+BINS = 48
+PRO_LIMIT = 0.3
+_RESAMPLES = 300
+_WIDE = 50.0  # scores spread over more than this factor get a logarithmic axis
+
+
+def score_axis(scores: Sequence[float], threshold: float | None) -> dict[str, Any]:
+    """Range of the score axis, a little wider than the scores and the threshold: low, high, log (whether logarithmic).
+
+    A logarithmic axis where a few scores would squeeze all others into one bin.
+    """
+    values = [*scores] + ([threshold] if threshold is not None else [])
+    low, high = min(values), max(values)
+    log = low > 0 and high / low > _WIDE
+    if log:
+        margin = (high / low) ** 0.03
+        return {"low": low / margin, "high": high * margin, "log": True}
+    margin = 0.03 * (high - low) or abs(high) * 0.05 or 1.0
+    return {"low": low - margin, "high": high + margin, "log": False}
+
+
+def on_axis(axis: Mapping[str, Any], values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Where values (n,) lie on the score axis, 0 = its low end, 1 = its high end."""
+    turn = np.log if axis["log"] else np.asarray
+    low, high = turn(axis["low"]), turn(axis["high"])
+    placed: npt.NDArray[np.floating] = (turn(values) - low) / (high - low)
+    return placed
+
+
+def histogram(results: Results, axis: Mapping[str, Any]) -> dict[str, Any]:
+    """Bars of the good (upwards) and the defective (downwards) images: x, width and height in per cent."""
+    edges = np.linspace(0, 1, BINS + 1)
+    places = on_axis(axis, results.scores.double().numpy())
+    bad = results.labels.numpy()
+    good_counts, bad_counts = (np.histogram(places[kind], edges)[0] for kind in (~bad, bad))
+    most = int(max(good_counts.max(), bad_counts.max(), 1))
+    bars = {
+        name: [
+            {"x": round(100 * i / BINS, 3), "height": round(100 * int(count) / most, 2), "count": int(count)}
+            for i, count in enumerate(counts)
+            if count
+        ]
+        for name, counts in (("good", good_counts), ("bad", bad_counts))
+    }
+    return {**bars, "width": round(100 / BINS, 3), "most": most}
+
+
+def line(x: npt.ArrayLike, y: npt.ArrayLike, close: bool = False) -> str:
+    """SVG path through points whose coordinates are in [0, 1]; y grows upwards."""
+    points = zip(np.asarray(x, float).tolist(), np.asarray(y, float).tolist(), strict=True)
+    body = "L".join(f"{100 * a:.2f} {100 - 100 * b:.2f}" for a, b in points)
+    return f"M{body}{'z' if close else ''}" if body else ""
+
+
+def score_curves(results: Results, with_pixels: bool, seed: int) -> dict[str, Any]:
+    """ROC, precision-recall and overlap curves with 95 % bootstrap bands; None where undefined.
+
+    Args:
+        results: Of the test set.
+        with_pixels: Whether there are masks to draw the overlap curve from.
+        seed: Of the resamples behind the bands.
+    """
+    drawn = curves(results.scores, results.labels)
+    roc, pr = drawn["roc"], drawn["pr"]
+    pro = _overlap_curve(results, seed) if with_pixels else None
+    if not roc or not pr:
+        return {"roc": None, "pr": None, "pro": pro}
+    roc_band, pr_band = _bands(results, seed)
+    return {
+        "roc": {"line": line(roc["false_alarm_rate"], roc["recall"]), "band": roc_band},
+        "pr": {"line": line(pr["recall"], pr["precision"]), "band": pr_band},
+        "pro": pro,
+    }
+
+
+def _bands(results: Results, seed: int) -> tuple[str, str]:
+    """Pointwise 95 % bands of ROC and precision-recall, good and defective images resampled apart."""
+    ranked = rank(results.scores.double().numpy(), results.labels.numpy())
+    weights = stratified_weights(ranked.labels.astype(np.float64), _RESAMPLES, np.random.default_rng(seed))
+    fp, tp = ranked.counts(weights)
+    grid = np.linspace(0, 1, 101)
+    recall = share(tp)
+    with np.errstate(invalid="ignore"):
+        precision = np.where(tp + fp > 0, tp / (tp + fp), 1.0)
+    roc = np.stack([np.interp(grid, x, y) for x, y in zip(share(fp), recall, strict=True)])
+    pr = np.stack([np.interp(grid, x, y) for x, y in zip(recall, precision, strict=True)])
+    return _band(grid, *np.quantile(roc, LEVEL, axis=0)), _band(grid, *np.quantile(pr, LEVEL, axis=0))
+
+
+def _band(x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> str:
+    return line(np.append(x, np.flip(x)), np.append(low, np.flip(high)), close=True)
+
+
+def _overlap_curve(results: Results, seed: int) -> dict[str, str] | None:
+    """The per-region overlap curve up to a false-alarm rate of PRO_LIMIT, and its band."""
+    pixels = PixelMetrics()
+    try:
+        for index, sample in enumerate(results.samples):
+            truth = results.truth(index)
+            if truth is not None:
+                size = (truth.shape[0], truth.shape[1])
+                inside = results.scoring.inside(size)
+                pixels.update(results.anomaly_map(index, size), truth, sample.defect, inside)
+    except ImageError:  # images that have gone since the test: a curve of the others would not fit the figures
+        return None
+    curve, band = pixels.pro_curve(limit=PRO_LIMIT), pixels.pro_band(_RESAMPLES, seed, limit=PRO_LIMIT)
+    if curve is None:
+        return None
+    drawn = _band(np.array(band["false_alarm_rate"]) / PRO_LIMIT, band["low"], band["high"]) if band else ""
+    return {"line": line(np.array(curve["false_alarm_rate"]) / PRO_LIMIT, curve["overlap"]), "band": drawn}
+
+
+def loss_curves(history: Path) -> dict[str, Any] | None:
+    """Training and validation loss an epoch, from the CSV that the trainer's logger wrote; None without losses.
+
+    Returns:
+        lines {"train", "val": SVG path}, epochs, low, high, log (whether the loss axis is logarithmic), last and best
+        (value, epoch) of the validation loss.
+    """
+    losses = _read_losses(history) if history.is_file() else {}
+    values = [value for series in losses.values() for value in series.values()]
+    if not values:
+        return None
+    # The validation that calibrates comes after the last epoch of training.
+    epochs = 1 + max(losses.get("train") or losses["val"])
+    losses = {name: {e: value for e, value in series.items() if e < epochs} for name, series in losses.items()}
+    low, high = min(values), max(values)
+    log = low > 0 and high / low > 10
+    axis = {"low": low, "high": high, "log": True} if log else {"low": 0.0, "high": high or 1.0, "log": False}
+    lines = {}
+    for name, series in losses.items():
+        x = np.array(sorted(series)) / max(1, epochs - 1)
+        lines[name] = line(x, on_axis(axis, np.array([series[epoch] for epoch in sorted(series)])))
+    result: dict[str, Any] = {"lines": lines, "epochs": epochs, **axis, "best": None}
+    if losses.get("val"):
+        best = min(losses["val"], key=losses["val"].__getitem__)
+        result["best"] = {"epoch": best + 1, "value": losses["val"][best]}
+    return result
+
+
+def _read_losses(history: Path) -> dict[str, dict[int, float]]:
+    """Losses by epoch, "train" and "val"; rows without an epoch or with a loss that is not finite are left out."""
+    losses: dict[str, dict[int, float]] = {"train": {}, "val": {}}
+    with history.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            for name, series in losses.items():
+                text = row.get(f"{name}/loss")
+                if text and row.get("epoch") and math.isfinite(float(text)):
+                    series[int(float(row["epoch"]))] = float(text)
+    return {name: series for name, series in losses.items() if series}
+
+
+def median_score(results: Results) -> float:
+    """The middle score: where the slider starts when nothing was calibrated."""
+    return float(torch.median(results.scores))

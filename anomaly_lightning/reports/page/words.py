@@ -1,0 +1,220 @@
+"""The decision in words, and how figures are written: from metrics.json and run.json, nothing computed anew."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+DASH = "\u2013"
+UNDEFINED = "not given"
+
+IMAGE = {
+    "precision": "Precision: share of the alarms that are defects",
+    "recall": "Recall: share of the defects that are found",
+    "f1": "F1",
+    "f1_floor": "F1 floor: calling everything defective",
+    "f1_oracle": "F1 oracle: the best that any threshold could reach on these images; for comparison only",
+    "accuracy": "Accuracy",
+    "false_alarm_rate": "False-alarm rate",
+    "miss_rate": "Miss rate",
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "recall_at_false_alarm_rate.0.01": "Recall with at most 1 % false alarms",
+    "recall_at_false_alarm_rate.0.05": "Recall with at most 5 % false alarms",
+}
+PIXEL = {
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "aupro": "AUPRO until 30 % false alarms",
+    "aupro_005": "AUPRO until 5 % false alarms",
+    "f1": "F1 at the pixel threshold",
+    "iou": "IoU at the pixel threshold",
+}
+DEFECT = {"recall": "Recall", "auroc": "AUROC", "pixel_auroc": "Pixel AUROC"}
+
+
+def number(value: Any) -> str:
+    """A figure to read: four digits, whole numbers as they are, a dash where there is none."""
+    if value is None:
+        return DASH
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def share(value: float) -> str:
+    """A share in [0, 1] with three decimals."""
+    return f"{value:.3f}"
+
+
+def of_hundred(rate: float) -> str:
+    """A rate as so many of 100, whole."""
+    return f"{100 * rate:.0f}"
+
+
+def promise(threshold: Mapping[str, Any]) -> str:
+    """What the validation normals say about false alarms to come."""
+    upper, rate = threshold.get("false_alarm_upper"), threshold.get("false_alarm_rate")
+    if upper is None:
+        return "How many good parts will be called defective is not known: no threshold was calibrated."
+    interval = f"(95 %: 0 to {of_hundred(upper)})"
+    if rate is None:
+        return f"How many of 100 good parts will be called defective can't be said from so few normals {interval}."
+    if rate == 0:
+        return f"Of 100 good parts probably none will be called defective {interval}."
+    about = "fewer than 1" if rate < 0.005 else f"about {of_hundred(rate)}"
+    return f"Of 100 good parts {about} will be called defective {interval}."
+
+
+def found(image: Mapping[str, Any] | None, notes: Mapping[str, str]) -> str:
+    """How many of the test set's defects were found."""
+    confusion = (image or {}).get("confusion")
+    if not confusion:
+        return f"Nothing is known about finding defects: {reason(notes, 'image.confusion', 'image')}."
+    defects = confusion["tp"] + confusion["fn"]
+    if not defects:
+        return "The test set holds no defects, so nothing is known about finding them."
+    interval = _interval(image, "recall")
+    return f"Of {defects} {_plural('defect', defects)} {confusion['tp']} {_were(confusion['tp'])} found{interval}."
+
+
+def alarms_met(image: Mapping[str, Any] | None) -> str:
+    """How many of the test set's good parts were called defective; "" where there are none."""
+    confusion = (image or {}).get("confusion")
+    if not confusion or not confusion["fp"] + confusion["tn"]:
+        return ""
+    good, alarms = confusion["fp"] + confusion["tn"], confusion["fp"]
+    interval = _interval(image, "false_alarm_rate")
+    return f"Of the test set's {good} good {_plural('part', good)} {alarms} {_were(alarms)} called defective{interval}."
+
+
+def _interval(image: Mapping[str, Any] | None, name: str) -> str:
+    bounds = (image or {}).get("ci95", {}).get(name)
+    return f" (95 %: {of_hundred(bounds[0])} to {of_hundred(bounds[1])} of 100)" if bounds else ""
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """What the reader should know before believing the figures."""
+    threshold, image = metrics["threshold"], metrics["image"] or {}
+    said = []
+    if image.get("above_floor") is False:
+        said.append(_sentence(metrics["notes"]["image.above_floor"]))
+    low = image.get("ci95", {}).get("false_alarm_rate", [0.0])[0]
+    if low > (threshold.get("false_alarm_upper") or 1.0):
+        said.append(
+            "The test set shows more false alarms than the validation normals promised: "
+            "its good parts seem to differ from those that the threshold was fitted on."
+        )
+    said += [str(warning) for warning in threshold.get("warnings") or []]
+    skipped = run.get("skipped") or {}
+    said += [f"Left out, because it can't be read: {path} ({why})" for path, why in skipped.items()]
+    return said
+
+
+def threshold_made(threshold: Mapping[str, Any]) -> str:
+    """How the threshold came to be, in one or two sentences."""
+    if threshold.get("method") is None or threshold.get("threshold") is None:
+        return "No threshold was calibrated."
+    settings = {key: value for key, value in (threshold.get("parameters") or {}).items() if value not in (None, False)}
+    listed = ", ".join(f"{key} = {number(value)}" for key, value in settings.items())
+    made = (
+        f"{number(threshold['threshold'])}, by the rule {threshold['method']}{f' ({listed})' if listed else ''}, "
+        f"from the scores of {threshold['normals']} validation normals: mean {number(threshold['mean'])}, "
+        f"standard deviation {number(threshold['std'])}. No test image had a say in it."
+    )
+    if threshold.get("review") is not None:
+        made += (
+            f" Scores from {number(threshold['review'])} up to it are for review: "
+            f"an expected {of_hundred(threshold['review_share'])} of 100 good parts."
+        )
+    return made
+
+
+def reason(notes: Mapping[str, str], *names: str) -> str:
+    """Why a figure is undefined: the note of the first of the names that has one."""
+    return next((notes[name] for name in names if name in notes), UNDEFINED)
+
+
+def figure_rows(
+    block: Mapping[str, Any] | None, names: Mapping[str, str], prefix: str, notes: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Rows of a table of figures: title, value, interval, and the reason where there is no value."""
+    rows = []
+    for name, title in names.items():
+        value = _value(block or {}, name)
+        bounds = (block or {}).get("ci95", {}).get(name)
+        why = reason(notes, f"{prefix}.{name}", f"{prefix}.{name.partition('.')[0]}", prefix) if value is None else ""
+        interval = f"{share(bounds[0])} to {share(bounds[1])}" if bounds else ""
+        text = DASH if value is None else share(value)
+        rows.append({"name": name, "title": title, "value": text, "interval": interval, "why": why})
+    return rows
+
+
+def _value(block: Mapping[str, Any], name: str) -> float | None:
+    """A figure by its name, which has a dot where it lies in a block of its own."""
+    head, _, rest = name.partition(".")
+    value = block.get(head)
+    return value.get(rest) if rest and isinstance(value, Mapping) else value
+
+
+def defect_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table of defect types: name, n, and a cell (value, why) a figure."""
+    rows = []
+    for name, figures in (metrics["by_defect"] or {}).items():
+        notes = metrics["notes"]
+        cells = [_cell(figures.get(key), reason(notes, f"by_defect.{name}.{key}", "pixel")) for key in DEFECT]
+        rows.append({"name": name, "n": figures["n"], "cells": cells})
+    return rows
+
+
+def _cell(value: float | None, why: str) -> dict[str, str]:
+    return {"value": DASH if value is None else share(value), "why": why if value is None else ""}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
+
+
+def facts(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was resolved and what it cost, as names and texts."""
+    counts = metrics.get("counts") or {}
+    rows = [(str(name), str(value)) for name, value in (run.get("resolved") or {}).items() if name != "split"]
+    rows.append(("split", f"{metrics.get('split')}: {_listed(counts)}"))
+    rows.append(("seed", number(metrics.get("seed"))))
+    if run.get("dataset_fingerprint"):
+        rows.append(("data fingerprint", str(run["dataset_fingerprint"])))
+    timing = metrics.get("timing") or {}
+    stages = {name: value for name, value in timing.items() if name.endswith("_s") and value is not None}
+    rows.append(("time", ", ".join(f"{_plain(name[:-2])} {value:.0f} s" for name, value in stages.items()) or DASH))
+    if timing.get("latency_ms_p50") is not None:
+        slowest = f"{timing['latency_ms_p50']:.0f} ms in the middle, {timing['latency_ms_p95']:.0f} ms for the slowest"
+        rows.append(("one image", f"{slowest} of 20 (95th percentile)"))
+    if metrics.get("peak_memory_mb") is not None:
+        rows.append(("peak memory", f"{metrics['peak_memory_mb']:.0f} MB"))
+    if metrics.get("peak_gpu_memory_mb") is not None:
+        rows.append(("peak memory of the GPU", f"{metrics['peak_gpu_memory_mb']:.0f} MB"))
+    if run.get("hardware"):
+        hardware = run["hardware"]
+        rows.append(("machine", f"{hardware.get('accelerator') or hardware.get('processor')}, {hardware['platform']}"))
+    if run.get("git_commit"):
+        rows.append(("commit", str(run["git_commit"])))
+    if run.get("versions"):
+        rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items() if value)))
+    return rows
+
+
+def _listed(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{value} {_plain(name)}" for name, value in counts.items())
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def display_names(paths: Sequence[Any]) -> list[str]:
+    """A short name for each path: the last two parts, say `crack/012.png`."""
+    return ["/".join(path.parts[-2:]) for path in paths]

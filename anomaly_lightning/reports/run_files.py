@@ -1,0 +1,138 @@
+"""The files a run leaves behind: run.json, metrics.json, predictions.csv, error_maps.npy."""
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly_lightning.reports.results import Results
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "torchmetrics",
+    "timm",
+    "numpy",
+    "scipy",
+    "pillow",
+)
+
+
+class Clock:
+    """Wall times of a run's stages, in seconds."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add what happens inside to the stage's time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.start
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware, as run.json has them."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "git_commit": git_commit(),
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "command": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this package runs from; None for an installed package."""
+    here = Path(__file__).parents[1]
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident size that this process has had, in MiB; None where the system does not tell."""
+    if (status := Path("/proc/self/status")).is_file():  # Linux, where getrusage starts from the parent's peak
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / (1 << 10)
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def peak_gpu_memory_mb() -> float | None:
+    """Most that this process has reserved of its GPU, in MiB; None where it has used none."""
+    return torch.cuda.max_memory_reserved() / (1 << 20) if torch.cuda.is_initialized() else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; refuses NaN and infinity, which JSON does not have."""
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def finite(value: float) -> float | None:
+    """The value, None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
+
+
+def write_predictions(path: Path, results: Results) -> None:
+    """Write predictions.csv: path, label, defect, score, threshold, decision; one row a test image, raw scores."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "defect", "score", "threshold", "decision"])
+        for sample, score in zip(results.samples, results.scores.tolist(), strict=True):
+            decision = int(score > results.threshold)
+            row = [sample.path, int(sample.label), sample.defect, repr(score), repr(results.threshold), decision]
+            writer.writerow(row)
+
+
+def write_error_maps(path: Path, results: Results) -> None:
+    """Write the raw error maps (N, h, w) float32, in the order of predictions.csv."""
+    np.save(path, results.error_maps.float().numpy())

@@ -1,0 +1,200 @@
+"""The model card: everything that a trained model is, besides its weights, as one typed and versioned JSON document.
+
+It is written once, by training, and travels in checkpoints, run.json and bundles. Whatever rebuilds a model, an
+inspector or a report reads it, and nothing else.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from anomaly_lightning.errors import CheckpointError
+
+SCHEMA = 1  # raise it with every change that an older reader would misread
+
+Value = str | int | float | bool | list[Any] | dict[str, Any] | None
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A block of the card: immutable, and an unknown or mistyped key is an error."""
+
+
+class TransformCard(Part, frozen=True):
+    """How an image becomes network input; see `runtime.transform.ImageTransform`.
+
+    Attributes:
+        size: (height, width) of the network's input in pixels.
+        mean: Mean of the red, green and blue channel, in [0, 1].
+        std: Their standard deviations.
+        resize: "stretch" or "letterbox".
+        white: Grey level that counts as white in images of more than 8 bits; None = the largest of the file's form.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    white: int | None = None
+
+
+class BackboneCard(Part, frozen=True):
+    """The frozen network: what `features.backbone.Backbone` was made of, and which weights it got."""
+
+    name: str
+    arguments: dict[str, Value]
+    weights_sha256: str
+    weights_source: str
+
+
+class FeaturesCard(Part, frozen=True):
+    """How layers come to one grid.
+
+    Attributes:
+        arguments: What `FeatureExtractor` was made of.
+        dtype: What features are rounded to, whether they were stored or not.
+        shape: (C, h, w) of an image's features.
+    """
+
+    arguments: dict[str, Value]
+    dtype: str
+    shape: tuple[int, int, int]
+
+
+class DetectorCard(Part, frozen=True):
+    """The method: `target` names its class, `arguments` are its constructor's."""
+
+    target: str
+    arguments: dict[str, Value]
+
+    @property
+    def name(self) -> str:
+        """Short name: that of the module the class lives in, "padim" say."""
+        return self.target.split(".")[-2]
+
+
+class ScoringCard(Part, frozen=True):
+    """From error map to score; see `scoring.Scoring`."""
+
+    sigma: float
+    reduction: str
+    share: float
+
+
+class RegionCard(Part, frozen=True):
+    """Where to look; see `runtime.region.Region`."""
+
+    size: tuple[int, int]
+    polygon: tuple[tuple[float, float], ...] | None = None
+    bits: str | None = None
+    fixed: bool = True
+
+
+class TilingCard(Part, frozen=True):
+    """How large images are cut: (height, width) of a tile and the overlap, in pixels."""
+
+    size: tuple[int, int]
+    overlap: int
+
+
+class ThresholdsCard(Part, frozen=True):
+    """The calibrated thresholds and what they promise.
+
+    Attributes:
+        score: The decision is `score > threshold`.
+        pixel: A pixel is part of the mask where the map exceeds it.
+        review: Lower end of the review band; None = no band.
+        promise: Plain values of `calibration.Calibration`, with `rests_on`: what the normals behind it were used for.
+        scores: Scores of the normals that it was fitted on.
+    """
+
+    score: float
+    pixel: float
+    review: float | None = None
+    promise: dict[str, Value] = {}
+    scores: tuple[float, ...] = ()
+
+
+class ValidityCard(Part, frozen=True):
+    """What images of this kind look like; see `runtime.validity.Validity`."""
+
+    measures: tuple[str, ...]
+    middle: tuple[float, ...]
+    below: tuple[float, ...]
+    above: tuple[float, ...]
+    histogram: tuple[float, ...]
+    limit: float
+    normals: int
+
+
+class DataCard(Part, frozen=True):
+    """Which images the model learned from, so that `evaluate` finds the same ones again.
+
+    Attributes:
+        fingerprint: Hex sha256 over roles, defect names and the content of every image and mask.
+        places: `layout` and the folders or files that `data.sources.resolve` takes.
+        split: Split policy.
+        validation_share: Share of the training normals that were held out.
+        seed: Of the split.
+    """
+
+    fingerprint: str
+    places: dict[str, Value]
+    split: str
+    validation_share: float
+    seed: int
+
+
+class ModelCard(Part, frozen=True):
+    """Everything that a trained model is, besides its weights.
+
+    Attributes:
+        thresholds: None = not calibrated.
+        region: None = the whole image counts.
+        tiling: None = images are scored whole.
+        validity: None = images are not checked for being of the training's kind.
+        seed: Of the run.
+        versions: Of Python and the packages that computed.
+    """
+
+    schema: int
+    version: str
+    category: str
+    seed: int
+    transform: TransformCard
+    backbone: BackboneCard
+    features: FeaturesCard
+    detector: DetectorCard
+    scoring: ScoringCard
+    data: DataCard
+    region: RegionCard | None = None
+    tiling: TilingCard | None = None
+    thresholds: ThresholdsCard | None = None
+    validity: ValidityCard | None = None
+    versions: dict[str, str | None] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values that `from_dict` takes."""
+        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str = "the model card") -> "ModelCard":
+        """Read a card back.
+
+        Raises:
+            CheckpointError: Another schema, or a key that is missing, unknown or of the wrong type, which is named.
+        """
+        found = values.get("schema") if isinstance(values, dict) else None
+        if found != SCHEMA:
+            raise CheckpointError(
+                f"{where}: expected a model card of schema {SCHEMA}, got {found!r}. It was written by another version "
+                "of anomaly_lightning: train again with this one, or use the version that wrote it."
+            )
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"{where}: the model card is damaged: {error}.") from error
+
+    def replace(self, **changes: Any) -> "ModelCard":
+        """The same card with some blocks changed."""
+        return msgspec.structs.replace(self, **changes)

@@ -1,0 +1,103 @@
+"""Fits the thresholds on validation normals, after training, and writes them into the module's buffers."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from anomaly_lightning.calibration import F1, Calibration, Rule
+from anomaly_lightning.data.samples import images_in
+from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.runtime.reading import content_hash, read_image
+from anomaly_lightning.training.module import AnomalyModule
+
+PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
+MAPS_AT_ONCE = 16
+
+
+class CalibrationCallback(pl.Callback):
+    """Calibrates whenever the validation normals are scored outside of training.
+
+    While fitting, validation only watches the loss: the weights still change, and the sanity check's are untrained.
+
+    Args:
+        rule: From scores of normals to the threshold.
+        pixel_rule: From the values of the pixels of the normals' maps to the pixel threshold.
+        defects: Folder of labelled defects, for rules that need some (threshold=f1), and for those alone.
+    """
+
+    def __init__(self, rule: Rule, pixel_rule: Rule, defects: str | None = None) -> None:
+        if rule.labelled and defects is None:
+            raise CalibrationError(
+                f"threshold={rule.method} needs labelled defects: labelled_defects=<folder of images of defects>, "
+                "which must not be test images."
+            )
+        if defects is not None and not rule.labelled:
+            raise CalibrationError(f"labelled_defects={defects} goes with threshold=f1 only, not with {rule.method}.")
+        self.rule, self.pixel_rule, self.defects = rule, pixel_rule, defects
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fit both thresholds on what the validation normals scored."""
+        assert isinstance(pl_module, AnomalyModule)
+        if trainer.state.fn == TrainerFn.FITTING:
+            return
+        scores, error_maps = pl_module.evaluated()
+        calibration = self._fit(scores, trainer, pl_module)
+        pl_module.threshold.fill_(calibration.threshold)
+        pl_module.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(pl_module, error_maps)))
+        names = [sample.path for sample in trainer.datamodule.splits.validation]  # type: ignore[attr-defined]
+        pl_module.calibration = plain(calibration, pl_module.threshold, names)
+        pl_module.calibration["scores"] = scores.tolist()
+
+    def _fit(self, scores: Tensor, trainer: pl.Trainer, module: AnomalyModule) -> Calibration:
+        if not isinstance(self.rule, F1):
+            return self.rule.fit(scores)
+        return self.rule.fit(scores, self._scores_of_defects(trainer.datamodule, module))  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _scores_of_defects(self, datamodule: Any, module: AnomalyModule) -> Tensor:
+        """Scores (m,) float of the labelled defects; a test image among them is refused by its content."""
+        images = images_in(Path(str(self.defects)), recursive=True)
+        if not images:
+            raise CalibrationError(f"labelled_defects={self.defects}: the folder is missing or holds no image.")
+        tested = {content_hash(sample.path): sample.path for sample in datamodule.splits.test}
+        shared = [path for path in images if content_hash(path) in tested]
+        if shared:
+            raise CalibrationError(f"labelled_defects: {shared[0]} is a test image, too ({len(shared)} are).")
+        scores = [module(datamodule.transform(read_image(path))[None].to(module.device))[1] for path in images]
+        return torch.cat(scores).cpu()
+
+
+def normal_pixels(module: AnomalyModule, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+    """Values of the anomaly maps of normals, (n,) float64.
+
+    All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
+
+    Args:
+        module: Whose scoring makes maps.
+        error_maps: (N, h, w) float.
+        limit: Values at most, about.
+    """
+    height, width = module.size
+    step = math.ceil(len(error_maps) * height * width / limit)
+    while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
+        step += 1
+    maps = (module.scoring(chunk, module.size)[0] for chunk in error_maps.split(MAPS_AT_ONCE))
+    chunks = (module.scoring.pixels(chunk).flatten() for chunk in maps)
+    return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
+
+
+def plain(calibration: Calibration, threshold: torch.Tensor, names: list[Path]) -> dict[str, Any]:
+    """A calibration as plain values, with the threshold as the buffer holds it and the influential normal by name."""
+    values: dict[str, Any] = dataclasses.asdict(calibration)
+    values["threshold"] = float(threshold)
+    influence = calibration.influence_warning([str(name) for name in names])
+    values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
+    values["false_alarms_per_thousand"] = list(calibration.per_thousand)
+    return values

@@ -1,0 +1,42 @@
+"""What follows the gradient steps: the best weights, the second statistics pass, the calibration, best.ckpt."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from anomaly_lightning.training.module import AnomalyModule
+
+
+def fit(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, ckpt: str | None) -> None:
+    """Train, or pass once over the features for methods without gradients.
+
+    Args:
+        trainer: Built for this module.
+        module: Fresh.
+        datamodule: Images or features.
+        ckpt: last.ckpt of an interrupted run, to go on with it.
+    """
+    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
+
+
+def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, checkpoints: Path) -> Path:
+    """Make the fitted module a finished one and write it to best.ckpt.
+
+    The threshold can't be fitted in a training hook: it belongs to the best weights, known only after the last epoch.
+
+    Returns:
+        The written best.ckpt, whose thresholds are calibrated.
+    """
+    best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
+    if best is not None and best.best_model_path:
+        state = torch.load(best.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
+        module.complete(state)
+        module.load_state_dict(state)
+    module.to(trainer.strategy.root_device)
+    module.refine()
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    path = checkpoints / "best.ckpt"
+    trainer.save_checkpoint(path)
+    return path
