@@ -65,7 +65,7 @@ def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
         figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
         figures["notes"] = {"image": reason, "pixel": reason}
     else:
-        figures = results.figures(bootstrap=50)
+        figures = results.metrics(bootstrap=50)
     threshold = {
         "value": THRESHOLD,
         "threshold": THRESHOLD,

@@ -88,7 +88,7 @@ def run(
     if test and images.splits.test:
         with clock.stage("test_s"):
             trainer.test(module, datamodule=data, verbose=False)
-            Results.of(module, images.splits.test, images.transform).figures(cfg.bootstrap, cfg.seed)
+            Results.of(module, images.splits.test, images.transform).metrics(cfg.bootstrap, cfg.seed)
     module.to(trainer.strategy.root_device)  # a trainer that is done leaves it on the CPU
     epochs = watch.epochs_s()
     parts = {"statistics_s": watch.statistics_s(), "epoch_s": sum(epochs) / len(epochs), "epochs": len(epochs)}

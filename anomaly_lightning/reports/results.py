@@ -1,4 +1,4 @@
-"""What an evaluation found, image by image, and the figures that follow from it."""
+"""What an evaluation found, image by image, and the metrics that follow from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,16 +75,16 @@ class Results:
             return torch.from_numpy(read_mask(sample.mask))
         return None if sample.label else torch.zeros(image_size(sample.path), dtype=torch.bool)
 
-    def figures(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    def metrics(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
         """The blocks "image", "pixel", "by_defect" and "notes" of metrics.json."""
         defects = [sample.defect for sample in self.samples]
         image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
-        pixels = metrics.PixelMetrics()
+        pixels = metrics.PixelMetrics(self.pixel_threshold)
         for index in range(len(defects)):
             truth = self.truth(index)
             if truth is not None:
                 size = (truth.shape[0], truth.shape[1])
                 pixels.update(self.anomaly_map(index, size), truth, defects[index], self.scoring.inside(size))
-        pixel, pixel_notes = pixels.compute(self.pixel_threshold, bootstrap // 5, seed)
+        pixel, pixel_notes = pixels.compute(bootstrap // 5, seed)
         rows, defect_notes = metrics.by_defect(self.scores, self.labels, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}

@@ -89,5 +89,5 @@ def _metrics(cfg: DictConfig, settings: dict[str, Any], images: MVNetDataModule,
         "split": images.split,
         "seed": settings["seed"],
         "counts": images.splits.counts(),
-        **results.figures(plain(cfg.bootstrap), plain(cfg.seed)),
+        **results.metrics(plain(cfg.bootstrap), plain(cfg.seed)),
     }

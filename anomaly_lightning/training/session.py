@@ -147,7 +147,7 @@ class TrainingSession:
             figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
             figures["notes"] = {"image": reason, "pixel": reason}
         else:
-            figures = results.figures(self.cfg.bootstrap, self.cfg.seed)
+            figures = results.metrics(self.cfg.bootstrap, self.cfg.seed)
         device = self.trainer.strategy.root_device
         latency = single_image_ms(self.module, self.images.transform, self.images.samples(), device)
         return {
