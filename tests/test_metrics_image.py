@@ -1,4 +1,4 @@
-"""Figures of whole images against hand-computed cases and sklearn."""
+"""Metrics of whole images against hand-computed cases and sklearn."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from anomaly_lightning.metrics import by_defect, curves, image_metrics
+from anomaly_lightning.metrics import by_defect, curves, image_metrics, standard
 
 HAND_SCORES = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0, 3.0, 5.0, 20.0])
 HAND_LABELS = torch.tensor([False, False, False, False, False, True, True, True])
@@ -32,6 +32,9 @@ def test_hand_computed() -> None:
     assert block["accuracy"] == pytest.approx(5 / 8)
     assert block["false_alarm_rate"] == pytest.approx(2 / 5)
     assert block["miss_rate"] == pytest.approx(1 / 3)
+    assert block["balanced_accuracy"] == pytest.approx((2 / 3 + 3 / 5) / 2)
+    assert block["balanced_accuracy_oracle"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # calls 20, 10, 5
+    assert block["pg2"] == pytest.approx(2 / 5)  # calls down to 3, so only 1 and 2 are good for sure
     # 20 beats 5 normals; 5 beats 4; 3 beats 2 and ties with one: (5 + 4 + 2.5) / 15.
     assert block["auroc"] == pytest.approx(11.5 / 15)
     # Steps: 20 -> 1/1; 5 -> 2/3; 3 (with a tied normal) -> 3/6.
@@ -57,6 +60,8 @@ def test_agrees_with_sklearn(seed: int, ties: bool) -> None:
         "recall": recall,
         "f1": f1,
         "accuracy": sk.accuracy_score(y, decision),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, decision),
+        "balanced_accuracy_oracle": max(sk.balanced_accuracy_score(y, s >= v) for v in s),
         "auroc": sk.roc_auc_score(y, s),
         "average_precision": sk.average_precision_score(y, s),
         "f1_floor": sk.f1_score(y, np.ones_like(y)),
@@ -67,6 +72,7 @@ def test_agrees_with_sklearn(seed: int, ties: bool) -> None:
     fpr, tpr, _ = sk.roc_curve(y, s, drop_intermediate=False)
     for rate in ("0.01", "0.05"):
         assert block["recall_at_false_alarm_rate"][rate] == pytest.approx(tpr[fpr <= float(rate)].max())
+    assert block["pg2"] == pytest.approx(1 - fpr[tpr >= 0.98].min())
 
 
 def test_scores_far_outside_the_unit_interval() -> None:
@@ -74,6 +80,34 @@ def test_scores_far_outside_the_unit_interval() -> None:
     block, _ = image_metrics(torch.tensor([20.0, 21.0, 30.0, 40.0]), torch.tensor([False, False, True, True]), None)
     assert block["auroc"] == 1.0
     assert block["average_precision"] == 1.0
+
+
+def test_torchmetrics_sees_raw_scores_however_they_come_in_batches() -> None:
+    """With its sigmoid a batch within [0, 1] would stay and one beyond be squashed: another order in each split."""
+    scores, labels = random_case(7)
+    scores = (scores - 500) / 70 * 3
+    for size in (1, 10, 60, 173):
+        metrics = standard.ranking_metrics()
+        for chunk, kinds in zip(scores.split(size), labels.split(size), strict=True):
+            metrics.update(chunk, kinds)
+        found = metrics.compute()
+        assert float(found["auroc"]) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-6)
+        assert float(found["average_precision"]) == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-6)
+
+
+def test_scores_closer_than_float32_tells_are_ranked() -> None:
+    scores = torch.tensor([1.0, 1 + 1e-12, 1 + 2e-12], dtype=torch.float64)
+    block, _ = image_metrics(scores, torch.tensor([False, False, True]), None, bootstrap=0)
+    assert block["auroc"] == 1.0
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_one_miss_of_fifty_is_two_per_cent() -> None:
+    scores = torch.cat([torch.arange(100.0), torch.arange(50.0) + 59.5])
+    block, _ = image_metrics(scores, torch.arange(150) >= 100, None, bootstrap=0)
+    assert block["pg2"] == pytest.approx(0.61)  # the lowest defect, 59.5, may be missed; the next is 60.5
+    block, _ = image_metrics(scores[:-1], torch.arange(149) >= 100, None, bootstrap=0)
+    assert block["pg2"] == pytest.approx(0.60)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
@@ -94,14 +128,14 @@ def test_seed_decides_the_intervals() -> None:
     assert first["auroc"] != other["auroc"]
 
 
-def test_intervals_hold_their_figure_and_have_the_known_width() -> None:
+def test_intervals_hold_their_metric_and_have_the_known_width() -> None:
     scores, labels = random_case(5)
     block, _ = image_metrics(scores, labels, 560.0)
     assert block["ci95"].keys() >= {"precision", "recall", "f1", "accuracy", "auroc", "average_precision", "f1_oracle"}
     for name, (low, high) in block["ci95"].items():
         group, _, rate = name.partition(".")
-        figure = block[group][rate] if rate else block[name]
-        assert low <= figure <= high
+        value = block[group][rate] if rate else block[name]
+        assert low <= value <= high
     # DeLong's variance of AUROC, from the placements of either kind among the other.
     good, bad = scores[~labels].numpy(), scores[labels].numpy()
     beats = bad[:, None] > good[None]
@@ -162,6 +196,7 @@ def test_good_scores_are_above_the_floor() -> None:
 
 
 NEED_BOTH = {"precision", "f1", "auroc", "average_precision", "f1_floor", "f1_oracle", "oracle_threshold"}
+NEED_BOTH |= {"balanced_accuracy", "balanced_accuracy_oracle", "pg2"}
 NEED_BOTH |= {"recall_at_false_alarm_rate.0.01", "recall_at_false_alarm_rate.0.05", "above_floor"}
 
 

@@ -1,4 +1,4 @@
-"""Figures of the test set: one builder for validation, test and evaluate. Knows neither Lightning nor Hydra."""
+"""Metrics of the test set: one builder for validation, test and evaluate. Knows neither Lightning nor Hydra."""
 
 from anomaly_lightning.metrics.by_defect import by_defect
 from anomaly_lightning.metrics.curves import curves

@@ -1,12 +1,13 @@
-"""The figures of each defect type against all good images."""
+"""The metrics of each defect type against all good images."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from anomaly_lightning.metrics import ranking as r
+from anomaly_lightning.metrics import standard
 from anomaly_lightning.metrics.checks import scores_and_labels, usable_threshold
 from anomaly_lightning.metrics.pixel import PixelMetrics
 
@@ -29,7 +30,7 @@ def by_defect(
 
     Returns:
         {"<defect>": {"n", "recall", "auroc", "pixel_auroc"}} in the names' order, None where undefined; and the
-        reasons, "by_defect.<defect>.<figure>" -> words.
+        reasons, "by_defect.<defect>.<metric>" -> words.
 
     Raises:
         ValueError: scores are NaN or infinite, or shapes, dtypes or the number of names differ from the above.
@@ -44,14 +45,14 @@ def by_defect(
     notes: dict[str, str] = {}
     for name in sorted(set(names[anomalous])):
         own = anomalous & (names == name)
-        kept = own | ~anomalous
-        figures = {
+        kept = torch.from_numpy(own | ~anomalous)
+        row = {
             "recall": None if threshold is None else float(np.mean(values[own] > threshold)),
-            "auroc": None if anomalous.all() else float(r.auroc(*_counts(values[kept], own[kept]))),
+            "auroc": None if anomalous.all() else standard.ranking(scores[kept], labels[kept])["auroc"],
             "pixel_auroc": pixel_auroc.get(name),
         }
-        rows[name] = {"n": int(own.sum()), **figures}
-        notes |= {f"by_defect.{name}.{key}": _WHY[key] for key, figure in figures.items() if figure is None}
+        rows[name] = {"n": int(own.sum()), **row}
+        notes |= {f"by_defect.{name}.{key}": _WHY[key] for key, value in row.items() if value is None}
     return rows, notes
 
 
@@ -60,7 +61,3 @@ _WHY = {
     "auroc": "there are no good test images",
     "pixel_auroc": "there are no masks of this defect type, or no normal pixels beside them",
 }
-
-
-def _counts(values: r.Array, labels: np.ndarray) -> tuple[r.Array, r.Array]:
-    return r.rank(values, labels).counts(np.ones(len(values)))
