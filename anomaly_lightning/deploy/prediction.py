@@ -15,10 +15,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from anomaly_lightning.data.samples import IMAGE_SUFFIXES, images_in, natural_key
 from anomaly_lightning.deploy.journal import Journal
 from anomaly_lightning.deploy.watching import Watcher, stopping
 from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, images_in, natural_key
 from anomaly_lightning.runtime.heatmap import overlay
 from anomaly_lightning.runtime.inspector import Prediction, Predictor
 from anomaly_lightning.runtime.names import below, distinct, save_image

@@ -19,9 +19,9 @@ from typing import Any
 
 from PIL import Image
 
-from anomaly_lightning.data.samples import images_in
 from anomaly_lightning.deploy.journal import Identity, Journal, identity
 from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Prediction, Predictor
 from anomaly_lightning.runtime.reading import read_image
 

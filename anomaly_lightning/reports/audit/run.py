@@ -102,8 +102,7 @@ class Audit:
             "ranked": ranked,
             "notes": self.notes,
             "images": [
-                {"path": str(item.path), "role": item.role, "defect": item.sample.defect}
-                | (item.statistics.plain() | {"mode": item.mode} if item.statistics else {"reason": item.reason})
+                {"path": str(item.path), "role": item.role, "defect": item.sample.defect} | item.plain()
                 for item in self.facts
             ],
         }
