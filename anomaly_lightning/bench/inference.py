@@ -11,7 +11,7 @@ from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.module import AnomalyModule
 
-BASE = "backbone"  # the bare forward of the frozen network up to its last tap
+BASE = "backbone"  # the bare forward of the frozen network up to its last layer
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results

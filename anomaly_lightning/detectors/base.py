@@ -42,6 +42,10 @@ class Detector(nn.Module):
     def build(self, spec: Spec) -> None:
         """Make what depends on the inputs' shapes; called once, before anything else."""
 
+    def grid(self, spec: Spec) -> tuple[int, int]:
+        """(h, w) of its error maps: that of the features, unless a method says otherwise."""
+        return spec.features[1:]
+
     def prepare(self, normals: Normals) -> None:
         """Compute statistics of the training normals, before any gradient step; a second call starts from scratch."""
 

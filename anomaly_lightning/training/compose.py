@@ -20,7 +20,8 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, trim
 from anomaly_lightning.features.weights import resolve_backbone
@@ -104,7 +105,7 @@ def store_for(
     spec = {
         "backbone": backbone.name,
         "weights_sha256": backbone.weights_sha256,
-        "taps": list(backbone.taps),
+        "layers": list(backbone.layers),
         "neighbourhood": extractor.neighbourhood,
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
