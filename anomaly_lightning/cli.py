@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.reports.run_folder import FAILURE_FILE
 from anomaly_lightning.runtime.allocator import keep_freed_memory
 from anomaly_lightning.runtime.names import folder_name
 
@@ -34,9 +35,6 @@ CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# Left by a job of a sweep that failed, with the names for its row and the reason.
-FAILURE_FILE = "error.json"
 
 
 class CommandError(CompactHydraException):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from anomaly_lightning.bench.latency import from_files
 from anomaly_lightning.bench.timing import Rounds, cycle
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.runtime.reading import read_image
@@ -17,7 +18,7 @@ BASE = "backbone"  # the bare forward of the frozen network up to its last tap
 def stages(
     module: AnomalyModule, transform: ImageTransform, samples: Sequence[Sample], size: int, rounds: int, warmup: int
 ) -> dict[str, dict[str, float]]:
-    """Figures of each stage and of the whole, see `Rounds.summary`.
+    """Times of each stage and of the whole, see `Rounds.summary`.
 
     `features` is the backbone with the pooling to one grid; `tensor_to_map` all that follows the resize; `whole` all
     from the file on disk (in the page cache) to score and map on the CPU.
@@ -52,9 +53,4 @@ def _round(module: AnomalyModule, transform: ImageTransform, chosen: Sequence[Sa
     error_maps = measured.time("detector", lambda: settled(module.detector.error_map(features)))
     measured.time("score_and_map", lambda: settled(module.scoring(error_maps, module.size)))
     measured.time("tensor_to_map", lambda: [part.cpu() for part in module(images)])
-
-    def whole() -> object:
-        batch = torch.stack([transform(read_image(sample.path)) for sample in chosen]).to(device)
-        return [part.cpu() for part in module(batch)]
-
-    measured.time("whole", whole)
+    measured.time("whole", lambda: from_files(module, transform, chosen))

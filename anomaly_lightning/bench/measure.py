@@ -42,7 +42,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     finally:
         data.store.close()
         shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
-    figures = {
+    measured = {
         "machine": {**run_files.environment(), "load_average": _load()},
         "resolved": {"data": resolved.where, "why": resolved.why, **_what(cfg, module, images)},
         "inference": predictions,
@@ -51,8 +51,8 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         "naive": _naive(cfg, module, own),
         "peak_memory_mb": {**memory, "gpu": run_files.peak_gpu_memory_mb()},
     }
-    run_files.write_json(Path(cfg.run_dir) / "benchmark.json", figures)
-    return figures
+    run_files.write_json(Path(cfg.run_dir) / "benchmark.json", measured)
+    return measured
 
 
 def _baseline(cfg: DictConfig) -> DictConfig | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class Oddities:
     scores: Tensor
     z: Tensor
     error_maps: Tensor
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain path, score and z of each."""
+        values = zip(self.paths, self.scores.tolist(), self.z.tolist(), strict=True)
+        return [{"path": str(path), "score": score, "z": z} for path, score, z in values]
 
 
 def out_of_fold(
