@@ -75,7 +75,7 @@ class Scoring(nn.Module):
         Both steps are linear and separable, so that together they are one small matrix along each axis: the same as
         `F.interpolate` and `gaussian_blur` one after the other, to rounding, at a tenth of the time.
         """
-        with torch.autocast(error_map.device.type, enabled=False):  # scores stay comparable whatever trained the weights
+        with torch.autocast(error_map.device.type, enabled=False):
             if self.cells is not None:
                 error_map = error_map * self.cells
             maps: Tensor = self.down @ error_map.to(self.down.dtype) @ self.across

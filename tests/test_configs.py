@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from toy import composed
 
 from anomaly_lightning.calibration import Rule
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import PREFERRED, PREFERRED_WEIGHTS
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
 

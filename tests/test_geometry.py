@@ -6,11 +6,11 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.tiling import Tiling, crop
 from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.inspector import Predictor
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring

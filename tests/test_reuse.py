@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Category, Sample
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training import reuse
 from anomaly_lightning.training.compose import plain

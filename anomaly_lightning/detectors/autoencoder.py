@@ -152,7 +152,7 @@ class Autoencoder(TrainedDetector):
         return error * self.edge if self.rim else error
 
     def _trust(self, compared: list[tuple[Tensor | None, Tensor]]) -> Tensor:
-        """The memory's power, () float, from residuals (B, C, h, w) and coordinates (B, k, h, w) of held-out normals."""
+        """The memory's power, () float, from held-out residuals (B, C, h, w) and coordinates (B, k, h, w)."""
         assert self.memory is not None
         distances = torch.cat([self.memory.everywhere(coordinates) for _, coordinates in compared])
         residuals = [residual for residual, _ in compared if residual is not None]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import create_feature_extractor
@@ -11,7 +12,6 @@ from torch.fx import GraphModule
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
 from anomaly_lightning.features.folding import folded
-
 
 
 class Backbone(nn.Module):
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name or architecture
         self.layers, self.mean, self.std = tuple(layers), tuple(mean), tuple(std)
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "library": library,
             "architecture": architecture,
             "layers": list(layers),
@@ -112,8 +112,8 @@ def _refuse_attention(model: nn.Module, architecture: str) -> None:
     """Raise `UserError` for a network with self-attention: its tokens are no grid of features."""
     if any(isinstance(part, nn.MultiheadAttention) or hasattr(part, "qkv") for part in model.modules()):
         raise UserError(
-            f"backbone.architecture={architecture}: {type(model).__name__} has self-attention, and its tokens are no grid "
-            "of features. Expected a convolutional network, say resnet50 or tf_efficientnet_lite0."
+            f"backbone.architecture={architecture}: {type(model).__name__} has self-attention, and its tokens are no "
+            "grid of features. Expected a convolutional network, say resnet50 or tf_efficientnet_lite0."
         )
 
 

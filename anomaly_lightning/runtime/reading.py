@@ -42,7 +42,9 @@ def as_image(source: Source, white: int | None = None) -> Image.Image:
         return read_image(Path(source), white=white)
     if isinstance(source, Image.Image):
         path = Path(getattr(source, "filename", "") or "the image")
-        upright: Image.Image = _decoded(path, lambda: to_rgb(ImageOps.exif_transpose(source), white_level(source, white)))
+        upright: Image.Image = _decoded(
+            path, lambda: to_rgb(ImageOps.exif_transpose(source), white_level(source, white))
+        )
         return upright
     return from_array(source)
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError
+from anomaly_lightning.features.batches import Repeated
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
@@ -112,7 +113,7 @@ class AnomalyModule(pl.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
-            self.model.detector.prepare(_Inputs(self, data.statistics_dataloader))
+            self.model.detector.prepare(self._walked(data.statistics_dataloader))
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda features: trained.condense(features.to(self.device)))
@@ -122,9 +123,16 @@ class AnomalyModule(pl.LightningModule):
         if self.trained is not None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             with torch.no_grad():
-                self.trained.conclude(
-                    _Inputs(self, data.statistics_dataloader), _Inputs(self, data.held_out_dataloader)
-                )
+                self.trained.conclude(self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader))
+
+    def _walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
+        """What the detector sees of a set of normals, batch by batch and in a fixed order, on the device."""
+
+        def walk() -> Iterator[Tensor]:
+            for batch in loader():
+                yield self.inputs({key: value.to(self.device, non_blocking=True) for key, value in batch.items()})
+
+        return Repeated(walk)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Loss of one batch, () float; None for methods without gradients, and where several players take turns."""
@@ -200,20 +208,3 @@ class AnomalyModule(pl.LightningModule):
         """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
         ordered = [self.outputs[index] for index in sorted(self.outputs)]
         return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])
-
-
-class _Inputs:
-    """What the detector sees of a set of normals, batch by batch and in a fixed order, each time it is walked.
-
-    Args:
-        module: Whose model and device they are for.
-        loader: Makes the batches anew.
-    """
-
-    def __init__(self, module: AnomalyModule, loader: Callable[[], Iterable[Batch]]) -> None:
-        self.module, self.loader = module, loader
-
-    def __iter__(self) -> Iterator[Tensor]:
-        device = self.module.device
-        for batch in self.loader():
-            yield self.module.inputs({key: value.to(device, non_blocking=True) for key, value in batch.items()})

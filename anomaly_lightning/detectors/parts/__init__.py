@@ -1,1 +1,1 @@
-"""Parts that detectors are composed of: streamed statistics, grid operations, small networks. No detector is known here."""
+"""What detectors are composed of: streamed statistics, grid operations, small networks."""

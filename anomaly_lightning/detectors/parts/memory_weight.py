@@ -26,7 +26,7 @@ def memory_power(distances: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def weighted(error: Tensor, distance: Tensor, power: Tensor) -> Tensor:
-    """error * distance ** power, each (B, h, w) float, `power` () float."""
+    """Error * distance ** power, each (B, h, w) float, `power` () float."""
     weighted_error: Tensor = error * distance.clamp_min(TINY) ** power
     return weighted_error
 

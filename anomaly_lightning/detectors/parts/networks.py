@@ -8,7 +8,7 @@ from anomaly_lightning.errors import UserError
 
 
 class Pointwise(nn.Module):
-    """Four 1x1 convolutions, channels, width, latent, width, channels: every position on its own (Yang et al. 2020, DFR).
+    """Four 1x1 convolutions, channels, width, latent, width, channels: each position alone (Yang et al. 2020, DFR).
 
     Args:
         width: Channels of the hidden layers.
