@@ -1,13 +1,15 @@
 """From an error map to an anomaly map to one score an image; pure functions, everything in raw error units."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_lightning.errors import UserError
+from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.runtime.region import Region
+from anomaly_lightning.runtime.transform import ImageTransform
 
 REDUCTIONS = ("max", "top", "mean")
 SAMPLED = 16  # one value in so many tells where about the largest of a map begin
@@ -148,3 +150,47 @@ def _largest(values: Tensor, count: int) -> Tensor:
         if len(few) >= count:
             values = few
     return values.topk(count, sorted=False).values
+
+
+@dataclass(frozen=True)
+class RegionScoring(Scoring):
+    """Scoring that looks at one region.
+
+    Attributes:
+        roi: The region, as a part of the image.
+        region: (H, W) bool, the region in pixels of the images as the backbone sees them.
+    """
+
+    roi: Region | None = None
+    region: Tensor = field(default_factory=lambda: torch.ones(1, 1, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, scoring: Scoring, roi: Region, transform: ImageTransform) -> "RegionScoring":
+        """Scoring with the same settings, on this region of the images that go through the transform."""
+        region = torch.from_numpy(transform.mask(roi.mask(roi.size)))
+        if not region.any():
+            raise DataError(f"data.roi: nothing of it is left in {region.shape[1]}x{region.shape[0]} pixels.")
+        return cls(scoring.sigma, scoring.reduction, scoring.share, roi, region)
+
+    def maps(self, error_map: Tensor, size: tuple[int, int]) -> Tensor:
+        """Anomaly maps (B, H, W) with 0 outside the region; see `Scoring.maps`."""
+        region = self.region.to(error_map.device)
+        cells = F.adaptive_max_pool2d(region[None].float(), error_map.shape[-2:]) > 0
+        return anomaly_map(error_map * cells, size, self.sigma) * region
+
+    def scores(self, maps: Tensor) -> Tensor:
+        """Scores (B,) of the region's part of maps (B, H, W)."""
+        return image_score(self.pixels(maps)[:, None], self.reduction, self.share)
+
+    def pixels(self, maps: Tensor) -> Tensor:
+        """Values (B, n) of the region's pixels of maps (B, H, W)."""
+        return maps[:, self.region.to(maps.device)]
+
+    def own(self, anomaly_map: Tensor) -> Tensor:
+        """A map in the image's own pixels, (H, W), with 0 outside the region."""
+        inside = self.inside((anomaly_map.shape[0], anomaly_map.shape[1]))
+        return anomaly_map if inside is None else anomaly_map * inside.to(anomaly_map.device)
+
+    def inside(self, size: tuple[int, int]) -> Tensor | None:
+        """The region in an image's own pixels, (H, W) bool."""
+        return None if self.roi is None else torch.from_numpy(self.roi.mask(size).copy())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomaly_lightning.data.samples import images_in
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Prediction, Predictor
 from anomaly_lightning.runtime.reading import read_image
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from anomaly_lightning.bench.timing import Rounds, cycle
@@ -46,7 +47,8 @@ def _round(module: AnomalyModule, transform: ImageTransform, chosen: Sequence[Sa
         return result
 
     images = measured.time("decode", lambda: [read_image(sample.path) for sample in chosen])
-    images = measured.time("resize", lambda: torch.stack([transform(image) for image in images])).to(device)
+    arrays = measured.time("resize", lambda: np.stack([transform(image) for image in images]))
+    images = torch.from_numpy(arrays).to(device)
     measured.time(BASE, lambda: settled(module.extractor.backbone(images)))
     features = measured.time("features", lambda: settled(module.extractor(images)))
     error_maps = measured.time("detector", lambda: settled(module.detector.error_map(features)))
@@ -54,7 +56,7 @@ def _round(module: AnomalyModule, transform: ImageTransform, chosen: Sequence[Sa
     measured.time("tensor_to_map", lambda: [part.cpu() for part in module(images)])
 
     def whole() -> object:
-        batch = torch.stack([transform(read_image(sample.path)) for sample in chosen]).to(device)
+        batch = torch.from_numpy(np.stack([transform(read_image(sample.path)) for sample in chosen])).to(device)
         return [part.cpu() for part in module(batch)]
 
     measured.time("whole", whole)

@@ -30,7 +30,7 @@ def single_image_ms(
     durations = []
     for sample in [samples[0], samples[0], *samples[:IMAGES]]:
         start = time.perf_counter()
-        images = transform(read_image(sample.path))[None].to(module.device)
+        images = torch.from_numpy(transform(read_image(sample.path)))[None].to(module.device)
         _, scores = module(images)
         scores.cpu()
         durations.append(1000 * (time.perf_counter() - start))

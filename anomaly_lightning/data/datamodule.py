@@ -13,7 +13,8 @@ from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.reading import check_images, content_hash
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.runtime.transform import ImageTransform
 
 ON_CORRUPT = ("error", "skip")

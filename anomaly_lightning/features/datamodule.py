@@ -20,7 +20,8 @@ from anomaly_lightning.features.batches import Batch, KeptBatches, Source
 from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.store import FeatureStore
-from anomaly_lightning.runtime.reading import ImageError, content_hash
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import ImageError
 from anomaly_lightning.runtime.transform import ImageTransform
 
 

@@ -66,7 +66,7 @@ class Results:
     def anomaly_map(self, index: int, size: tuple[int, int]) -> Tensor:
         """Anomaly map of one image in its own pixels, (H, W) = `size`, float."""
         seen = self.scoring.maps(self.error_maps[index : index + 1], self.transform.size)
-        return self.scoring.own(self.transform.restore(seen[0], size))
+        return self.scoring.own(torch.from_numpy(self.transform.restore(seen[0].numpy(), size)))
 
     def truth(self, index: int) -> Tensor | None:
         """Mask of one image in its own pixels, (H, W) bool: all False for a good one, None for an unknown one."""

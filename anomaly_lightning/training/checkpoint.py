@@ -10,15 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from anomaly_lightning.detectors.base import Detector
-from anomaly_lightning.errors import CheckpointError, NotCalibratedError
+from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
-from anomaly_lightning.runtime.region import RegionScoring, Roi
+from anomaly_lightning.runtime import card
+from anomaly_lightning.runtime.region import Region
+from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.scoring import RegionScoring, Scoring
 from anomaly_lightning.training.module import FROZEN, AnomalyModule
 
 KEY = "anomaly_lightning"
@@ -94,15 +99,82 @@ def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, I
         extractor = FeatureExtractor(backbone, **settings["features"])
         detector = create_detector(settings["model"], trust)
         detector.build(tuple(settings["shape"]))
-        transform = ImageTransform.from_config(settings["transform"])
+        transform = ImageTransform.from_card(msgspec.convert(settings["transform"], card.TransformCard))
         scoring = Scoring(**settings["scoring"])
         if settings.get("roi") is not None:
-            scoring = RegionScoring.of(scoring, Roi.from_plain(settings["roi"]), transform)
+            region = Region.from_card(msgspec.convert(settings["roi"], card.RegionCard))
+            scoring = RegionScoring.of(scoring, region, transform)
         module = AnomalyModule(extractor, detector, scoring, transform.size)
         module.load_state_dict(content["state_dict"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} does not fit this version of anomaly_lightning: {error}") from error
     backbone.config = dict(settings["backbone"])
     backbone.weights_sha256, backbone.weights_source = settings["weights_sha256"], settings["weights_source"]
     module.settings = settings
     return module.eval(), transform, settings
+
+
+def card_of(module: AnomalyModule, settings: Mapping[str, Any]) -> card.ModelCard:
+    """The model card that a module's thresholds and its run's settings make."""
+    data, model, threshold = settings.get("data", {}), settings["model"], float(module.threshold)
+    tile, review = data.get("tile"), module.calibration.get("review")
+    parts: dict[str, Any] = {
+        "backbone": {
+            "name": settings["backbone"]["name"],
+            "arguments": settings["backbone"],
+            "weights_sha256": settings["weights_sha256"],
+            "weights_source": settings["weights_source"],
+        },
+        "features": {
+            "arguments": settings["features"],
+            "dtype": data.get("cache_dtype", "float32"),
+            "shape": settings["shape"],
+        },
+        "detector": {"target": model["_target_"], "arguments": {k: v for k, v in model.items() if k != "_target_"}},
+        "data": {
+            "fingerprint": "",
+            "places": data,
+            "split": settings["split"],
+            "validation_share": data.get("validation_share", 0.0),
+            "seed": settings["seed"],
+        },
+        "region": settings.get("roi"),
+        "tiling": None if tile is None else msgspec.to_builtins(Tiling.from_config(tile, data["tile_overlap"]).card()),
+    }
+    if not np.isnan(threshold):
+        parts["thresholds"] = {"score": threshold, "pixel": float(module.pixel_threshold), "review": review}
+    same = {key: settings[key] for key in ("version", "category", "seed", "transform", "scoring")}
+    same["validity"] = settings.get("validity")
+    return card.ModelCard.from_dict({"schema": card.SCHEMA, **same, **parts})
+
+
+class TorchEngine:
+    """Runs a module for `runtime.inspector.Inspector`.
+
+    Args:
+        module: Fitted; moved to the device.
+        device: "auto" (a GPU where there is one), or a torch device.
+
+    Raises:
+        UserError: There is no such device.
+    """
+
+    def __init__(self, module: AnomalyModule, device: str = "auto") -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.module = module.to(torch.device(device)).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def load(cls, path: Path, device: str, trust: Sequence[str]) -> tuple[card.ModelCard, "TorchEngine"]:
+        """Card and engine of a checkpoint; see `load_module` for what it raises."""
+        module, _, settings = load_module(path, trust)
+        return card_of(module, settings), cls(module, device)
+
+    @torch.inference_mode()
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Maps (B, H, W) and scores (B,), float32, of images (B, 3, H, W) float32."""
+        maps, scores = self.module(torch.from_numpy(images).to(self.module.device))
+        return maps.float().cpu().numpy(), scores.float().cpu().numpy()

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -17,16 +18,17 @@ from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.data.tiling import Tiling, tiled_splits
+from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, trim
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.runtime.reading import ImageError, image_size
-from anomaly_lightning.runtime.region import RegionScoring, Roi
+from anomaly_lightning.runtime.region import Region
+from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.scoring import RegionScoring, Scoring
 from anomaly_lightning.training.checkpoint import FORMAT, create_detector
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -107,7 +109,7 @@ def store_for(
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
         "precision": extractor.precision.name,
-        "transform": transform.to_config(),
+        "transform": msgspec.to_builtins(transform.card()),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
     return DiskStore(folder / FEATURES, spec, shape, dtype)
@@ -146,7 +148,7 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: ImageT
         "weights_sha256": extractor.backbone.weights_sha256,
         "weights_source": extractor.backbone.weights_source,
         "features": plain(cfg.features),
-        "transform": transform.to_config(),
+        "transform": msgspec.to_builtins(transform.card()),
         "model": model,
         "scoring": scoring,
         "shape": list(shape),
@@ -167,9 +169,9 @@ def look_at_region(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModu
         return
     if cfg.data.tile is not None:
         raise UserError("data.roi and data.tile don't go together: a tile has no place of its own to look at.")
-    roi = Roi.from_config(given, image_size(images.splits.train[0].path))
+    roi = Region.from_config(given, image_size(images.splits.train[0].path))
     module.scoring = RegionScoring.of(module.scoring, roi, images.transform)
-    module.settings["roi"] = roi.plain()
+    module.settings["roi"] = msgspec.to_builtins(roi.card())
     check_region(module, images.samples())
 
 

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -17,7 +18,6 @@ from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, reuse
-from anomaly_lightning.training.callbacks.progress import progress_bar
 from anomaly_lightning.training.finish import finalise, fit
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class TrainingSession:
         compose.look_at_region(cfg, self.module, self.images)
         self.data = compose.build_data(cfg, self.images, extractor, self._tell_features)
         self.trainer = compose.build_trainer(cfg, self.module.detector.trainable)
-        self._bar = progress_bar()
+        self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
 
@@ -111,7 +111,7 @@ class TrainingSession:
             known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
             normals = [sample.path for sample in known if sample.path not in self.images.skipped]
             fitted = fit_validity(normals, self.cfg.seed)
-        self.module.settings["validity"] = None if fitted is None else fitted.plain()
+        self.module.settings["validity"] = None if fitted is None else msgspec.to_builtins(fitted.card())
 
     def _tell_of_leaks(self) -> None:
         """Say before training which test images are trained on, too: the figures would be too good."""

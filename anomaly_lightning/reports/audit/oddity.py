@@ -12,7 +12,7 @@ from anomaly_lightning.calibration import fold_indices
 from anomaly_lightning.detectors.base import Detector
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.store import FeatureStore
-from anomaly_lightning.runtime.appearance import robust_z
+from anomaly_lightning.reports.audit.findings import robust_z
 from anomaly_lightning.scoring import Scoring
 
 FEWEST = 10  # normals; with fewer no detector learns what is usual

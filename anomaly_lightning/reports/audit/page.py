@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -87,7 +86,7 @@ def _heat(path: Path, seen: torch.Tensor, middle: float) -> str | None:
         return None
     size = (image.height, image.width)
     resized = torch.nn.functional.interpolate(seen[None, None], size=size, mode="bilinear")[0, 0]
-    return _url(Image.fromarray(np.asarray(overlay(image, resized, middle))))
+    return _url(Image.fromarray(overlay(image, resized.numpy(), middle)))
 
 
 def _url(image: Image.Image) -> str:

@@ -24,7 +24,6 @@ from anomaly_lightning.reports.run_files import write_json
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
-from anomaly_lightning.training.callbacks.progress import progress_bar
 from anomaly_lightning.training.checkpoint import create_detector
 
 TOLD = 8  # findings of one kind that are printed
@@ -56,7 +55,7 @@ class Audit:
         """Look at everything, write audit.json and audit.html, print; returns how many findings are serious."""
         console.banner({"data": f"{self.resolved.where} ({self.resolved.why})", "outputs": self.folder})
         category = self.resolved.category
-        with progress_bar() as bar:
+        with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
             self.facts = gather(category, lambda done: bar.update(task, completed=done))
         found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
@@ -102,8 +101,7 @@ class Audit:
             "ranked": ranked,
             "notes": self.notes,
             "images": [
-                {"path": str(item.path), "role": item.role, "defect": item.sample.defect}
-                | (item.statistics.plain() | {"mode": item.mode} if item.statistics else {"reason": item.reason})
+                {"path": str(item.path), "role": item.role, "defect": item.sample.defect} | item.plain()
                 for item in self.facts
             ],
         }

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from anomaly_lightning.cli import FAILURE_FILE
-from anomaly_lightning.data.samples import natural_key
+from anomaly_lightning.runtime.files import natural_key
 from anomaly_lightning.training.reuse import REUSED_FILE, standing_for
 
 FIGURES: dict[str, tuple[str, ...]] = {

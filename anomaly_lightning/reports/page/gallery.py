@@ -114,10 +114,10 @@ def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | Non
 def _overlay(maps: Tensor, pixel_threshold: float) -> Image.Image:
     """Heatmap with opacity: clear where the error is small, opaque from the pixel threshold on."""
     small = F.interpolate(maps[None, None], size=_fitted((maps.shape[0], maps.shape[1]), _OVERLAY_SIDE), mode="area")
-    values = scaled(small[0, 0], pixel_threshold)
-    opacity = (2 * values).clamp(max=1) ** OPACITY_POWER
-    alpha = (255 * opacity).round().to(torch.uint8).numpy()
-    return Image.fromarray(np.dstack([heatmap(small[0, 0], pixel_threshold), alpha]))
+    values = small[0, 0].numpy()
+    opacity = (2 * scaled(values, pixel_threshold)).clip(max=1) ** OPACITY_POWER
+    alpha = (255 * opacity).round().astype(np.uint8)
+    return Image.fromarray(np.dstack([heatmap(values, pixel_threshold), alpha]))
 
 
 def webp_within(image: Image.Image, budget: int, lossless: bool = False) -> bytes:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -15,6 +16,7 @@ from anomaly_lightning.data.sources import resolve
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.reports.page.render import write_report
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.card import TransformCard
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 
@@ -53,7 +55,7 @@ def read_results(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> 
         torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64),
         error_maps,
         Scoring(**settings["scoring"]),
-        ImageTransform.from_config(settings["transform"]),
+        ImageTransform.from_card(msgspec.convert(settings["transform"], TransformCard)),
         float(rows[0]["threshold"]) if rows else math.nan,
         math.nan if pixel_threshold is None else float(pixel_threshold),
     )

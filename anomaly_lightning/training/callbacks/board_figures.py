@@ -24,7 +24,7 @@ def panel(results: Results, index: int) -> Figure:
     shown = {
         "image": np.asarray(image),
         "truth": np.zeros(size, bool) if truth is None else truth.numpy(),
-        "heatmap": overlay(image, anomaly_map, results.pixel_threshold),
+        "heatmap": overlay(image, anomaly_map.numpy(), results.pixel_threshold),
         "mask": mask.numpy(),
     }
     figure, axes = plt.subplots(1, 4, figsize=(12, 12 / 4 * size[0] / size[1] + 0.6), layout="constrained")
@@ -78,7 +78,7 @@ def progress_figure(
     for column, (image, anomaly_map, name) in enumerate(zip(images, maps, names, strict=True)):
         axes[0, column].imshow(np.asarray(image))
         axes[0, column].set_title(name)
-        axes[1, column].imshow(overlay(image, anomaly_map, scale))
+        axes[1, column].imshow(overlay(image, anomaly_map.numpy(), scale))
     for axis in axes.flat:
         axis.axis("off")
     figure.suptitle(f"middle of the scale: {scale:.4g}, the highest error on the good images shown")

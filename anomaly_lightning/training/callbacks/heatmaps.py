@@ -47,4 +47,5 @@ class Heatmaps(pl.Callback):
         image, truth = read_image(sample.path), results.truth(index)
         anomaly_map = results.anomaly_map(index, (image.height, image.width))
         outlined = None if truth is None else truth.numpy()
-        save_image(Image.fromarray(overlay(image, anomaly_map, results.pixel_threshold, outlined)), target)
+        drawn = overlay(image, anomaly_map.numpy(), results.pixel_threshold, outlined)
+        save_image(Image.fromarray(drawn), target)

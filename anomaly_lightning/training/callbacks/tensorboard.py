@@ -90,7 +90,7 @@ class LearningHeatmaps(pl.Callback):
         scale = float(maps[: self.normals].max())
         transform = trainer.datamodule.transform  # type: ignore[attr-defined]
         own = [
-            transform.restore(a_map, (image.height, image.width))
+            torch.from_numpy(transform.restore(a_map.numpy(), (image.height, image.width)))
             for a_map, image in zip(maps, self._images, strict=True)
         ]
         names = [sample.defect for sample in self._samples]
@@ -105,7 +105,7 @@ class LearningHeatmaps(pl.Callback):
         shown = [test[index] for index in _first_of_each(test, self.per_defect)]
         self._samples = [*datamodule.splits.validation[: self.normals], *shown]
         self._images = [read_image(sample.path) for sample in self._samples]
-        images = torch.stack([datamodule.transform(image) for image in self._images])
+        images = torch.stack([torch.from_numpy(datamodule.transform(image)) for image in self._images])
         return module.extractor(images.to(module.device)).cpu()
 
 
