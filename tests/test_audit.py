@@ -19,7 +19,7 @@ TINY = ("backbone=tiny", "data.image_size=[64,48]", "features.grid=[8,6]", "cate
 
 
 def audit(root, cwd, *more):
-    return command("audit.__main__", *TINY, f"data.root={root}", *more, cwd=cwd)
+    return command("audit", *TINY, f"data.root={root}", *more, cwd=cwd)
 
 
 def written(cwd):
@@ -194,7 +194,7 @@ def test_planted_defects_lead_the_ranking(tmp_path):
         planted.append(made / "train" / "good" / f"{10 + 40 * number:03d}.png")
         shutil.move(made / "test" / defect / "000.png", planted[-1])
     overrides = ("backbone=efficientnet_lite0", "category=leather", f"data.root={made.parent}")
-    ran = command("audit.__main__", *overrides, "cache.mode=memory", cwd=tmp_path)
+    ran = command("audit", *overrides, "cache.mode=memory", cwd=tmp_path)
     assert ran.code == 0, ran.out
     ranked = json.loads(next(tmp_path.glob("outputs/audit/leather/*/audit.json")).read_text())["ranked"]
     first = {row["path"] for row in ranked[:10]}

@@ -153,6 +153,18 @@ def test_the_power_grows_where_the_length_is_the_less_even_of_the_two(monkeypatc
     assert least - 1e-4 <= float(detector.power) / power <= most + 1e-4
 
 
+def test_the_power_is_not_less_where_the_length_is_the_more_even_of_the_two(monkeypatch):
+    detector, held = fitted(), features(4, seed=1)
+    length = detector.whitening.length
+    monkeypatch.setattr(detector.whitening, "length", lambda whitened: length(whitened) ** 0.1)
+    detector.refine(features(2))
+    detector.refine_held_out(held)
+    detector.finish_refine()
+    distances = detector.memory(detector._patches(held))
+    assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), rel=1e-4)
+    assert 0 < float(detector.power) < 1
+
+
 def test_what_is_kept_of_held_out_normals_is_bounded_and_given_back(monkeypatch):
     monkeypatch.setattr(autoencoder, "HELD", 3)
     detector = fitted()

@@ -17,12 +17,11 @@ from anomaly_lightning.features.weights import PREFERRED, PREFERRED_WEIGHTS
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
 
-PARTS = ("loading", "synthetic_images")  # what the choices of `data` are made of, no choices themselves
 EXTRAS = ("autoencoder_size",)  # need a plugin of an extra; tests/test_sweep_configs.py has them
 FILES = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in CONFIG_DIR.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "download") and path.stem not in (*PARTS, *EXTRAS)
+    if path.parent.name not in ("hydra", "download") and path.stem not in EXTRAS
 )
 # What a file leaves to its user: ??? in the file itself.
 GIVEN = {
@@ -133,6 +132,8 @@ def test_a_sweep_names_values_that_exist(name):
     known = {path.stem for path in (CONFIG_DIR / "category").glob("*.yaml")}
     assert sweep.sweeper.params
     for key, choices in sweep.sweeper.params.items():
+        if str(choices).startswith("glob("):  # tests/test_sweep_configs.py expands it
+            continue
         for choice in str(choices).split(","):
             assert key != "category" or choice in known
             composed(choose(name), f"{key}={choice}")
@@ -142,14 +143,12 @@ def test_all_categories_are_those_of_mvnet():
     mvnet = (
         "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush transistor wood zipper"
     )
-    sweep = OmegaConf.load(CONFIG_DIR / "sweep" / "all_categories.yaml")
-    assert sorted(sweep.hydra.sweeper.params.category.split(",")) == mvnet.split()
     files = {path.stem for path in (CONFIG_DIR / "category").glob("*.yaml")}
-    assert files >= {*mvnet.split(), "custom"}
+    assert files == {*mvnet.split(), "custom"}
 
 
 def test_the_seed_experiment_is_the_plain_recipe():
-    config = composed("experiment=seed")
+    config = composed("experiment=classic")
     backbone = (config.backbone.architecture, list(config.backbone.taps), config.backbone.pretrained)
     assert backbone == ("resnet50", ["layer2", "layer3"], "IMAGENET1K_V1")
     assert (config.optimizer._target_, config.optimizer.lr) == ("torch.optim.Adam", 0.001)

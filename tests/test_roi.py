@@ -53,6 +53,26 @@ def test_the_score_is_that_of_the_region(tmp_path):
         np.testing.assert_allclose(scores, expected.scores(only[:, :, :24]))
 
 
+def grazing(columns, rows):
+    """A region of the first columns and rows of images of 64 x 48 pixels (H x W), and its maps of errors."""
+    right, bottom = columns / 48, rows / 64
+    roi = Roi.from_config([[0, 0], [right, 0], [right, bottom], [0, bottom]], (64, 48))
+    scoring = RegionScoring.of(Scoring(sigma=0), roi, TRANSFORM)
+    assert int(scoring.region.sum()) == columns * rows
+    return scoring.region, lambda errors: scoring.maps(errors, (64, 48))
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(25, 64), (25, 33), (31, 39), (24, 32), (1, 1)])
+def test_a_cell_at_the_border_counts_if_one_pixel_of_it_lies_inside(columns, rows):
+    errors = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(0)) + 1
+    region, maps = grazing(columns, rows)
+    cells = region.numpy().reshape(8, 8, 6, 8).any((1, 3))  # 8 x 8 pixels a cell
+    whole = Scoring(sigma=0).maps(errors * torch.from_numpy(cells), (64, 48))
+    np.testing.assert_allclose(maps(errors), np.where(region, whole, 0), rtol=1e-6)
+    beyond = torch.where(torch.from_numpy(cells), errors, 100.0)
+    np.testing.assert_array_equal(maps(beyond), maps(errors))
+
+
 def test_pixels_outside_are_not_counted():
     values, mask = torch.rand(10, 20), torch.zeros(10, 20, dtype=torch.bool)
     mask[2:5, 3:6] = mask[7:9, 15:18] = True

@@ -48,6 +48,20 @@ def test_moments_do_not_blow_up_a_channel_that_never_varies():
     assert moments(data)[:, 0].abs().max() < 1e-3
 
 
+def test_a_channel_that_hardly_varies_is_divided_by_a_twentieth_of_the_mean_deviation():
+    """Columns of +s and -s around 3 have the standard deviation s."""
+    deviations = torch.tensor([2.0, 1.0, 0.8, 0.2, 0.001, 0.0])  # a twentieth of their mean: 0.0333...
+    signs = torch.tensor([1.0, -1.0]).expand(4, 6, 3, 2)
+    data = 3 + deviations[:, None, None] * signs
+    moments = ChannelMoments(6)
+    moments.observe(data)
+    moments.finish()
+    divisors = [2.0, 1.0, 0.8, 0.2, 4.001 / 6 / 20, 4.001 / 6 / 20]
+    np.testing.assert_allclose(moments.std.flatten(), divisors, rtol=1e-4)
+    expected = (deviations / torch.tensor(divisors))[:, None, None] * signs
+    np.testing.assert_allclose(moments(data), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_moments_start_anew_after_finish():
     moments = ChannelMoments(SHAPE[0])
     for seed in (1, 2):

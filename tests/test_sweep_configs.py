@@ -4,7 +4,9 @@ import importlib.util
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
@@ -19,6 +21,7 @@ LAUNCHERS = {
     "slurm": "hydra_submitit_launcher",
 }
 OPTUNA = "hydra_optuna_sweeper"
+LOADER = ConfigLoaderImpl(create_config_search_path(str(CONFIG_DIR)))  # a glob over choices asks it
 
 
 def composed(*overrides):
@@ -32,7 +35,7 @@ def jobs(*overrides: str) -> list[dict[str, str]]:
     assert cfg.hydra.mode == RunMode.MULTIRUN
     given = [f"{name}={value}" for name, value in cfg.hydra.sweeper.params.items()]
     given += [text for text in overrides if not text.startswith("+sweep")]
-    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
+    (batch,) = BasicSweeper.split_arguments(OverridesParser.create(LOADER).parse_overrides(given), None)
     return [dict(text.split("=", 1) for text in job) for job in batch]
 
 
