@@ -139,7 +139,7 @@ def card_of(module: AnomalyModule, settings: Mapping[str, Any]) -> card.ModelCar
             "seed": settings["seed"],
         },
         "region": settings.get("roi"),
-        "tiling": None if tile is None else msgspec.to_builtins(Tiling.from_config(tile, data["tile_overlap"]).card()),
+        "tiling": None if tile is None else Tiling.from_config(tile, data["tile_overlap"]).card().to_dict(),
     }
     if not np.isnan(threshold):
         parts["thresholds"] = {"score": threshold, "pixel": float(module.pixel_threshold), "review": review}

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -109,7 +108,7 @@ def store_for(
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
         "precision": extractor.precision.name,
-        "transform": msgspec.to_builtins(transform.card()),
+        "transform": transform.card().to_dict(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
     return DiskStore(folder / FEATURES, spec, shape, dtype)
@@ -148,7 +147,7 @@ def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: ImageT
         "weights_sha256": extractor.backbone.weights_sha256,
         "weights_source": extractor.backbone.weights_source,
         "features": plain(cfg.features),
-        "transform": msgspec.to_builtins(transform.card()),
+        "transform": transform.card().to_dict(),
         "model": model,
         "scoring": scoring,
         "shape": list(shape),
@@ -171,7 +170,7 @@ def look_at_region(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModu
         raise UserError("data.roi and data.tile don't go together: a tile has no place of its own to look at.")
     roi = Region.from_config(given, image_size(images.splits.train[0].path))
     module.scoring = RegionScoring.of(module.scoring, roi, images.transform)
-    module.settings["roi"] = msgspec.to_builtins(roi.card())
+    module.settings["roi"] = roi.card().to_dict()
     check_region(module, images.samples())
 
 

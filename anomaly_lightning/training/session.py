@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -111,7 +110,7 @@ class TrainingSession:
             known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
             normals = [sample.path for sample in known if sample.path not in self.images.skipped]
             fitted = fit_validity(normals, self.cfg.seed)
-        self.module.settings["validity"] = None if fitted is None else msgspec.to_builtins(fitted.card())
+        self.module.settings["validity"] = None if fitted is None else fitted.card().to_dict()
 
     def _tell_of_leaks(self) -> None:
         """Say before training which test images are trained on, too: the figures would be too good."""
