@@ -11,8 +11,17 @@ import torch
 from anomaly_lightning.detectors.autoencoder import Autoencoder
 from anomaly_lightning.detectors.base import Detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError
-from anomaly_lightning.runtime.inspector import Predictor
-from anomaly_lightning.training.checkpoint import FORMAT, KEY, TRUSTED, create_detector, load_module, read_checkpoint
+from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.training.checkpoint import (
+    FORMAT,
+    KEY,
+    TRUSTED,
+    TorchEngine,
+    card_of,
+    create_detector,
+    load_module,
+    read_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,7 @@ def test_the_thresholds_are_in_best_and_not_yet_in_last(content, run_folder):
 def test_what_was_trained_is_what_is_loaded(checkpoint, content):
     module, transform, settings = load_module(checkpoint)
     assert not module.training
-    assert transform.to_config() == settings["transform"]
+    assert transform.card().to_dict() == settings["transform"]
     assert transform.size == (64, 48)
     assert module.calibration["normals"] == 3
     loaded = module.state_dict()
@@ -75,12 +84,12 @@ def test_a_checkpoint_from_within_the_fit_lacks_the_frozen_backbone_and_is_refus
 
 
 def test_an_uncalibrated_model_refuses_to_decide_by_name(checkpoint):
-    module, transform, _ = load_module(checkpoint)
+    module, _, settings = load_module(checkpoint)
     module.threshold.fill_(torch.nan)
     with pytest.raises(NotCalibratedError, match="no threshold yet"):
         module.decide(torch.zeros(2))
     with pytest.raises(NotCalibratedError, match=r"best\.ckpt of a finished run"):
-        Predictor(module, transform, "cpu")
+        Inspector(card_of(module, settings), TorchEngine(module, "cpu"))
 
 
 class Marker:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from toy import HEIGHT, WIDTH, command, flat, save, texture
 
-from anomaly_lightning.deploy.prediction import find_images, output_names
+from anomaly_lightning.deploy.outputs import find_images, output_names
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_nothing_there(predict, tmp_path, what):
     [
         ("checkpoint=nowhere.ckpt", "There is no checkpoint nowhere.ckpt"),
         ("checkpoint={run}/checkpoints/last.ckpt", "NotCalibratedError"),
-        ("checkpoint={run}/metrics.json", "metrics.json is damaged"),
+        ("checkpoint={run}/metrics.json", "metrics.json is no model: expected a file that ends in .ckpt"),
         ("device=tpu9", "tpu9"),
         ("batchsize=3", "batchsize"),
     ],

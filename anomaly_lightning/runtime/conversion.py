@@ -51,7 +51,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def white_level(image: Image.Image, given: int | None = None) -> int:
-    """Grey level that counts as white in an image as it was opened: what its form says, else what is given, else 65535."""
+    """Grey level that is white in an image as it was opened: what its form says, else what is given, else 65535."""
     if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,):
         return 4095
     return LARGEST if given is None else given
@@ -94,18 +94,14 @@ def from_array(values: NDArray[Any]) -> Image.Image:
 
 def _advice(values: NDArray[Any]) -> str:
     """What an array of another form has to become."""
-    if not values.size:
-        return "It holds no pixels."
-    if values.ndim == 2 and values.dtype in (np.uint8, np.uint16):
-        return "A grey image: pass PIL.Image.fromarray(array), which is decoded as a grey file is."
-    if values.ndim == 3 and values.shape[2] == 1:
-        return "A grey image: pass PIL.Image.fromarray(array[..., 0]), which is decoded as a grey file is."
-    if values.ndim == 3 and values.shape[2] == 4 and values.dtype == np.uint8:
-        return "With alpha: PIL.Image.fromarray(array) of RGBA, PIL.Image.fromarray(array[..., [2, 1, 0, 3]]) of BGRA."
-    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
-        return "Channels come last: array.transpose(1, 2, 0)."
-    if values.ndim == 4:
-        return "Several images: pass list(array)."
-    if np.issubdtype(values.dtype, np.floating):
-        return "Scale it to 0..255 and round: (255 * array).round().astype(numpy.uint8), if it lies in [0, 1]."
-    return "OpenCV's images are BGR: array[..., ::-1] makes RGB of them."
+    channels = values.shape[2] if values.ndim == 3 else None
+    known = (
+        (not values.size, "It holds no pixels."),
+        (values.ndim == 4, "Several images: pass list(array)."),
+        (channels not in (None, 1, 3, 4), "Channels come last: array.transpose(1, 2, 0) of (C, H, W)."),
+        (values.dtype.kind == "f", "Scale it to 0..255: (255 * array).round().astype(numpy.uint8) if it is in [0, 1]."),
+        (values.ndim == 2, "A grey image: pass PIL.Image.fromarray(array), which is decoded as a grey file is."),
+        (channels == 1, "A grey image: pass PIL.Image.fromarray(array[..., 0]), which is decoded as a grey file is."),
+        (channels == 4, "With alpha: pass PIL.Image.fromarray(array) of RGBA, of array[..., [2, 1, 0, 3]] where BGRA."),
+    )
+    return next((words for holds, words in known if holds), "OpenCV's images are BGR: array[..., ::-1] makes them RGB.")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +77,8 @@ class Inspector:
     @overload
     def __call__(self, source: Source) -> Inspection: ...
     @overload
-    def __call__(self, source: Sequence[Source]) -> list[Inspection]: ...
-    def __call__(self, source: Source | Sequence[Source]) -> Inspection | list[Inspection]:
+    def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Inspection]: ...
+    def __call__(self, source: Source | list[Any] | tuple[Any, ...]) -> Inspection | list[Inspection]:
         """What is said of an image, or of each of a list.
 
         Args:

@@ -42,9 +42,8 @@ def as_image(source: Source, white: int | None = None) -> Image.Image:
         return read_image(Path(source), white=white)
     if isinstance(source, Image.Image):
         path = Path(getattr(source, "filename", "") or "the image")
-        upright: Image.Image = _decoded(
-            path, lambda: to_rgb(ImageOps.exif_transpose(source), white_level(source, white))
-        )
+        level = white_level(source, white)  # a copy no longer tells what its file was
+        upright: Image.Image = _decoded(path, lambda: to_rgb(ImageOps.exif_transpose(source), level))
         return upright
     return from_array(source)
 

@@ -18,7 +18,6 @@ from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, reuse
-from anomaly_lightning.training.callbacks.progress import progress_bar
 from anomaly_lightning.training.finish import finalise, fit
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class TrainingSession:
         self.module = compose.build_module(cfg, card, extractor)
         self.data = compose.build_data(cfg, self.source, extractor, self._show_features)
         self.trainer = compose.build_trainer(cfg, self.module.trained is not None)
-        self._bar = progress_bar()
+        self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
 

@@ -1,7 +1,8 @@
 """Training normals that look unlike the others, by the error of a detector that has not seen them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def out_of_fold(
     maps = torch.empty(len(keys), *store.shape[1:])
     for known, held_out in fold_indices(len(keys), min(folds, len(keys)), seed):
         detector = make()
-        detector.prepare(Repeated(lambda known=known: (store.batch(rows[c]) for c in known.split(batch))))
+        detector.prepare(Repeated(partial(_batches, store, rows[known], batch)))
         for chosen in held_out.split(batch):
             maps[chosen] = detector.error_map(store.batch(rows[chosen])).float()
     _, scores = scoring(maps)
@@ -84,3 +85,8 @@ def out_of_fold(
     logs = scores.double().clamp_min(1e-12).log().numpy()
     z = torch.from_numpy(np.asarray(robust_z(logs, LOG_FLOOR)))
     return Oddities([paths[i] for i in order.tolist()], scores[order], z[order], maps[order])
+
+
+def _batches(store: FeatureStore, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Features (B, C, h, w) float of rows (n,) int64, batch by batch."""
+    return (store.batch(chosen) for chosen in rows.split(size))

@@ -19,7 +19,6 @@ from anomaly_lightning.reports.audit.ranking import odd, rank
 from anomaly_lightning.reports.run_files import write_json
 from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.training import compose
-from anomaly_lightning.training.callbacks.progress import progress_bar
 
 SHOWN = 8  # findings of one kind that are printed
 
@@ -50,7 +49,7 @@ class Audit:
         """Look at everything, write audit.json and audit.html, print; returns how many findings are serious."""
         console.banner({"data": f"{self.resolved.where} ({self.resolved.why})", "outputs": self.folder})
         category = self.resolved.category
-        with progress_bar() as bar:
+        with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
             self.facts = gather(category, lambda done: bar.update(task, completed=done))
         found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
