@@ -17,10 +17,16 @@ from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import RegionScoring, Scoring
+from anomaly_lightning.scoring import Scoring
 
 LEFT = "data.roi=[[0,0],[0.5,0],[0.5,1],[0,1]]"
 TRANSFORM = ImageTransform((64, 48), (0.5,) * 3, (0.5,) * 3)
+
+
+def scoring_of(region=None, **settings):
+    """Scoring of 8 x 6 cells over 64 x 48 pixels, of a region where one is given."""
+    seen = None if region is None else torch.from_numpy(TRANSFORM.mask(region.mask(region.size)))
+    return Scoring(**settings, grid=(8, 6), size=(64, 48), region=seen)
 
 
 def test_a_polygon_in_pixels_or_fractions_is_what_numpy_says():
@@ -47,22 +53,21 @@ def test_the_score_is_that_of_the_region(tmp_path):
     errors[:, :, 4:] += 50
     roi = Region.from_config([[0, 0], [0.5, 0], [0.5, 1], [0, 1]], (60, 84))
     for reduction in ("max", "top", "mean"):
-        plain = Scoring(sigma=0, reduction=reduction)
-        maps, scores = RegionScoring.of(plain, roi, TRANSFORM)(errors, (64, 48))
+        plain = scoring_of(sigma=0, reduction=reduction)
+        maps, scores = scoring_of(roi, sigma=0, reduction=reduction)(errors)
         assert (maps[:, :, 24:] == 0).all()
-        only, _ = plain(torch.where(torch.arange(6) < 3, errors, 0.0), (64, 48))
-        expected = Scoring(sigma=0, reduction=reduction)
+        only, _ = plain(torch.where(torch.arange(6) < 3, errors, 0.0))
         np.testing.assert_allclose(maps[:, :, :24], only[:, :, :24])
-        np.testing.assert_allclose(scores, expected.scores(only[:, :, :24]))
+        np.testing.assert_allclose(scores, plain.scores(only[:, :, :24]))
 
 
 def grazing(columns, rows):
     """A region of the first columns and rows of images of 64 x 48 pixels (H x W), and its maps of errors."""
     right, bottom = columns / 48, rows / 64
     roi = Region.from_config([[0, 0], [right, 0], [right, bottom], [0, bottom]], (64, 48))
-    scoring = RegionScoring.of(Scoring(sigma=0), roi, TRANSFORM)
+    scoring = scoring_of(roi, sigma=0)
     assert int(scoring.region.sum()) == columns * rows
-    return scoring.region, lambda errors: scoring.maps(errors, (64, 48))
+    return scoring.region, scoring.maps
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(25, 64), (25, 33), (31, 39), (24, 32), (1, 1)])
@@ -70,7 +75,7 @@ def test_a_cell_at_the_border_counts_if_one_pixel_of_it_lies_inside(columns, row
     errors = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(0)) + 1
     region, maps = grazing(columns, rows)
     cells = region.numpy().reshape(8, 8, 6, 8).any((1, 3))  # 8 x 8 pixels a cell
-    whole = Scoring(sigma=0).maps(errors * torch.from_numpy(cells), (64, 48))
+    whole = scoring_of(sigma=0).maps(errors * torch.from_numpy(cells))
     np.testing.assert_allclose(maps(errors), np.where(region, whole, 0), rtol=1e-6)
     beyond = torch.where(torch.from_numpy(cells), errors, 100.0)
     np.testing.assert_array_equal(maps(beyond), maps(errors))

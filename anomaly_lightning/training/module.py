@@ -43,9 +43,13 @@ class AnomalyModule(pl.LightningModule):
         super().__init__()
         self.model, self.card, self.optimizer = model, card, optimizer
         self.outputs: dict[int, tuple[float, Tensor]] = {}
-        self.trained = model.detector if isinstance(model.detector, TrainedDetector) else None
         self.players = list(self.trained.players()) if self.trained is not None else []
         self.automatic_optimization = len(self.players) <= 1
+
+    @property
+    def trained(self) -> TrainedDetector | None:
+        """The detector, where it is trained by gradients."""
+        return self.model.detector if isinstance(self.model.detector, TrainedDetector) else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the card into the checkpoint (read by `checkpoint.load_model`).
