@@ -15,6 +15,7 @@ from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.precision import true_float32
 from anomaly_lightning.features.store import DTYPES
+from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.scoring import Scoring
 
 Batch = dict[str, Tensor]
@@ -128,7 +129,8 @@ class AnomalyModule(pl.LightningModule):
         """
         if torch.isnan(self.threshold):
             raise NotCalibratedError
-        return scores > self.threshold
+        decisions: Tensor = exceeds(scores, self.threshold)
+        return decisions
 
     def configure_optimizers(self) -> Optimizer | None:
         """Optimizer over the detector's parameters; None for methods without gradients."""
