@@ -7,7 +7,6 @@ import torch
 
 from anomaly_lightning.bench.timing import Rounds, cycle
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -46,7 +45,7 @@ def _round(module: AnomalyModule, transform: ImageTransform, chosen: Sequence[Sa
             torch.cuda.synchronize(device)  # kernels run on after the call returns
         return result
 
-    images = measured.time("decode", lambda: [read_image(sample.path) for sample in chosen])
+    images = measured.time("decode", lambda: [transform.read(sample.path) for sample in chosen])
     arrays = measured.time("resize", lambda: np.stack([transform(image) for image in images]))
     images = torch.from_numpy(arrays).to(device)
     measured.time(BASE, lambda: settled(module.extractor.backbone(images)))
@@ -56,7 +55,7 @@ def _round(module: AnomalyModule, transform: ImageTransform, chosen: Sequence[Sa
     measured.time("tensor_to_map", lambda: [part.cpu() for part in module(images)])
 
     def whole() -> object:
-        batch = torch.from_numpy(np.stack([transform(read_image(sample.path)) for sample in chosen])).to(device)
+        batch = torch.from_numpy(np.stack([transform(transform.read(sample.path)) for sample in chosen])).to(device)
         return [part.cpu() for part in module(batch)]
 
     measured.time("whole", whole)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -30,7 +29,7 @@ def single_image_ms(
     durations = []
     for sample in [samples[0], samples[0], *samples[:IMAGES]]:
         start = time.perf_counter()
-        images = torch.from_numpy(transform(read_image(sample.path)))[None].to(module.device)
+        images = torch.from_numpy(transform(transform.read(sample.path)))[None].to(module.device)
         _, scores = module(images)
         scores.cpu()
         durations.append(1000 * (time.perf_counter() - start))

@@ -18,6 +18,7 @@ from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.tiling import tiled_splits
+from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
@@ -57,11 +58,11 @@ def build_extractor(cfg: DictConfig) -> FeatureExtractor:
 def build_images(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule, sources.Resolved]:
     """Splits of the category, and what its images were resolved to."""
     data = plain(cfg.data)
-    transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"])
+    seen = (data["image_size"], backbone.mean, backbone.std, data["resize"])
     resolved = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir))
     images = MVNetDataModule(
         resolved.category,
-        transform,
+        ImageTransform(*seen),
         split=data["split"],
         validation_share=data["validation_share"],
         batch_size=data["batch_size"],
@@ -69,6 +70,8 @@ def build_images(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule, 
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
     )
+    white = find_white(data["white"], [sample.path for sample in images.splits.train])
+    images.transform = ImageTransform(*seen, white)
     cut_into_tiles(images, data["tile"], data["tile_overlap"], Path(cfg.cache.dir))
     return images, resolved
 
@@ -82,7 +85,7 @@ def cut_into_tiles(images: MVNetDataModule, tile: Any, overlap: int, cache: Path
     if tile is None:
         return None
     tiling = Tiling.from_config(tile, overlap)
-    splits, unreadable, unknown = tiled_splits(images.splits, tiling, cache)
+    splits, unreadable, unknown = tiled_splits(images.splits, tiling, cache, images.transform.white)
     if unreadable:
         images.leave_out(unreadable)
     for path in unknown:

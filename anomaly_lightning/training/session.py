@@ -109,7 +109,7 @@ class TrainingSession:
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
             known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
             normals = [sample.path for sample in known if sample.path not in self.images.skipped]
-            fitted = fit_validity(normals, self.cfg.seed)
+            fitted = fit_validity(normals, self.cfg.seed, self.images.transform.white)
         self.module.settings["validity"] = None if fitted is None else fitted.card().to_dict()
 
     def _tell_of_leaks(self) -> None:
@@ -202,9 +202,13 @@ class TrainingSession:
     def _resolved(self) -> dict[str, Any]:
         backbone = self.module.extractor.backbone
         given = "as set" if self.cfg.backbone.name != "auto" else "not given: the best one that is at hand here"
+        white = self.images.transform.white
+        found = "detected from the training images" if self.cfg.data.white == "auto" else "as set"
+        deep = {} if white is None else {"white": f"level {white} in images of 16 bits ({found})"}
         return {
             "category": str(self.cfg.category.name),
             "data": f"{self.resolved.where} ({self.resolved.why})",
+            **deep,
             "backbone": f"{backbone.name} ({given}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
             "precision": f"features {self.module.extractor.precision.name}, training {self.cfg.trainer.precision}",

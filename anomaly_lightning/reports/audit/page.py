@@ -34,7 +34,12 @@ def write_page(path: Path, audit: "Audit") -> None:
         serious=len(audit.serious()),
         exclude=[str(path) for path in audit.exclude()],
         kinds=[
-            {"kind": kind, "words": words, "count": len(found), "findings": [_shown(f) for f in found[:SHOWN]]}
+            {
+                "kind": kind,
+                "words": words,
+                "count": len(found),
+                "findings": [_shown(f, audit.white) for f in found[:SHOWN]],
+            }
             for kind, words, found in kinds
             if found and kind != "looks_anomalous"
         ],
@@ -46,8 +51,8 @@ def write_page(path: Path, audit: "Audit") -> None:
     partial.replace(path)
 
 
-def _shown(finding: Finding) -> dict[str, Any]:
-    return {"words": finding.words, "images": [(str(path), _thumbnail(path)) for path in finding.paths[:4]]}
+def _shown(finding: Finding, white: int | None) -> dict[str, Any]:
+    return {"words": finding.words, "images": [(str(path), _thumbnail(path, white)) for path in finding.paths[:4]]}
 
 
 def _ranked(audit: "Audit") -> list[dict[str, Any]]:
@@ -58,30 +63,31 @@ def _ranked(audit: "Audit") -> list[dict[str, Any]]:
     # One scale for all: what the usual half of the normals hardly ever reaches lies in its middle.
     middle = float(torch.quantile(maps[len(maps) // 2 :, ::4, ::4].flatten()[:4_000_000], 0.999))
     rows = audit.oddities_rows()[: audit.cfg.shown]
-    return [
-        {**row, "image": _thumbnail(Path(row["path"])), "heat": _heat(Path(row["path"]), maps[i], middle)}
-        for i, row in enumerate(rows)
-    ]
+    drawn = []
+    for row, seen in zip(rows, maps, strict=False):
+        path, white = Path(row["path"]), audit.white
+        drawn.append({**row, "image": _thumbnail(path, white), "heat": _heat(path, seen, middle, white)})
+    return drawn
 
 
-def _small(path: Path) -> Image.Image | None:
+def _small(path: Path, white: int | None) -> Image.Image | None:
     try:
-        image = read_image(path)
+        image = read_image(path, white=white)
     except ImageError:
         return None
     image.thumbnail((SIDE, SIDE))
     return image
 
 
-def _thumbnail(path: Path) -> str | None:
+def _thumbnail(path: Path, white: int | None) -> str | None:
     """Data URL of a small image, None where it can't be read."""
-    image = _small(path)
+    image = _small(path, white)
     return None if image is None else _url(image)
 
 
-def _heat(path: Path, seen: torch.Tensor, middle: float) -> str | None:
+def _heat(path: Path, seen: torch.Tensor, middle: float, white: int | None) -> str | None:
     """Data URL of a small image with its map (h, w) on it."""
-    image = _small(path)
+    image = _small(path, white)
     if image is None:
         return None
     size = (image.height, image.width)

@@ -12,6 +12,7 @@ from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.masks import check_masks
+from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.store import trim
@@ -38,6 +39,7 @@ class Audit:
     Attributes:
         facts: Of every file.
         findings: In the order of `KINDS`.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
         oddities: Ranked training normals; None where they were not ranked, `notes` says why.
     """
 
@@ -47,6 +49,9 @@ class Audit:
             raise UserError(f"serious={unknown}: expected kinds of findings: {', '.join(KINDS)}.")
         self.cfg, self.folder, self.notes = cfg, Path(cfg.output), list[str]()
         self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir))
+        self.white = find_white(cfg.data.white, [sample.path for sample in self.resolved.category.train])
+        if self.white is not None:
+            self.notes.append(f"Level {self.white} counts as white in images of 16 bits (data.white).")
         self.facts: list[Facts] = []
         self.findings: list[Finding] = []
         self.oddities: Oddities | None = None
@@ -57,7 +62,7 @@ class Audit:
         category = self.resolved.category
         with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
-            self.facts = gather(category, lambda done: bar.update(task, completed=done))
+            self.facts = gather(category, self.white, lambda done: bar.update(task, completed=done))
         found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
         broken = {item.path for item in self.facts if item.reason is not None}
         with_masks = [sample for sample in category.test if sample.path not in broken]
@@ -131,7 +136,7 @@ class Audit:
         cfg, folder = self.cfg, Path(self.cfg.cache.dir)
         extractor, data = compose.build_extractor(cfg), compose.plain(cfg.data)
         backbone = extractor.backbone
-        transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"])
+        transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"], self.white)
         if cfg.cache.mode == "disk":
             trim(folder / FEATURES, limit_bytes(cfg.cache.max_gb))
         store = compose.store_for(extractor, transform, cfg.cache.mode, folder, cfg.cache.dtype)

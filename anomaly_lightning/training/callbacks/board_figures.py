@@ -13,12 +13,11 @@ from torch import Tensor
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.decision import verdict
 from anomaly_lightning.runtime.heatmap import overlay
-from anomaly_lightning.runtime.reading import read_image
 
 
 def panel(results: Results, index: int) -> Figure:
     """Figure of one test image: image | truth | heatmap | predicted mask."""
-    image = read_image(results.samples[index].path)
+    image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     anomaly_map, truth = results.anomaly_map(index, size), results.truth(index)
     mask = anomaly_map > results.pixel_threshold
