@@ -1,6 +1,5 @@
 """A run folder with known scores, for the tests of the report: non-square images, awkward names."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
@@ -62,10 +62,10 @@ def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
     """metrics.json for results; for none, as a run writes it that tested nothing."""
     if results is None:
         reason = "there are no test images"
-        figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
-        figures["notes"] = {"image": reason, "pixel": reason}
+        measured: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
+        measured["notes"] = {"image": reason, "pixel": reason}
     else:
-        figures = results.figures(bootstrap=50)
+        measured = results.figures(bootstrap=50)
     threshold = {
         "value": THRESHOLD,
         "threshold": THRESHOLD,
@@ -88,7 +88,7 @@ def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
         "seed": 0,
         "counts": {"train": 160, "validation": 40, "test_good": 8, "test_defect": 8},
         "threshold": threshold,
-        **figures,
+        **measured,
         "timing": {"fit_s": 3.0, "total_s": 5.0, "latency_ms_p50": 10.0, "latency_ms_p95": 20.0},
         "peak_memory_mb": 500.0,
         **changes,
@@ -109,10 +109,5 @@ def write_history(folder: Path, rows: tuple[str, ...] = LOSSES) -> None:
 
 def write_predictions(folder: Path, results: Results) -> None:
     """predictions.csv and error_maps.npy of the results."""
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "defect", "score", "threshold", "decision"])
-        for sample, score in zip(results.samples, results.scores.tolist(), strict=True):
-            decision = int(score > THRESHOLD)
-            writer.writerow([sample.path, int(sample.label), sample.defect, repr(score), repr(THRESHOLD), decision])
-    np.save(folder / "error_maps.npy", results.error_maps.numpy())
+    run_files.write_predictions(folder / "predictions.csv", results)
+    run_files.write_error_maps(folder / "error_maps.npy", results)

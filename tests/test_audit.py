@@ -143,14 +143,14 @@ def test_the_hash_ignores_brightness_and_contrast():
 def test_statistics_by_hand():
     values = np.zeros((10, 30, 3), np.uint8)
     values[:, 15:] = (255, 255, 0)
-    figures = image_statistics(Image.fromarray(values))
-    assert (figures.height, figures.width) == (10, 30)
-    assert figures.dark == 0.5
-    assert figures.bright == 0.0  # yellow is grey level 226
-    assert figures.brightness == pytest.approx(113.0)
-    assert (figures.red_green, figures.blue_yellow) == (0.0, -127.5)
-    assert sum(figures.histogram) == pytest.approx(3.0)
-    assert (figures.histogram[15], figures.histogram[31], figures.histogram[47]) == (0.5, 0.5, 0.0)
+    measured = image_statistics(Image.fromarray(values))
+    assert (measured.height, measured.width) == (10, 30)
+    assert measured.dark == 0.5
+    assert measured.bright == 0.0  # yellow is grey level 226
+    assert measured.brightness == pytest.approx(113.0)
+    assert (measured.red_green, measured.blue_yellow) == (0.0, -127.5)
+    assert sum(measured.histogram) == pytest.approx(3.0)
+    assert (measured.histogram[15], measured.histogram[31], measured.histogram[47]) == (0.5, 0.5, 0.0)
 
 
 def test_robust_z_by_hand():

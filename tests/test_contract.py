@@ -11,8 +11,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.training.checkpoint import create_detector
 
 MODELS = sorted((CONFIG_DIR / "model").glob("*.yaml"))

@@ -14,8 +14,8 @@ import torch
 from toy import BARE, COUNTS, composed, save
 
 from anomaly_lightning.bench import latency
-from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.places import PACKAGE
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.runtime import allocator
 from anomaly_lightning.scoring import Scoring

@@ -135,8 +135,8 @@ def test_training_evaluation_and_prediction_see_what_8_bits_would_show(runs, tmp
         assert [item.score for item in said] == pytest.approx(scores[kind], rel=1e-3)
         assert {item.reason for item in said} == {None}
     assert scores["deep"] == scores["flat"]
-    assert json.loads((runs / "deep" / "run" / "run.json").read_text())["settings"]["transform"]["white"] == 4095
-    assert json.loads((runs / "flat" / "run" / "run.json").read_text())["settings"]["transform"]["white"] is None
+    assert json.loads((runs / "deep" / "run" / "run.json").read_text())["card"]["transform"]["white"] == 4095
+    assert json.loads((runs / "flat" / "run" / "run.json").read_text())["card"]["transform"]["white"] is None
     shown = [
         np.asarray(Image.open(tmp_path / kind / "heatmaps" / "spot" / "0.png")).astype(int) for kind in ("deep", "flat")
     ]

@@ -39,9 +39,8 @@ SMALL = (
     "debug=fast",
     "data.image_size=[64,48]",
     "features.grid=[8,6]",
-    "model.width=8",
-    "model.latent=4",
-    "model.stages=2",
+    "model.network.width=8",
+    "model.network.latent=4",
     "trainer.accelerator=cpu",
 )
 # Neither images nor logs, where a test looks at numbers alone.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -102,6 +103,7 @@ class MVNetDataModule(pl.LightningDataModule):
         """Images of the set "train", "validation" or "test"."""
         return ImageDataset(getattr(self.splits, role), self.transform)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of what the category holds: roles, defect names, and the content of every image and mask."""
         digest = hashlib.sha256()

@@ -35,9 +35,9 @@ class Facts:
         role: "train" (training and validation normals) or "test".
         reason: Why it can't be read; None where it can. The rest is empty then.
         content: Hex sha256 of the file.
-        form: Form of the file, say PNG.
+        form: Format of the file, say PNG.
         mode: Pillow's mode, say RGB, L or I;16.
-        statistics: Figures of the image.
+        statistics: Measures of the image.
         sharpness: Variance of the Laplacian of the grey levels.
         thumb: (32, 32) float32, grey.
     """
@@ -65,7 +65,7 @@ class Facts:
 
     @property
     def misnamed(self) -> bool:
-        """Whether the suffix promises another form than the content has."""
+        """Whether the suffix is that of another format than the content has."""
         return self.form in SUFFIXES and self.path.suffix.lower() not in SUFFIXES[self.form]
 
 
@@ -77,7 +77,7 @@ def gather(
     Args:
         category: What the layout holds.
         white: Grey level that counts as white in images of 16 bits; None = 65535.
-        on_progress: Told how many are done.
+        on_progress: Called with how many are done.
     """
     listed = [("train", sample) for sample in category.train] + [("test", sample) for sample in category.test]
     found = []

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ KINDS = {
     "contradiction": "one image under two names of defects",
     "duplicate": "the same file more than once",
     "near_duplicate": "one image, written more than once",
-    "misnamed": "the suffix does not say what the file is",
+    "misnamed": "the suffix is not that of the file's format",
     "size": "another size than most",
     "mode": "another colour mode than most",
     "brightness": "much brighter or darker than most",
@@ -31,7 +32,7 @@ KINDS = {
 }
 TINY = 1e-3
 ODD_Z = 6.0  # robust standard deviations from the median of the training normals
-FEW = 0.1  # a mode that fewer than this share of the images have is told
+FEW = 0.1  # a mode that fewer than this share of the images have is a finding
 SIZE_MARGIN = 0.05  # log of the ratio of two heights or widths up to which they count as one size
 EXCLUDES = ("unreadable", "leak", "near_leak", "duplicate", "near_duplicate", "brightness", "contrast", "sharpness")
 
@@ -51,6 +52,10 @@ class Finding:
     paths: tuple[Path, ...]
     words: str
     exclude: tuple[Path, ...] = field(default=())
+
+    def plain(self) -> dict[str, Any]:
+        """Plain kind, words and paths."""
+        return {"kind": self.kind, "words": self.words, "paths": [str(path) for path in self.paths]}
 
 
 def file_findings(facts: Sequence[Facts]) -> list[Finding]:

@@ -1,16 +1,19 @@
 """Training normals that look unlike the others, by the error of a detector that has not seen them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly_lightning.calibration import fold_indices
-from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.detectors.base import Detector, TrainedDetector
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.features.batches import Repeated
 from anomaly_lightning.features.store import FeatureStore
 from anomaly_lightning.reports.audit.findings import robust_z
 from anomaly_lightning.scoring import Scoring
@@ -35,6 +38,11 @@ class Oddities:
     z: Tensor
     error_maps: Tensor
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain path, score and z of each."""
+        values = zip(self.paths, self.scores.tolist(), self.z.tolist(), strict=True)
+        return [{"path": str(path), "score": score, "z": z} for path, score, z in values]
+
 
 def out_of_fold(
     store: FeatureStore,
@@ -42,7 +50,6 @@ def out_of_fold(
     paths: Sequence[Path],
     make: Callable[[], Detector],
     scoring: Scoring,
-    size: tuple[int, int],
     folds: int = 5,
     seed: int = 0,
     batch: int = 16,
@@ -55,7 +62,6 @@ def out_of_fold(
         paths: N files.
         make: A fresh detector, fitted without gradients.
         scoring: From error maps to scores.
-        size: (H, W) of the images as the backbone sees them.
         folds: How many detectors are fitted.
         seed: Of the folds.
         batch: Images taken from the store at once.
@@ -65,19 +71,22 @@ def out_of_fold(
     """
     if len(keys) < FEWEST:
         raise UserError(f"Ranking normals by their error needs at least {FEWEST} of them; there are {len(keys)}.")
-    if make().trainable:
+    if isinstance(make(), TrainedDetector):
         raise UserError("The audit's model must be fitted without gradients: pca, padim or patchcore.")
     rows = torch.as_tensor(store.rows(list(keys)))
     maps = torch.empty(len(keys), *store.shape[1:])
     for known, held_out in fold_indices(len(keys), min(folds, len(keys)), seed):
         detector = make()
-        for chosen in known.split(batch):
-            detector.observe(store.batch(rows[chosen]))
-        detector.finish()
+        detector.prepare(Repeated(partial(_batches, store, rows[known], batch)))
         for chosen in held_out.split(batch):
             maps[chosen] = detector.error_map(store.batch(rows[chosen])).float()
-    _, scores = scoring(maps, size)
+    _, scores = scoring(maps)
     order = scores.argsort(descending=True)
     logs = scores.double().clamp_min(1e-12).log().numpy()
     z = torch.from_numpy(np.asarray(robust_z(logs, LOG_FLOOR)))
     return Oddities([paths[i] for i in order.tolist()], scores[order], z[order], maps[order])
+
+
+def _batches(store: FeatureStore, rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Features (B, C, h, w) float of rows (n,) int64, batch by batch."""
+    return (store.batch(chosen) for chosen in rows.split(size))

@@ -5,29 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
-from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.data import sources
-from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.features.extract import fill
-from anomaly_lightning.features.store import trim
 from anomaly_lightning.reports import console
 from anomaly_lightning.reports.audit.facts import Facts, gather, readable
 from anomaly_lightning.reports.audit.findings import KINDS, Finding, duplicate_findings, file_findings, outlier_findings
-from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities, out_of_fold
-from anomaly_lightning.reports.audit.page import write_page
+from anomaly_lightning.reports.audit.html import page_data
+from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities
+from anomaly_lightning.reports.audit.ranking import odd, rank
 from anomaly_lightning.reports.run_files import write_json
-from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.training import compose
-from anomaly_lightning.training.checkpoint import create_detector
 
-TOLD = 8  # findings of one kind that are printed
+SHOWN = 8  # findings of one kind that are printed
 
 
 class Audit:
@@ -69,11 +63,11 @@ class Audit:
         found += [Finding("mask", (), words) for words in check_masks(with_masks)]
         if self.cfg.rank:
             self.oddities = self._rank()
-            found += self._odd(self.oddities)
+            found += odd(self.oddities, self.cfg.odd_z) if self.oddities is not None else []
         self.findings = sorted(found, key=lambda finding: list(KINDS).index(finding.kind))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "audit.json", self.content())
-        write_page(self.folder / "audit.html", self)
+        write_page(self.folder / "audit.html", page_data(self))
         self._print()
         return len(self.serious())
 
@@ -87,22 +81,13 @@ class Audit:
 
     def content(self) -> dict[str, Any]:
         """What audit.json holds."""
-        findings = [
-            {
-                "kind": f.kind,
-                "serious": f.kind in self.cfg.serious,
-                "words": f.words,
-                "paths": [str(p) for p in f.paths],
-            }
-            for f in self.findings
-        ]
-        ranked = [] if self.oddities is None else self.oddities_rows()
+        ranked = [] if self.oddities is None else self.oddities.rows()
         return {
             "category": str(self.cfg.category.name),
             "data": self.resolved.where,
             "exclude": [str(path) for path in self.exclude()],
             **self.counts(),
-            "findings": findings,
+            "findings": [f.plain() | {"serious": f.kind in self.cfg.serious} for f in self.findings],
             "ranked": ranked,
             "notes": self.notes,
             "images": [
@@ -110,12 +95,6 @@ class Audit:
                 for item in self.facts
             ],
         }
-
-    def oddities_rows(self) -> list[dict[str, Any]]:
-        """Ranked normals as plain values, the most anomalous first."""
-        assert self.oddities is not None
-        values = zip(self.oddities.paths, self.oddities.scores.tolist(), self.oddities.z.tolist(), strict=True)
-        return [{"path": str(path), "score": score, "z": z} for path, score, z in values]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many images there are of each set and defect, each size and each colour mode."""
@@ -128,55 +107,17 @@ class Audit:
         }
 
     def _rank(self) -> Oddities | None:
-        """Out-of-fold scores of the training normals that can be read, each content once."""
+        """The training normals that can be read, each content once, ranked."""
         normals = {item.content: item for item in readable(self.facts) if item.role == "train"}
         if len(normals) < FEWEST:
             self.notes.append(f"The normals were not ranked: that takes at least {FEWEST} of them, not {len(normals)}.")
             return None
-        cfg, folder = self.cfg, Path(self.cfg.cache.dir)
-        extractor, data = compose.build_extractor(cfg), compose.plain(cfg.data)
-        backbone = extractor.backbone
-        transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"], self.white)
-        if cfg.cache.mode == "disk":
-            trim(folder / FEATURES, limit_bytes(cfg.cache.max_gb))
-        store = compose.store_for(extractor, transform, cfg.cache.mode, folder, cfg.cache.dtype)
-        dataset = ImageDataset([item.sample for item in normals.values()], transform)
-        fill(store, list(normals), dataset.images, extractor, batch_size=16, workers=data["workers"])
-        model, shape = compose.plain(cfg.model), extractor.shape(transform.size)
-
-        def make() -> Any:
-            detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])
-            detector.build(shape)
-            return detector
-
-        paths = [item.path for item in normals.values()]
-        with torch.inference_mode():
-            return out_of_fold(
-                store,
-                list(normals),
-                paths,
-                make,
-                Scoring(**compose.plain(cfg.scoring)),
-                transform.size,
-                cfg.folds,
-                cfg.seed,
-            )
-
-    def _odd(self, oddities: Oddities | None) -> list[Finding]:
-        if oddities is None:
-            return []
-        words = "out-of-fold error {:.3g}, {:.1f} robust standard deviations above the median"
-        rows = zip(oddities.paths, oddities.scores.tolist(), oddities.z.tolist(), strict=True)
-        return [
-            Finding("looks_anomalous", (path,), words.format(score, z), (path,))
-            for path, score, z in rows
-            if z > self.cfg.odd_z
-        ]
+        return rank(self.cfg, list(normals.values()), self.white)
 
     def _print(self) -> None:
-        console.audit_tables(self.counts(), _by_kind(self.findings), KINDS, TOLD)
+        console.audit_tables(self.counts(), _by_kind(self.findings), KINDS, SHOWN)
         if self.oddities is not None:
-            console.ranking(self.oddities_rows()[:10])
+            console.ranking(self.oddities.rows()[:10])
         console.audit_end(len(self.serious()), len(self.exclude()), self.folder, self.notes)
 
 

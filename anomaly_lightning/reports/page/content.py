@@ -5,13 +5,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anomaly_lightning.reports.page import plots, words
+from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
+from anomaly_lightning.reports.page.losses import loss_curves
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.runtime.heatmap import TURBO
 
+REPORT_FILE = "report.html"
 HISTORY = Path("history") / "metrics.csv"
 _STRIP = 4  # images in each strip of the most anomalous
+
+
+def write_report(folder: Path, results: Results | None, metrics: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+    """Write <folder>/report.html, whole or not at all; returns its path.
+
+    Args:
+        folder: The run's.
+        results: Of the test set; None when nothing was tested.
+        metrics: Content of metrics.json.
+        run: Content of run.json; of an evaluation without one, {"resolved": {name: text}}.
+    """
+    return write_page(folder / REPORT_FILE, page_data(folder, results, metrics, run))
 
 
 def page_data(
@@ -37,15 +52,16 @@ def page_data(
             "promise": words.promise(metrics["threshold"]),
             "found": words.found(metrics["image"], notes),
             "test_alarms": words.alarms_met(metrics["image"]),
+            "rests_on": words.rests_on(metrics, run),
             "made": words.threshold_made(metrics["threshold"]),
             "cautions": words.cautions(metrics, run),
         },
-        "facts": words.facts(metrics, run),
-        "image_rows": words.figure_rows(metrics["image"], words.IMAGE, "image", notes),
-        "pixel_rows": words.figure_rows(metrics["pixel"], words.PIXEL, "pixel", notes),
-        "defect_rows": words.defect_rows(metrics),
+        "facts": tables.facts(metrics, run),
+        "image_rows": tables.metric_rows(metrics["image"], words.IMAGE, "image", notes),
+        "pixel_rows": tables.metric_rows(metrics["pixel"], words.PIXEL, "pixel", notes),
+        "defect_rows": tables.defect_rows(metrics),
         "defect_titles": list(words.DEFECT.values()),
-        "losses": plots.loss_curves(folder / HISTORY),
+        "losses": loss_curves(folder / HISTORY),
         "colours": _colours(),
         **(_tested(results, metrics) if tested and results is not None else _untested(notes)),
     }
@@ -80,11 +96,11 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _strips(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The most anomalous good parts and the least noticed defects, by place among the images."""
+    """The good parts and the defects that are the hardest to tell apart, by place among the images."""
     places = range(len(images))
     good = sorted((i for i in places if not images[i]["bad"]), key=lambda i: -images[i]["score"])
     bad = sorted((i for i in places if images[i]["bad"]), key=lambda i: images[i]["score"])
-    strips = [("Strangest good parts", good[:_STRIP]), ("Least noticed defects", bad[:_STRIP])]
+    strips = [("Good parts with the highest scores", good[:_STRIP]), ("Defects with the lowest scores", bad[:_STRIP])]
     return [{"title": title, "places": chosen} for title, chosen in strips if chosen]
 
 

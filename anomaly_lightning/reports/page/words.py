@@ -1,10 +1,10 @@
-"""The decision in words, and how figures are written: from metrics.json and run.json, nothing computed anew."""
+"""The decision in words, and how numbers are written: from metrics.json and run.json, nothing computed anew."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 DASH = "\u2013"
-UNDEFINED = "not given"
+UNDEFINED = "unknown"
 
 IMAGE = {
     "precision": "Precision: share of the alarms that are defects",
@@ -28,11 +28,12 @@ PIXEL = {
     "f1": "F1 at the pixel threshold",
     "iou": "IoU at the pixel threshold",
 }
+BLOCKS = ("image", "pixel", "by_defect")  # of metrics.json; a note under another name is about the whole run
 DEFECT = {"recall": "Recall", "auroc": "AUROC", "pixel_auroc": "Pixel AUROC"}
 
 
 def number(value: Any) -> str:
-    """A figure to read: four digits, whole numbers as they are, a dash where there is none."""
+    """A number to read: four digits, whole numbers as they are, a dash where there is none."""
     if value is None:
         return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -98,7 +99,7 @@ def _were(count: int) -> str:
 
 
 def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    """What the reader should know before believing the figures."""
+    """What the reader should know before believing the metrics."""
     threshold, image = metrics["threshold"], metrics["image"] or {}
     said = []
     if image.get("above_floor") is False:
@@ -112,7 +113,14 @@ def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     said += [str(warning) for warning in threshold.get("warnings") or []]
     skipped = run.get("skipped") or {}
     said += [f"Left out, because it can't be read: {path} ({why})" for path, why in skipped.items()]
+    said += [_sentence(why) for name, why in metrics["notes"].items() if name.partition(".")[0] not in BLOCKS]
     return said
+
+
+def rests_on(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """What the validation normals behind the promise were used for, in sentences; [] where nothing is known of it."""
+    thresholds = (run.get("card") or {}).get("thresholds") or {}
+    return list((thresholds.get("promise") or metrics["threshold"]).get("rests_on") or [])
 
 
 def threshold_made(threshold: Mapping[str, Any]) -> str:
@@ -135,84 +143,12 @@ def threshold_made(threshold: Mapping[str, Any]) -> str:
 
 
 def reason(notes: Mapping[str, str], *names: str) -> str:
-    """Why a figure is undefined: the note of the first of the names that has one."""
+    """Why a metric is undefined: the note of the first of the names that has one."""
     return next((notes[name] for name in names if name in notes), UNDEFINED)
-
-
-def figure_rows(
-    block: Mapping[str, Any] | None, names: Mapping[str, str], prefix: str, notes: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Rows of a table of figures: title, value, interval, and the reason where there is no value."""
-    rows = []
-    for name, title in names.items():
-        value = _value(block or {}, name)
-        bounds = (block or {}).get("ci95", {}).get(name)
-        why = reason(notes, f"{prefix}.{name}", f"{prefix}.{name.partition('.')[0]}", prefix) if value is None else ""
-        interval = f"{share(bounds[0])} to {share(bounds[1])}" if bounds else ""
-        text = DASH if value is None else share(value)
-        rows.append({"name": name, "title": title, "value": text, "interval": interval, "why": why})
-    return rows
-
-
-def _value(block: Mapping[str, Any], name: str) -> float | None:
-    """A figure by its name, which has a dot where it lies in a block of its own."""
-    head, _, rest = name.partition(".")
-    value = block.get(head)
-    return value.get(rest) if rest and isinstance(value, Mapping) else value
-
-
-def defect_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table of defect types: name, n, and a cell (value, why) a figure."""
-    rows = []
-    for name, figures in (metrics["by_defect"] or {}).items():
-        notes = metrics["notes"]
-        cells = [_cell(figures.get(key), reason(notes, f"by_defect.{name}.{key}", "pixel")) for key in DEFECT]
-        rows.append({"name": name, "n": figures["n"], "cells": cells})
-    return rows
-
-
-def _cell(value: float | None, why: str) -> dict[str, str]:
-    return {"value": DASH if value is None else share(value), "why": why if value is None else ""}
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
-
-
-def facts(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was resolved and what it cost, as names and texts."""
-    counts = metrics.get("counts") or {}
-    rows = [(str(name), str(value)) for name, value in (run.get("resolved") or {}).items() if name != "split"]
-    rows.append(("split", f"{metrics.get('split')}: {_listed(counts)}"))
-    rows.append(("seed", number(metrics.get("seed"))))
-    if run.get("dataset_fingerprint"):
-        rows.append(("data fingerprint", str(run["dataset_fingerprint"])))
-    timing = metrics.get("timing") or {}
-    stages = {name: value for name, value in timing.items() if name.endswith("_s") and value is not None}
-    rows.append(("time", ", ".join(f"{_plain(name[:-2])} {value:.0f} s" for name, value in stages.items()) or DASH))
-    if timing.get("latency_ms_p50") is not None:
-        slowest = f"{timing['latency_ms_p50']:.0f} ms in the middle, {timing['latency_ms_p95']:.0f} ms for the slowest"
-        rows.append(("one image", f"{slowest} of 20 (95th percentile)"))
-    if metrics.get("peak_memory_mb") is not None:
-        rows.append(("peak memory", f"{metrics['peak_memory_mb']:.0f} MB"))
-    if metrics.get("peak_gpu_memory_mb") is not None:
-        rows.append(("peak memory of the GPU", f"{metrics['peak_gpu_memory_mb']:.0f} MB"))
-    if run.get("hardware"):
-        hardware = run["hardware"]
-        rows.append(("machine", f"{hardware.get('accelerator') or hardware.get('processor')}, {hardware['platform']}"))
-    if run.get("git_commit"):
-        rows.append(("commit", str(run["git_commit"])))
-    if run.get("versions"):
-        rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items() if value)))
-    return rows
-
-
-def _listed(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{value} {_plain(name)}" for name, value in counts.items())
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def display_names(paths: Sequence[Any]) -> list[str]:

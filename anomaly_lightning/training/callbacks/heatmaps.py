@@ -30,7 +30,7 @@ class Heatmaps(pl.Callback):
         """Write them all; one that can't be written is told and does not stop the others."""
         assert isinstance(pl_module, AnomalyModule)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        results = Results.of(pl_module, datamodule.splits.test, datamodule.transform)
+        results = Results.of(pl_module, datamodule.splits.test)
         taken: set[Path] = set()
         for index, sample in enumerate(results.samples):
             # A defect's name may come from anybody's table, and images of one name from several folders.

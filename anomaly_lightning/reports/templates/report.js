@@ -1,5 +1,3 @@
-"use strict";
-
 const data = JSON.parse(document.getElementById("data").textContent);
 const images = data.images;
 const byId = (id) => document.getElementById(id);
@@ -19,7 +17,7 @@ const fromAxis = (place) => back(low + place * (high - low));
 const inside = (place) => Math.min(1, Math.max(0, place));
 const brief = (value) => Number(value.toPrecision(4)).toString();
 
-// Figures at a threshold.
+// Metrics at a threshold.
 
 function confusionAt(threshold) {
   const counts = { tp: 0, fp: 0, tn: 0, fn: 0 };
@@ -77,7 +75,7 @@ function f1Interval({ tp, fp, tn, fn }) {
   });
 }
 
-function figuresAt(threshold) {
+function metricsAt(threshold) {
   const { tp, fp, tn, fn } = confusionAt(threshold);
   const good = fp + tn;
   const bad = tp + fn;
@@ -97,7 +95,7 @@ function figuresAt(threshold) {
   };
 }
 
-// At the calibrated threshold it is that of metrics.json, which the table of figures shows as well.
+// At the calibrated threshold it is that of metrics.json, which the table of metrics shows as well.
 function f1IntervalAt(threshold, counts) {
   return (threshold === data.threshold && data.f1_interval) || f1Interval(counts);
 }
@@ -107,27 +105,27 @@ const isWrong = (image) => isCalledNG(image) !== image.bad;
 const wrongness = (image) => (image.bad ? state.threshold - image.score : image.score - state.threshold);
 const errorOf = (image) => (isWrong(image) ? (image.bad ? "missed" : "false alarm") : "");
 
-// A figure with a line below it: an interval, or why there is none.
+// A number with a line below it: an interval, or why there is none.
 function put(id, text, below) {
   const small = document.createElement("small");
   small.textContent = below;
   byId(id).replaceChildren(text, small);
 }
 
-function showFigures() {
-  const figures = figuresAt(state.threshold);
-  for (const name of ["tp", "fp", "tn", "fn"]) byId(name).textContent = figures[name];
+function showMetrics() {
+  const at = metricsAt(state.threshold);
+  for (const name of ["tp", "fp", "tn", "fn"]) byId(name).textContent = at[name];
   const share = (value) => (value === null ? DASH : value.toFixed(3));
   const sure = (bounds, why) => (bounds ? `95 %: ${bounds.map(share).join(" to ")}` : why);
-  put("precision", share(figures.precision), sure(figures.precisionInterval, figures.whyPrecision));
-  put("recall", share(figures.recall), sure(figures.recallInterval, "there are no defects"));
-  put("f1", share(figures.f1), sure(figures.f1Interval, figures.whyPrecision));
-  const alarms = figures.alarmInterval?.map((bound) => (1000 * bound).toFixed(0)).join(" to ");
-  const perThousand = figures.perThousand === null ? DASH : figures.perThousand.toFixed(0);
+  put("precision", share(at.precision), sure(at.precisionInterval, at.whyPrecision));
+  put("recall", share(at.recall), sure(at.recallInterval, "there are no defects"));
+  put("f1", share(at.f1), sure(at.f1Interval, at.whyPrecision));
+  const alarms = at.alarmInterval?.map((bound) => (1000 * bound).toFixed(0)).join(" to ");
+  const perThousand = at.perThousand === null ? DASH : at.perThousand.toFixed(0);
   put("per-thousand", perThousand, alarms ? `95 %: ${alarms}` : "there are no good test images");
-  byId("brief").textContent = `${figures.fn} missed, ${figures.fp} false ${figures.fp === 1 ? "alarm" : "alarms"}`;
-  movePoint("roc-point", figures.perThousand / 1000, figures.recall);
-  movePoint("pr-point", figures.recall, figures.precision ?? 1);
+  byId("brief").textContent = `${at.fn} missed, ${at.fp} false ${at.fp === 1 ? "alarm" : "alarms"}`;
+  movePoint("roc-point", at.perThousand / 1000, at.recall);
+  movePoint("pr-point", at.recall, at.precision ?? 1);
   showFound();
 }
 
@@ -174,7 +172,7 @@ function requestUpdate() {
 
 function update() {
   waiting = false;
-  showFigures();
+  showMetrics();
   showGallery();
   for (const tile of document.querySelectorAll(".strip .tile")) dress(tile);
   if (state.open !== null) describeOpen();
@@ -191,10 +189,10 @@ function fillStack(stack, image) {
   const [width, height] = image.box;
   stack.style.aspectRatio = `${width} / ${height}`;
   for (const name of ["image", "heat"]) {
-    const image = stack.querySelector(`img.${name}`);
-    image.hidden = !image[name];
-    if (image[name]) image.src = image[name];
-    else image.removeAttribute("src");
+    const drawn = stack.querySelector(`img.${name}`);
+    drawn.hidden = !image[name];
+    if (image[name]) drawn.src = image[name];
+    else drawn.removeAttribute("src");
   }
   stack.querySelector("svg").setAttribute("viewBox", `0 0 ${width} ${height}`);
   for (const name of ["truth", "predicted"]) {

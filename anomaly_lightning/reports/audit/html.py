@@ -1,18 +1,16 @@
-"""audit.html: findings and ranked normals with their images, in one file that asks nothing of any network."""
+"""What audit.html shows: findings and ranked normals, with their images."""
 
-import base64
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from anomaly_lightning.detectors.parts.grid import enlarged
 from anomaly_lightning.reports.audit.findings import KINDS, Finding
-from anomaly_lightning.reports.templating import templates
+from anomaly_lightning.reports.images import data_url, shrunk, webp
 from anomaly_lightning.runtime.heatmap import overlay
 from anomaly_lightning.runtime.reading import ImageError, read_image
-from anomaly_lightning.scoring import anomaly_map
 
 if TYPE_CHECKING:
     from anomaly_lightning.reports.audit.run import Audit
@@ -22,33 +20,29 @@ SHOWN = 40  # findings of one kind with images; audit.json has them all
 SCALE_SIDE = 256  # maps are drawn at this size before the image's own
 
 
-def write_page(path: Path, audit: "Audit") -> None:
-    """Write the page, whole or not at all."""
-    environment = templates("anomaly_lightning.reports.audit")
-    kinds = [(kind, words, [f for f in audit.findings if f.kind == kind]) for kind, words in KINDS.items()]
-    text = environment.get_template("audit.html.j2").render(
-        category=str(audit.cfg.category.name),
-        where=audit.resolved.where,
-        counts=audit.counts(),
-        notes=audit.notes,
-        serious=len(audit.serious()),
-        exclude=[str(path) for path in audit.exclude()],
-        kinds=[
+def page_data(audit: "Audit") -> dict[str, Any]:
+    """What the template shows."""
+    white = audit.white
+    by_kind = {kind: [f for f in audit.findings if f.kind == kind] for kind in KINDS if kind != "looks_anomalous"}
+    return {
+        "category": str(audit.cfg.category.name),
+        "where": audit.resolved.where,
+        "counts": audit.counts(),
+        "notes": audit.notes,
+        "serious": len(audit.serious()),
+        "exclude": [str(path) for path in audit.exclude()],
+        "kinds": [
             {
                 "kind": kind,
-                "words": words,
+                "words": KINDS[kind],
                 "count": len(found),
-                "findings": [_shown(f, audit.white) for f in found[:SHOWN]],
+                "findings": [_shown(f, white) for f in found[:SHOWN]],
             }
-            for kind, words, found in kinds
-            if found and kind != "looks_anomalous"
+            for kind, found in by_kind.items()
+            if found
         ],
-        ranked=_ranked(audit),
-    )
-    partial = path.with_suffix(".part")
-    # A file name may hold bytes that are no text: they are shown as question marks.
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(path)
+        "ranked": _ranked(audit),
+    }
 
 
 def _shown(finding: Finding, white: int | None) -> dict[str, Any]:
@@ -59,10 +53,10 @@ def _ranked(audit: "Audit") -> list[dict[str, Any]]:
     """The most anomalous normals, each with its image and its heatmap."""
     if audit.oddities is None:
         return []
-    maps = anomaly_map(audit.oddities.error_maps, (SCALE_SIDE, SCALE_SIDE), sigma=0)
+    maps = enlarged(audit.oddities.error_maps[:, None], (SCALE_SIDE, SCALE_SIDE))[:, 0]
     # One scale for all: what the usual half of the normals hardly ever reaches lies in its middle.
     middle = float(torch.quantile(maps[len(maps) // 2 :, ::4, ::4].flatten()[:4_000_000], 0.999))
-    rows = audit.oddities_rows()[: audit.cfg.shown]
+    rows = audit.oddities.rows()[: audit.cfg.shown]
     drawn = []
     for row, seen in zip(rows, maps, strict=False):
         path, white = Path(row["path"]), audit.white
@@ -72,17 +66,15 @@ def _ranked(audit: "Audit") -> list[dict[str, Any]]:
 
 def _small(path: Path, white: int | None) -> Image.Image | None:
     try:
-        image = read_image(path, white=white)
+        return shrunk(read_image(path, white=white), SIDE)
     except ImageError:
         return None
-    image.thumbnail((SIDE, SIDE))
-    return image
 
 
 def _thumbnail(path: Path, white: int | None) -> str | None:
     """Data URL of a small image, None where it can't be read."""
     image = _small(path, white)
-    return None if image is None else _url(image)
+    return None if image is None else data_url(webp(image))
 
 
 def _heat(path: Path, seen: torch.Tensor, middle: float, white: int | None) -> str | None:
@@ -91,11 +83,5 @@ def _heat(path: Path, seen: torch.Tensor, middle: float, white: int | None) -> s
     if image is None:
         return None
     size = (image.height, image.width)
-    resized = torch.nn.functional.interpolate(seen[None, None], size=size, mode="bilinear")[0, 0]
-    return _url(Image.fromarray(overlay(image, resized.numpy(), middle)))
-
-
-def _url(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=70)
-    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    resized = enlarged(seen[None, None], size)[0, 0]
+    return data_url(webp(Image.fromarray(overlay(image, resized.numpy(), middle))))
