@@ -48,7 +48,7 @@ def fitted(backbone, grid, size, resize, tiling, shape, rng):
             for part in parts:
                 detector.observe(extractor(torch.from_numpy(transform(part)[None])))
         detector.finish()
-    return Inspector(card(transform, tiling), TorchEngine(module, "cpu"))
+    return Inspector(card(transform, tiling=None if tiling is None else tiling.card()), TorchEngine(module, "cpu"))
 
 
 def hits(inspector, shape, rng, places, darkness=0.3):

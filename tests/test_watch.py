@@ -69,6 +69,7 @@ def test_nothing_is_lost_or_repeated_over_a_kill_and_a_stop_is_clean(checkpoint,
     names = Counter(line["name"] for line in lines(output))
     assert len(names) == 50
     assert set(names.values()) == {1}
+    assert all(set(region) == {"box", "area", "peak"} for line in lines(output) for region in line["regions"])
     for name in names:
         assert (output / "heatmaps" / f"{name}.png").is_file()
         assert (output / "masks" / f"{name}.png").is_file()

@@ -28,7 +28,6 @@ from anomaly_lightning.runtime.card import (
     ScoringCard,
     ThresholdsCard,
 )
-from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 
 HEIGHT, WIDTH = 60, 84  # not square, and not the shape that the backbone sees either
@@ -48,7 +47,7 @@ SMALL = (
 BARE = ("callbacks.panels=null", "callbacks.heatmaps=null", "logger.tensorboard=null", "logger.history=null")
 
 
-def card(transform: ImageTransform, tiling: Tiling | None = None, **changed: Any) -> ModelCard:
+def card(transform: ImageTransform, **changed: Any) -> ModelCard:
     """A model card for an engine made by hand; both thresholds are 0."""
     made = ModelCard(
         schema=SCHEMA,
@@ -61,7 +60,6 @@ def card(transform: ImageTransform, tiling: Tiling | None = None, **changed: Any
         detector=DetectorCard("", {}),
         scoring=ScoringCard(0.0, "max", 1.0),
         data=DataCard("", {}, "official", 0.2, 0),
-        tiling=None if tiling is None else tiling.card(),
         thresholds=ThresholdsCard(score=0.0, pixel=0.0),
     )
     return made.replace(**changed)

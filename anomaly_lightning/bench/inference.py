@@ -9,7 +9,6 @@ from anomaly_lightning.bench.latency import from_files
 from anomaly_lightning.bench.timing import Rounds, cycle
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.model import AnomalyModel
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 
 BASE = "backbone"  # the bare forward of the frozen network up to its last layer
@@ -47,7 +46,7 @@ def _round(model: AnomalyModel, transform: ImageTransform, chosen: Sequence[Samp
             torch.cuda.synchronize(device)  # kernels run on after the call returns
         return result
 
-    decoded = measured.time("decode", lambda: [read_image(sample.path) for sample in chosen])
+    decoded = measured.time("decode", lambda: [transform.read(sample.path) for sample in chosen])
     arrays = measured.time("resize", lambda: np.stack([transform(image) for image in decoded]))
     images = torch.from_numpy(arrays).to(device)
     measured.time(BASE, lambda: settled(model.extractor.backbone(images)))

@@ -9,7 +9,6 @@ from torch import Tensor
 from anomaly_lightning.bench.timing import Rounds
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.model import AnomalyModel
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 
 IMAGES, WARMUP = 20, 2
@@ -18,7 +17,7 @@ IMAGES, WARMUP = 20, 2
 @torch.inference_mode()
 def from_files(model: AnomalyModel, transform: ImageTransform, samples: Sequence[Sample]) -> list[Tensor]:
     """Maps (B, H, W) and scores (B,) of a batch of images, on the CPU."""
-    images = torch.from_numpy(np.stack([transform(read_image(sample.path)) for sample in samples]))
+    images = torch.from_numpy(np.stack([transform(transform.read(sample.path)) for sample in samples]))
     return [part.cpu() for part in model(images.to(model.threshold.device))]
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 
 
@@ -34,4 +33,4 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
 
     def images(self, index: int) -> Tensor:
         """Image as the backbone expects it: (3, H, W) float32."""
-        return torch.from_numpy(self.transform(read_image(self.samples[index].path)))
+        return torch.from_numpy(self.transform(self.transform.read(self.samples[index].path)))

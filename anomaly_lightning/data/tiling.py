@@ -19,7 +19,9 @@ from anomaly_lightning.runtime.reading import ImageError, read_image, read_mask
 from anomaly_lightning.runtime.tiles import Tiling, crop
 
 
-def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, dict[Path, str], list[Path]]:
+def tiled_splits(
+    splits: Splits, tiling: Tiling, cache: Path, white: int | None = None
+) -> tuple[Splits, dict[Path, str], list[Path]]:
     """The same sets with the tiles of each image in its place, so that no image has tiles in two sets.
 
     Tiles are kept as PNG files below `cache`, by the content of image and mask, and made once. A tile of a defective
@@ -30,6 +32,7 @@ def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, d
         splits: Sets of whole images.
         tiling: How they are cut.
         cache: The cache folder.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
 
     Returns:
         The sets of tiles; images that can't be read, with the reason; defects without a mask.
@@ -44,7 +47,7 @@ def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, d
                 unknown.append(sample.path)
                 continue
             try:
-                found += _tiles_of(sample, tiling, cache)
+                found += _tiles_of(sample, tiling, cache, white)
             except ImageError as error:
                 unreadable[sample.path] = error.reason
         return tuple(found)
@@ -53,16 +56,16 @@ def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, d
     return replace(splits, train=train, validation=validation, test=test), unreadable, unknown
 
 
-def _tiles_of(sample: Sample, tiling: Tiling, cache: Path) -> list[Sample]:
+def _tiles_of(sample: Sample, tiling: Tiling, cache: Path, white: int | None) -> list[Sample]:
     """Tiles of one image; cut where the cache has none."""
     mask = None if sample.mask is None else read_mask(sample.mask)
     marked = b"" if mask is None else np.packbits(mask).tobytes()
     # With the path: two images of the same content stay two samples.
     key = [str(sample.path.absolute()), content_hash(sample.path), hashlib.sha256(marked).hexdigest()]
-    key += [str(tiling), sample.defect]
+    key += [str(tiling), sample.defect, str(white)]
     folder = cache / "tiles" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     if not folder.is_dir():
-        _cut(sample, mask, tiling, folder)
+        _cut(sample, mask, tiling, folder, white)
     found = []
     for path in sorted(folder.glob("tile_*.png")):
         truth = folder / path.name.replace("tile_", "mask_")
@@ -71,9 +74,9 @@ def _tiles_of(sample: Sample, tiling: Tiling, cache: Path) -> list[Sample]:
     return found
 
 
-def _cut(sample: Sample, mask: "np.ndarray | None", tiling: Tiling, folder: Path) -> None:
+def _cut(sample: Sample, mask: "np.ndarray | None", tiling: Tiling, folder: Path, white: int | None) -> None:
     """Write the tiles of one image, and the masks of those that show a defect, whole or not at all."""
-    image = read_image(sample.path)
+    image = read_image(sample.path, white=white)
     if mask is not None and mask.shape != (image.height, image.width):
         raise ImageError(sample.path, f"its mask is {mask.shape[1]}x{mask.shape[0]}, another size than the image")
     making = folder.with_name(f".making-{uuid4().hex}")

@@ -19,6 +19,7 @@ import torch
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.run_folder import write_text
+from anomaly_lightning.runtime.decision import exceeds
 
 try:
     import resource
@@ -128,7 +129,7 @@ def write_predictions(path: Path, results: Results) -> None:
         writer = csv.writer(stream)
         writer.writerow(PREDICTIONS)
         for sample, score in zip(results.samples, results.scores.tolist(), strict=True):
-            decision = int(score > results.threshold)
+            decision = int(exceeds(score, results.threshold))
             row = [sample.path, int(sample.label), sample.defect, repr(score), repr(results.threshold), decision]
             writer.writerow([*row, sample.mask])
 

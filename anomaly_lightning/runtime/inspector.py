@@ -125,7 +125,7 @@ class Inspector:
 
     def _look(self, source: Source) -> _Seen:
         """All that can be said of an image before the engine."""
-        image = as_image(source)
+        image = as_image(source, self.transform.white)
         if self._region is not None:
             self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
         reason = None if self._validity is None else self._validity.reason(image_statistics(image))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from anomaly_lightning.runtime.conversion import from_array, is_deep, to_rgb, white_level
+from anomaly_lightning.runtime.conversion import LARGEST, from_array, is_deep, to_rgb, white_level
 from anomaly_lightning.runtime.damage import ImageError, claimed_pixels, what_is_broken, what_it_is
 from anomaly_lightning.runtime.files import images_in
 
@@ -62,7 +62,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, white: int | None = Non
     Raises:
         ImageError: The file is missing, empty, no image, damaged, truncated or too large.
     """
-    image: Image.Image = _guarded(path, max_pixels, lambda file: to_rgb(file, white_level(file, white)))
+    image: Image.Image = _guarded(path, max_pixels, lambda file: to_rgb(_upright(file), white_level(file, white)))
     return image
 
 
@@ -101,8 +101,18 @@ def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
 
 def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(H, W) of an upright image in pixels, from its header; raises `ImageError` where that can't be read."""
-    size: tuple[int, int] = _guarded(path, max_pixels, lambda image: (image.height, image.width))
+    size: tuple[int, int] = _guarded(path, max_pixels, lambda image: (_upright(image).height, image.width))
     return size
+
+
+def largest_level(path: Path, max_pixels: int = MAX_PIXELS) -> int | None:
+    """Largest value of a grey file of 16 bits; None for any other, whose form says what white is.
+
+    Raises:
+        ImageError: The file can't be read.
+    """
+    level: int | None = _guarded(path, max_pixels, _largest_level)
+    return level
 
 
 def check_images(paths: Iterable[Path], workers: int | None = None) -> dict[Path, str]:
@@ -139,7 +149,6 @@ def _guarded(path: Path, max_pixels: int, convert: Any) -> Any:
     def load() -> Any:
         with Image.open(path, formats=FORMATS) as image:
             _limit(image, path, max_pixels)
-            ImageOps.exif_transpose(image, in_place=True)
             return convert(image)
 
     try:
@@ -187,7 +196,20 @@ def _too_large(claimed: str, max_pixels: int) -> str:
     return f"header claims {claimed} pixels, more than the limit of {max_pixels}"
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image itself, turned as its EXIF orientation asks."""
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _largest_level(image: Image.Image) -> int | None:
+    if not is_deep(image) or image.mode == "F" or white_level(image) != LARGEST:
+        return None
+    return int(np.asarray(image).max())
+
+
 def _mask_values(image: Image.Image) -> NDArray[Any]:
+    image = _upright(image)
     if image.mode in ("LA", "La"):
         image = image.convert("L")
     elif image.mode not in ("1", "L") and not is_deep(image):

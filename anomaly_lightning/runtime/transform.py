@@ -1,6 +1,7 @@
 """The one way from an image to the network's input, and back from a map to the image's pixels."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.card import TransformCard
+from anomaly_lightning.runtime.reading import read_image
 
 RESIZE = ("stretch", "letterbox")
 
@@ -25,13 +27,19 @@ class ImageTransform:
         std: Their standard deviations.
         resize: "stretch" fills the size and changes the aspect; "letterbox" keeps the aspect and pads with the mean
             colour, which is 0 after normalising.
+        white: Grey level that counts as white in images of 16 bits; None = 65535. See `conversion`.
 
     Raises:
         DataError: A size below 1, not three means and stds, a std of 0, or an unknown way to resize.
     """
 
     def __init__(
-        self, size: int | Sequence[int], mean: Sequence[float], std: Sequence[float], resize: str = "stretch"
+        self,
+        size: int | Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        resize: str = "stretch",
+        white: int | None = None,
     ) -> None:
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or min(pair) < 1:
@@ -42,8 +50,12 @@ class ImageTransform:
             raise DataError(f"resize={resize}: expected one of {', '.join(RESIZE)}.")
         self.size = (int(pair[0]), int(pair[1]))
         self.mean, self.std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
-        self.resize = resize
+        self.resize, self.white = resize, white
         self._normalised = _normalised(self.mean, self.std)
+
+    def read(self, path: Path) -> Image.Image:
+        """An image file as `__call__` takes it; see `reading.read_image` for what it raises."""
+        return read_image(path, white=self.white)
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """Make the network's input of one RGB image of any size: (3, h, w) float32, normalised."""
@@ -86,7 +98,7 @@ class ImageTransform:
 
     def card(self) -> TransformCard:
         """What `from_card` takes."""
-        return TransformCard(self.size, self.mean, self.std, self.resize)  # type: ignore[arg-type]
+        return TransformCard(self.size, self.mean, self.std, self.resize, self.white)  # type: ignore[arg-type]
 
     @classmethod
     def from_card(cls, card: TransformCard) -> "ImageTransform":
@@ -95,7 +107,7 @@ class ImageTransform:
         Raises:
             DataError: A value is refused.
         """
-        return cls(card.size, card.mean, card.std, card.resize)
+        return cls(card.size, card.mean, card.std, card.resize, card.white)
 
     def __repr__(self) -> str:
         return f"ImageTransform({self.card()})"

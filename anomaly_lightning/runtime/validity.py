@@ -176,11 +176,17 @@ class Validity:
         return np.clip(signed, _LOWEST, _HIGHEST)
 
 
-def fit_validity(normals: Sequence[Path], seed: int = 0) -> Validity | None:
-    """Fit on image files of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8."""
+def fit_validity(normals: Sequence[Path], seed: int = 0, white: int | None = None) -> Validity | None:
+    """Fit on image files of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8.
+
+    Args:
+        normals: The files.
+        seed: Of the draw.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
+    """
     chosen = list(normals) if len(normals) <= MOST else random.Random(seed).sample(list(normals), MOST)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return Validity.fit(list(pool.map(lambda path: image_statistics(read_image(path)), chosen)))
+        return Validity.fit(list(pool.map(lambda path: image_statistics(read_image(path, white=white)), chosen)))
 
 
 _DARK, _BRIGHT = (list(MEASURES).index(name) for name in ("dark", "bright"))

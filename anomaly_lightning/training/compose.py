@@ -16,6 +16,7 @@ from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.tiling import tiled_splits
+from anomaly_lightning.data.white import find_white
 from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone
@@ -71,11 +72,11 @@ def build_extractor(cfg: DictConfig) -> FeatureExtractor:
 def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     """Splits of the category, and what its images were resolved to."""
     data = plain(cfg.data)
-    transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"])
+    seen = (data["image_size"], backbone.mean, backbone.std, data["resize"])
     resolved = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir))
     datamodule = MVNetDataModule(
         resolved.category,
-        transform,
+        ImageTransform(*seen),
         split=data["split"],
         validation_share=data["validation_share"],
         batch_size=data["batch_size"],
@@ -83,6 +84,8 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
     )
+    white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
+    datamodule.transform = ImageTransform(*seen, white)
     if data["tile"] is not None:
         tiling = Tiling.from_config(data["tile"], data["tile_overlap"])
         cut_into_tiles(datamodule, tiling, Path(cfg.cache.dir))
@@ -95,7 +98,7 @@ def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> 
     Raises:
         DataError: An image can't be cut and `data.on_corrupt` is not skip.
     """
-    splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache)
+    splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
     if unreadable:
         datamodule.leave_out(unreadable)
     for path in unknown:

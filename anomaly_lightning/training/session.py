@@ -106,7 +106,7 @@ class TrainingSession:
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
             known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
             normals = [sample.path for sample in known if sample.path not in self.source.skipped]
-            fitted = fit_validity(normals, self.cfg.seed)
+            fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
 
     def _warn_of_leaks(self) -> None:
@@ -186,9 +186,13 @@ class TrainingSession:
         extractor = self.module.model.extractor
         backbone = extractor.backbone
         given = "as set" if self.cfg.backbone.name != "auto" else "not given: the best one that is at hand here"
+        white = self.source.transform.white
+        found = "detected from the training images" if self.cfg.data.white == "auto" else "as set"
+        deep = {} if white is None else {"white": f"level {white} in images of 16 bits ({found})"}
         return {
             "category": str(self.cfg.category.name),
             "data": f"{self.resolved.where} ({self.resolved.why})",
+            **deep,
             "backbone": f"{backbone.name} ({given}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
             "precision": f"features {extractor.precision.name}, training {self.cfg.trainer.precision}",

@@ -69,27 +69,30 @@ class Facts:
         return self.form in SUFFIXES and self.path.suffix.lower() not in SUFFIXES[self.form]
 
 
-def gather(category: Category, on_progress: Callable[[int], None] | None = None) -> list[Facts]:
+def gather(
+    category: Category, white: int | None = None, on_progress: Callable[[int], None] | None = None
+) -> list[Facts]:
     """Facts of every image of a category, training normals first.
 
     Args:
         category: What the layout holds.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
         on_progress: Called with how many are done.
     """
     listed = [("train", sample) for sample in category.train] + [("test", sample) for sample in category.test]
     found = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for facts in pool.map(lambda item: facts_of(*item), listed):
+        for facts in pool.map(lambda item: facts_of(item[0], item[1], white), listed):
             found.append(facts)
             if on_progress is not None:
                 on_progress(len(found))
     return found
 
 
-def facts_of(role: str, sample: Sample) -> Facts:
+def facts_of(role: str, sample: Sample, white: int | None = None) -> Facts:
     """Facts of one image."""
     try:
-        image, content = read_image(sample.path), content_hash(sample.path)
+        image, content = read_image(sample.path, white=white), content_hash(sample.path)
         with Image.open(sample.path, formats=FORMATS) as file:
             form, mode = str(file.format), file.mode
     except ImageError as error:

@@ -20,12 +20,18 @@ from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
 
 
-def rank(cfg: DictConfig, normals: Sequence[Facts]) -> Oddities:
-    """Out-of-fold scores of normals that can be read, each content once."""
+def rank(cfg: DictConfig, normals: Sequence[Facts], white: int | None) -> Oddities:
+    """Out-of-fold scores of normals that can be read, each content once.
+
+    Args:
+        cfg: Composed from conf/audit.yaml.
+        normals: Those that are ranked.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
+    """
     folder, data, model = Path(cfg.cache.dir), compose.plain(cfg.data), compose.plain(cfg.model)
     extractor = compose.build_extractor(cfg)
     backbone = extractor.backbone
-    transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"])
+    transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"], white)
     if cfg.cache.mode == "disk":
         trim(folder / FEATURES, limit_bytes(cfg.cache.max_gb))
     store = compose.store_for(extractor, transform, cfg.cache.mode, folder, cfg.cache.dtype)

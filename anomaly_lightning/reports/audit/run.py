@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.masks import check_masks
+from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import console
 from anomaly_lightning.reports.audit.facts import Facts, gather, readable
@@ -32,6 +33,7 @@ class Audit:
     Attributes:
         facts: Of every file.
         findings: In the order of `KINDS`.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
         oddities: Ranked training normals; None where they were not ranked, `notes` says why.
     """
 
@@ -41,6 +43,9 @@ class Audit:
             raise UserError(f"serious={unknown}: expected kinds of findings: {', '.join(KINDS)}.")
         self.cfg, self.folder, self.notes = cfg, Path(cfg.output), list[str]()
         self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir))
+        self.white = find_white(cfg.data.white, [sample.path for sample in self.resolved.category.train])
+        if self.white is not None:
+            self.notes.append(f"Level {self.white} counts as white in images of 16 bits (data.white).")
         self.facts: list[Facts] = []
         self.findings: list[Finding] = []
         self.oddities: Oddities | None = None
@@ -51,7 +56,7 @@ class Audit:
         category = self.resolved.category
         with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
-            self.facts = gather(category, lambda done: bar.update(task, completed=done))
+            self.facts = gather(category, self.white, lambda done: bar.update(task, completed=done))
         found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
         broken = {item.path for item in self.facts if item.reason is not None}
         with_masks = [sample for sample in category.test if sample.path not in broken]
@@ -107,7 +112,7 @@ class Audit:
         if len(normals) < FEWEST:
             self.notes.append(f"The normals were not ranked: that takes at least {FEWEST} of them, not {len(normals)}.")
             return None
-        return rank(self.cfg, list(normals.values()))
+        return rank(self.cfg, list(normals.values()), self.white)
 
     def _print(self) -> None:
         console.audit_tables(self.counts(), _by_kind(self.findings), KINDS, SHOWN)

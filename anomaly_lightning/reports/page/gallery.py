@@ -20,7 +20,7 @@ from anomaly_lightning.reports.images import data_url, fitted, shrunk, webp
 from anomaly_lightning.reports.page.contours import box_of, outline_path
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.heatmap import heatmap, scaled
-from anomaly_lightning.runtime.reading import ImageError, read_image
+from anomaly_lightning.runtime.reading import ImageError
 
 TOTAL_BYTES = 5_500_000  # of all images and overlays before base64, which adds a third
 MOST_BYTES = 40_000  # of one image, however few there are
@@ -72,7 +72,7 @@ def _worth_drawing(results: Results) -> set[int]:
 
 
 def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
-    image = read_image(results.samples[index].path)
+    image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     box = box_of(size)
     maps = results.anomaly_map(index, fitted(size, _MAP_SIDE))

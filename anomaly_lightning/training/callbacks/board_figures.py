@@ -11,13 +11,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.decision import verdict
 from anomaly_lightning.runtime.heatmap import overlay
-from anomaly_lightning.runtime.reading import read_image
 
 
 def panel(results: Results, index: int) -> Figure:
     """Figure of one test image: image | truth | heatmap | predicted mask."""
-    image = read_image(results.samples[index].path)
+    image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     anomaly_map, truth = results.anomaly_map(index, size), results.truth(index)
     mask = anomaly_map > results.pixel_threshold
@@ -33,8 +33,8 @@ def panel(results: Results, index: int) -> Figure:
         axis.set_title("truth (unknown)" if title == "truth" and truth is None else title)
         axis.axis("off")
     score = float(results.scores[index])
-    verdict = "NG" if score > results.threshold else "OK"
-    figure.suptitle(f"{results.samples[index].defect}: score {score:.4g}, threshold {results.threshold:.4g}, {verdict}")
+    word = verdict(score, results.threshold)
+    figure.suptitle(f"{results.samples[index].defect}: score {score:.4g}, threshold {results.threshold:.4g}, {word}")
     return figure
 
 

@@ -16,7 +16,6 @@ from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import content_hash, images_in
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -83,7 +82,7 @@ class CalibrationCallback(pl.Callback):
         shared = [path for path in images if content_hash(path) in tested]
         if shared:
             raise CalibrationError(f"labelled_defects: {shared[0]} is a test image, too ({len(shared)} are).")
-        seen = (torch.from_numpy(datamodule.transform(read_image(path))) for path in images)
+        seen = (torch.from_numpy(datamodule.transform(datamodule.transform.read(path))) for path in images)
         scores = [module(image[None].to(module.device))[1] for image in seen]
         return torch.cat(scores).cpu()
 

@@ -10,7 +10,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.heatmap import overlay
 from anomaly_lightning.runtime.names import distinct, folder_name, save_image
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.training.module import AnomalyModule
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class Heatmaps(pl.Callback):
 
     def _write(self, results: Results, index: int, target: Path) -> None:
         sample = results.samples[index]
-        image, truth = read_image(sample.path), results.truth(index)
+        image, truth = results.transform.read(sample.path), results.truth(index)
         anomaly_map = results.anomaly_map(index, (image.height, image.width))
         outlined = None if truth is None else truth.numpy()
         drawn = overlay(image, anomaly_map.numpy(), results.pixel_threshold, outlined)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from anomaly_lightning.data.samples import GOOD, Sample
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.training.callbacks.board_figures import histogram, panel, progress_figure, ranks
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -103,7 +102,7 @@ class LearningHeatmaps(pl.Callback):
         test = [sample for sample in datamodule.splits.test if sample.defect != GOOD]
         shown = [test[index] for index in _first_of_each(test, self.per_defect)]
         self._samples = [*datamodule.splits.validation[: self.normals], *shown]
-        self._images = [read_image(sample.path) for sample in self._samples]
+        self._images = [datamodule.transform.read(sample.path) for sample in self._samples]
         images = torch.stack([torch.from_numpy(datamodule.transform(image)) for image in self._images])
         return module.model.inputs(images.to(module.device)).cpu()
 
