@@ -14,6 +14,7 @@ from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.reports.audit.facts import gather
 from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings, robust_z
 from anomaly_lightning.runtime.appearance import image_statistics
+from anomaly_lightning.runtime.files import content_hash
 
 TINY = ("backbone=tiny", "data.image_size=[64,48]", "features.grid=[8,6]", "category=custom", "category.name=widget")
 
@@ -105,7 +106,7 @@ def test_leaks_are_equal_files_in_training_and_test(root, tmp_path):
     shutil.copytree(root / "widget", tmp_path / "leaky" / "widget")
     folder = tmp_path / "leaky" / "widget"
     shutil.copy(folder / "test" / "good" / "2.png", folder / "train" / "good" / "x.png")
-    found = leaks((folder / "train" / "good").iterdir(), (folder / "test" / "good").iterdir())
+    found = leaks((folder / "train" / "good").iterdir(), (folder / "test" / "good").iterdir(), content_hash)
     assert [(a.name, b.name) for a, b in found] == [("x.png", "2.png")]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomaly_lightning.features.housekeeping import limit_bytes
 
 from anomaly_lightning.errors import CacheError
-from anomaly_lightning.features.store import DiskStore, cache_usage
+from anomaly_lightning.features.housekeeping import cache_usage, limit_bytes
+from anomaly_lightning.features.store import DiskStore
 from anomaly_lightning.places import FEATURES
 
 SHAPE = (8, 20, 30)
@@ -20,8 +20,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     for backbone in ("resnet50", "tiny"):
-        with DiskStore(tmp_path / "cache" / FEATURES, {"backbone": backbone}, SHAPE) as store:
-            store.append([f"key{i}" for i in range(5)], torch.ones(5, *SHAPE))
+        store = DiskStore(tmp_path / "cache" / FEATURES, {"backbone": backbone}, SHAPE)
+        store.append([f"{i:02}key" for i in range(5)], torch.ones(5, *SHAPE))
     return tmp_path / "cache"
 
 

@@ -40,7 +40,6 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
             methods[f"{name} (baseline)"] = other
             comparison = training.comparison(own, other)
     finally:
-        data.store.close()
         shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
     measured = {
         "machine": {**run_files.environment(), "load_average": _load()},

@@ -14,7 +14,7 @@ from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.files import ContentHashes
 from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.runtime.transform import ImageTransform
 
@@ -26,10 +26,6 @@ def _mask_files(mask: Path | None) -> list[Path]:
     if mask is None:
         return []
     return sorted(path for path in mask.iterdir() if path.is_file()) if mask.is_dir() else [mask]
-
-
-def _file_hash(path: Path) -> str:
-    return content_hash(path) if path.is_file() else "missing"
 
 
 class MVNetDataModule(pl.LightningDataModule):
@@ -48,6 +44,7 @@ class MVNetDataModule(pl.LightningDataModule):
     Attributes:
         splits: The three sets, less what was skipped.
         skipped: Unreadable images that were left out, with the reason.
+        content_hash: Content hash of a file; each file is hashed once a run, whoever asks.
     """
 
     def __init__(
@@ -70,6 +67,7 @@ class MVNetDataModule(pl.LightningDataModule):
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
         self.splits: Splits = make_splits(category, split, seed, validation_share)
         self.skipped: dict[Path, str] = {}
+        self.content_hash = ContentHashes()
         self._checked = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -109,7 +107,8 @@ class MVNetDataModule(pl.LightningDataModule):
         digest = hashlib.sha256()
         for role, samples in (("train", self.category.train), ("test", self.category.test)):
             for sample in samples:
-                content = [_file_hash(file) for file in (sample.path, *_mask_files(sample.mask))]
+                files = (sample.path, *_mask_files(sample.mask))
+                content = [self.content_hash(file) if file.is_file() else "missing" for file in files]
                 digest.update(json.dumps([role, sample.defect, *content]).encode())
         return digest.hexdigest()
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,23 +140,27 @@ def _why_unreadable(path: Path) -> str | None:
 
 
 def _guarded(path: Path, max_pixels: int, convert: Any) -> Any:
-    """Open, limit, decode and convert one file; whatever goes wrong becomes an `ImageError`."""
-    head = _head(path)
+    """Open once, limit, decode and convert one file; whatever goes wrong becomes an `ImageError`."""
     # Pillow's own guard is one number for the whole process: only ever raised to the limit in force here.
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    with _opened(path) as stream:
+        head = stream.read(64)
+        if not head:
+            raise ImageError(path, "0 bytes")
+        stream.seek(0)
 
-    def load() -> Any:
-        with Image.open(path, formats=FORMATS) as image:
-            _limit(image, path, max_pixels)
-            return convert(image)
+        def load() -> Any:
+            with Image.open(stream, formats=FORMATS) as image:
+                _limit(image, path, max_pixels)
+                return convert(image)
 
-    try:
-        return _decoded(path, load)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(path, _too_large(claimed_pixels(error), max_pixels)) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(path, what_it_is(head)) from error
+        try:
+            return _decoded(path, load)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ImageError(path, _too_large(claimed_pixels(error), max_pixels)) from error
+        except UnidentifiedImageError as error:
+            raise ImageError(path, what_it_is(head)) from error
 
 
 def _decoded(path: Path, load: Callable[[], Any]) -> Any:
@@ -170,20 +174,16 @@ def _decoded(path: Path, load: Callable[[], Any]) -> Any:
         raise ImageError(path, what_is_broken(error)) from error
 
 
-def _head(path: Path) -> bytes:
-    """First bytes of a regular file. A pipe or device would hang the decoder, so it is refused by its kind."""
+def _opened(path: Path) -> BinaryIO:
+    """A regular file, open. A pipe or device would hang the decoder, so it is refused by its kind."""
     try:
         if not path.exists():
             raise ImageError(path, "there is no such file")
         if not path.is_file():
             raise ImageError(path, "is a folder, not an image" if path.is_dir() else "is not a regular file")
-        with path.open("rb") as file:
-            head = file.read(64)
+        return path.open("rb")
     except (OSError, ValueError) as error:
         raise ImageError(path, f"can't be opened: {error}") from error
-    if not head:
-        raise ImageError(path, "0 bytes")
-    return head
 
 
 def _limit(image: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:

@@ -15,7 +15,7 @@ distance so found, by a margin. For images drawn like the normals, the share tha
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,17 +176,28 @@ class Validity:
         return np.clip(signed, _LOWEST, _HIGHEST)
 
 
-def fit_validity(normals: Sequence[Path], seed: int = 0, white: int | None = None) -> Validity | None:
-    """Fit on image files of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8.
+def fit_validity(
+    normals: Sequence[Path],
+    seed: int = 0,
+    white: int | None = None,
+    known: Mapping[Path, Statistics] | None = None,
+) -> Validity | None:
+    """Fit on images of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8.
 
     Args:
         normals: The files.
         seed: Of the draw.
         white: Grey level that counts as white in images of 16 bits; None = 65535.
+        known: Statistics of files that need not be read again.
     """
     chosen = list(normals) if len(normals) <= MOST else random.Random(seed).sample(list(normals), MOST)
+    there = known or {}
+
+    def look(path: Path) -> Statistics:
+        return there[path] if path in there else image_statistics(read_image(path, white=white))
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return Validity.fit(list(pool.map(lambda path: image_statistics(read_image(path, white=white)), chosen)))
+        return Validity.fit(list(pool.map(look, chosen)))
 
 
 _DARK, _BRIGHT = (list(MEASURES).index(name) for name in ("dark", "bright"))

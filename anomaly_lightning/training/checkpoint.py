@@ -17,8 +17,8 @@ from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.encoding import DTYPES
 from anomaly_lightning.features.extractor import FeatureExtractor
-from anomaly_lightning.features.store import DTYPES
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard

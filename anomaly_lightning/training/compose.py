@@ -22,7 +22,8 @@ from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.extractor import FeatureExtractor
-from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, limit_bytes, trim
+from anomaly_lightning.features.housekeeping import limit_bytes, trim
+from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.places import CONFIG_DIR, FEATURES
 from anomaly_lightning.reports.run_files import versions

@@ -106,14 +106,16 @@ class TrainingSession:
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
             known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
             normals = [sample.path for sample in known if sample.path not in self.source.skipped]
-            fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white)
+            known_looks = getattr(self.data, "appearances", None)
+            fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
 
     def _warn_of_leaks(self) -> None:
         """Say before training which test images are trained on, too: the figures would be too good."""
         splits = self.source.splits
         training = [sample.path for sample in splits.train + splits.validation]
-        found = leaks(training, [sample.path for sample in splits.test]) if self.cfg.test else []
+        testing = [sample.path for sample in splits.test] if self.cfg.test else []
+        found = leaks(training, testing, self.source.content_hash)
         for trained_on, tested in found[:SHOWN]:
             logger.warning("leak: %s is the same image as %s, which is tested on", trained_on, tested)
         if len(found) > SHOWN:

@@ -73,13 +73,12 @@ def out_of_fold(
         raise UserError(f"Ranking normals by their error needs at least {FEWEST} of them; there are {len(keys)}.")
     if isinstance(make(), TrainedDetector):
         raise UserError("The audit's model must be fitted without gradients: pca, padim or patchcore.")
-    rows = torch.as_tensor(store.rows(list(keys)))
     maps = torch.empty(len(keys), *store.shape[1:])
     for known, held_out in fold_indices(len(keys), min(folds, len(keys)), seed):
         detector = make()
-        detector.prepare(Repeated(partial(_batches, store, rows[known], batch)))
+        detector.prepare(Repeated(partial(_batches, store, keys, known, batch)))
         for chosen in held_out.split(batch):
-            maps[chosen] = detector.error_map(store.batch(rows[chosen])).float()
+            maps[chosen] = detector.error_map(_features(store, keys, chosen)).float()
     _, scores = scoring(maps)
     order = scores.argsort(descending=True)
     logs = scores.double().clamp_min(1e-12).log().numpy()
@@ -87,6 +86,11 @@ def out_of_fold(
     return Oddities([paths[i] for i in order.tolist()], scores[order], z[order], maps[order])
 
 
-def _batches(store: FeatureStore, rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Features (B, C, h, w) float of rows (n,) int64, batch by batch."""
-    return (store.batch(chosen) for chosen in rows.split(size))
+def _batches(store: FeatureStore, keys: Sequence[str], places: Tensor, size: int) -> Iterator[Tensor]:
+    """Features (B, C, h, w) float of places (n,) int64 among the keys, batch by batch."""
+    return (_features(store, keys, chosen) for chosen in places.split(size))
+
+
+def _features(store: FeatureStore, keys: Sequence[str], places: Tensor) -> Tensor:
+    """Features (B, C, h, w) float32 of places (B,) int64 among the keys."""
+    return store.batch([keys[place] for place in places.tolist()])

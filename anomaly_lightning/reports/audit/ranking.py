@@ -10,7 +10,7 @@ from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.detectors.base import Detector, Spec
 from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.features.extract import fill
-from anomaly_lightning.features.store import limit_bytes, trim
+from anomaly_lightning.features.housekeeping import limit_bytes, trim
 from anomaly_lightning.places import FEATURES
 from anomaly_lightning.reports.audit.facts import Facts
 from anomaly_lightning.reports.audit.findings import Finding

@@ -15,7 +15,7 @@ from anomaly_lightning.calibration import F1, Calibration, Rule
 from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ThresholdsCard
-from anomaly_lightning.runtime.files import content_hash, images_in
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -78,6 +78,7 @@ class CalibrationCallback(pl.Callback):
         images = images_in(Path(str(self.defects)), recursive=True)
         if not images:
             raise CalibrationError(f"labelled_defects={self.defects}: the folder is missing or holds no image.")
+        content_hash = datamodule.content_hash
         tested = {content_hash(sample.path): sample.path for sample in datamodule.splits.test}
         shared = [path for path in images if content_hash(path) in tested]
         if shared:
