@@ -130,7 +130,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
         def load(index: int) -> Tensor:
             path = samples[index].path
-            image = read_image(path)
+            image = read_image(path, white=self.transform.white)
             if path in looked_at:
                 self.appearances[path] = image_statistics(image)
             return torch.from_numpy(self.transform(image))
