@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from toy import card
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform

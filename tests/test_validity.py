@@ -227,8 +227,8 @@ def test_predict_says_invalid_with_a_reason_and_can_be_told_not_to(checkpoint, t
 
 
 def test_the_checkpoint_carries_it_and_the_inspector_says_it(checkpoint):
-    settings = torch.load(checkpoint, weights_only=True)["anomaly_lightning"]
-    assert settings["validity"]["normals"] == 15
+    card = torch.load(checkpoint, weights_only=True)["card"]
+    assert card["validity"]["normals"] == 15
     said = Inspector.load(checkpoint, "cpu")(Image.new("RGB", (84, 60)))
     assert (said.verdict, said.reason) == ("INVALID", "black")
     assert Inspector.load(checkpoint, "cpu", validity=False)(Image.new("RGB", (84, 60))).reason is None

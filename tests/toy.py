@@ -17,7 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from anomaly_lightning import cli
+from anomaly_lightning.configs import register_resolvers
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.card import (
     SCHEMA,
     BackboneCard,
@@ -108,9 +109,9 @@ def composed(*overrides: str, config: str = "train", with_hydra: bool = False) -
 
 @functools.cache
 def _composed(overrides: tuple[str, ...], config: str, with_hydra: bool) -> DictConfig:
-    cli.register_resolvers()
+    register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(config, overrides=list(overrides), return_hydra_config=with_hydra)
 
 

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_lightning.errors import CheckpointError, UserError
+from anomaly_lightning.errors import CheckpointError, MissingExtraError
 from anomaly_lightning.runtime.card import ModelCard
 
 # By the suffix of what is loaded. Each class has `load(path, device, trust) -> (ModelCard, Engine)`.
 ENGINES = {".ckpt": "anomaly_lightning.training.checkpoint:TorchEngine"}
-FRAMEWORK = "pip install 'anomaly-lightning[train]'"
 
 
 class Engine(Protocol):
@@ -35,7 +34,8 @@ def load_engine(path: Path, device: str, trust: Sequence[str]) -> tuple[ModelCar
 
     Raises:
         CheckpointError: It is no model, or can't be used.
-        UserError: What runs such a file is not installed, or there is no such device.
+        MissingExtraError: What runs such a file is not installed.
+        UserError: There is no such device.
     """
     if path.suffix not in ENGINES:
         raise CheckpointError(f"{path} is no model: expected a file that ends in {' or '.join(ENGINES)}.")
@@ -43,6 +43,6 @@ def load_engine(path: Path, device: str, trust: Sequence[str]) -> tuple[ModelCar
     try:
         engine: Any = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise UserError(f"To load {path} the package {error.name} is needed: {FRAMEWORK}") from error
+        raise MissingExtraError(str(path), error.name) from error
     loaded: tuple[ModelCard, Engine] = engine.load(path, device, trust)
     return loaded
