@@ -125,7 +125,7 @@ class FeatureDataModule(pl.LightningDataModule):
         """Compute what is missing; returns the images that can't be read, with the reason."""
         device = self._device()
         extractor = self.extractor.to(device)
-        normals = {sample.path for role in ("train", "validation") for sample in self._samples(role)}
+        normals = {sample.path for sample in self.splits.normals}
         looked_at = normals if len(normals) <= MOST else set()
 
         def load(index: int) -> Tensor:
