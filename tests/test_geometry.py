@@ -7,15 +7,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from toy import card
 
+from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.pca import PCA
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training.checkpoint import TorchEngine
-from anomaly_lightning.training.module import AnomalyModule
 
 BOX, PLACES = 12, 100
 SHAPES = {
@@ -37,18 +39,17 @@ def fitted(backbone, grid, size, resize, tiling, shape, rng):
     """An inspector whose PCA has seen six good images of the shape."""
     extractor = FeatureExtractor(backbone, grid=grid, neighbourhood=1)
     transform, detector = ImageTransform(size, backbone.mean, backbone.std, resize), PCA()
-    detector.build(extractor.shape(size))
-    module = AnomalyModule(extractor, detector, Scoring(sigma=2.0), size)
-    module.threshold.fill_(0.0)
-    module.pixel_threshold.fill_(0.0)
+    spec = Spec(extractor.shape(size), transform.size)
+    detector.build(spec)
+    model = AnomalyModel(extractor, detector, Scoring(sigma=2.0, grid=detector.grid(spec), size=spec.image))
     with torch.inference_mode():
+        seen = []
         for _ in range(6):
             whole = Image.fromarray(image(rng, *shape))
             parts = [whole] if tiling is None else [crop(whole, box) for box in tiling.boxes(shape)]
-            for part in parts:
-                detector.observe(extractor(torch.from_numpy(transform(part)[None])))
-        detector.finish()
-    return Inspector(card(transform, tiling=None if tiling is None else tiling.card()), TorchEngine(module, "cpu"))
+            seen += [extractor(torch.from_numpy(transform(part)[None])) for part in parts]
+        detector.prepare(seen)
+    return Inspector(card(transform, tiling=None if tiling is None else tiling.card()), TorchEngine(model, "cpu"))
 
 
 def hits(inspector, shape, rng, places, darkness=0.3):

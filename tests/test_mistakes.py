@@ -40,7 +40,8 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
     [
         ("data.split=random", "data.split=random: expected one of official, pooled_80_20"),
         ("scoring.reduction=median", "scoring.reduction=median: expected one of max, top, mean"),
-        ("model.form=round", "model.form=round: expected one of"),
+        ("model.network.stages=0", "model.network.width, latent and stages must be 1 or more"),
+        ("model.memory=50", "model.memory=50: expected a block with a _target_, or null"),
         ("data.on_corrupt=ignore", "data.on_corrupt=ignore: expected one of error, skip"),
         ("cache.mode=ram", "cache.mode=ram: expected one of disk, memory, off"),
         ("cache.dtype=float8", "cache.dtype to be one of float16, bfloat16, float32"),

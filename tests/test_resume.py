@@ -90,7 +90,7 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(widget, tmp_path)
 def test_going_on_with_other_weights_is_refused(killed, widget, tmp_path):
     last = killed / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
-    content["anomaly_lightning"]["weights_sha256"] = "0" * 64
+    content["card"]["backbone"]["weights_sha256"] = "0" * 64
     torch.save(content, tmp_path / "other.ckpt")
     ran = command("train", *widget, *QUIET, f"run_dir={tmp_path}/run", f"ckpt={tmp_path}/other.ckpt", cwd=tmp_path)
     assert ran.code == 1

@@ -34,7 +34,7 @@ def base():
     [
         "category=bottle", "seed=1", "test=false", "bootstrap=10", "features.grid=16", "features.neighbourhood=5",
         "features.precision=bf16",
-        "model=pca", "model.latent=16", "optimizer.lr=0.01", "scoring.sigma=2", "scoring.reduction=mean",
+        "model=pca", "model.network.latent=16", "optimizer.lr=0.01", "scoring.sigma=2", "scoring.reduction=mean",
         "threshold=quantile", "threshold.k=2", "pixel_threshold.q=0.9", "trainer.max_epochs=3",
         "trainer.precision=bf16-mixed", "trainer.devices=2", "data.split=pooled_80_20", "data.validation_share=0.3",
         "data.image_size=128", "data.resize=letterbox", "data.batch_size=16", "data.on_corrupt=skip",
@@ -93,7 +93,7 @@ def test_the_fingerprint_follows_images_masks_and_roles(tmp_path):
         train = tuple(Sample(tmp_path / f"{index}.png") for index in range(5))
         test = (Sample(tmp_path / "5.png"), Sample(tmp_path / "6.png", defect, tmp_path / "mask.png"))
         category = Category(name="widget", train=train, test=test)
-        return MVNetDataModule(category, ImageTransform((8, 6), (0.5,) * 3, (0.5,) * 3, "stretch")).fingerprint()
+        return MVNetDataModule(category, ImageTransform((8, 6), (0.5,) * 3, (0.5,) * 3, "stretch")).fingerprint
 
     for index in range(7):
         Image.new("RGB", (6, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")

@@ -61,6 +61,9 @@ class Autoencoder(TrainedDetector):
                 "model.pool must be 1 or more, model.noise 0 or more, model.components null or 1 or more; got "
                 f"{pool}, {noise} and {components}."
             )
+        for name, part, kind in (("whitening", whitening, PositionWhitening), ("memory", memory, PatchMemory)):
+            if not isinstance(part, kind | None):
+                raise UserError(f"model.{name}={part}: expected a block with a _target_, or null.")
         self.network, self.whitening, self.memory = network, whitening, memory
         self.components, self.pool, self.noise, self.rim, self.seed = components, pool, noise, rim, seed
 

@@ -17,7 +17,6 @@ from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
 from anomaly_lightning.features.backbone import Backbone
-from anomaly_lightning.features.encoding import DTYPES
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.model import AnomalyModel
@@ -85,7 +84,7 @@ def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] 
     spec = Spec(card.features.shape, card.transform.size)
     detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
     detector.build(spec)
-    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), DTYPES[card.features.dtype])
+    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), torch_dtype(card.features.dtype))
 
 
 class TorchEngine:
