@@ -84,7 +84,8 @@ def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] 
     spec = Spec(card.features.shape, card.transform.size)
     detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
     detector.build(spec)
-    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), torch_dtype(card.features.dtype))
+    dtype = torch_dtype(card.features.dtype)
+    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), dtype)
 
 
 class TorchEngine:
