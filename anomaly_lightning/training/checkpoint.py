@@ -17,6 +17,7 @@ from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.encoding import torch_dtype
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.model import AnomalyModel
