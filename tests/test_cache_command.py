@@ -41,7 +41,7 @@ def test_show_lists_every_folder_and_the_total(cache: Path) -> None:
     for entry in cache_usage(cache / FEATURES):
         (line,) = [line for line in done.stdout.splitlines() if entry.folder.name in line]
         assert str(entry.spec["backbone"]) in line
-        assert "8x20x30  float16         5" in line
+        assert "8x20x30  float16       5" in line
     assert "of 20 GB (cache.max_gb)" in done.stdout
 
 

@@ -21,7 +21,7 @@ def run(tmp_path_factory, widget):
         session = TrainingSession(composed(*widget, *BARE, *settings))
         loss = session.run()
         best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
-        return loss, best["state_dict"], best["card"]["thresholds"], session.source.splits.counts()
+        return loss, best["state_dict"], best["card"]["thresholds"]["score"], session.source.splits.counts()
 
     return once
 
