@@ -76,7 +76,7 @@ def test_it_goes_on_in_a_new_folder_and_ends_as_the_uninterrupted_run(killed, un
         epochs = {int(row["epoch"]) for row in csv.DictReader(stream) if row.get("val/loss")}
     assert min(epochs) == done + 1, "it did not start anew"
     assert threshold(tmp_path) == threshold(uninterrupted)
-    weights = {name: value for name, value in whole["state_dict"].items() if name.startswith("detector.network")}
+    weights = {name: value for name, value in whole["state_dict"].items() if name.startswith("model.detector.network")}
     assert weights
     assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in weights.items())
 
