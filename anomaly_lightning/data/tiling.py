@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_lightning.data.samples import GOOD, Sample
-from anomaly_lightning.data.splits import Splits
+from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.runtime.files import content_hash
 from anomaly_lightning.runtime.reading import ImageError, read_image, read_mask
 from anomaly_lightning.runtime.tiles import Tiling, crop
@@ -52,8 +52,7 @@ def tiled_splits(
                 unreadable[sample.path] = error.reason
         return tuple(found)
 
-    train, validation, test = (tiles(samples) for samples in (splits.train, splits.validation, splits.test))
-    return replace(splits, train=train, validation=validation, test=test), unreadable, unknown
+    return replace(splits, **{role: tiles(getattr(splits, role)) for role in ROLES}), unreadable, unknown
 
 
 def _tiles_of(sample: Sample, tiling: Tiling, cache: Path, white: int | None) -> list[Sample]:

@@ -24,12 +24,16 @@ class Repeated(Iterable[Tensor]):
 
     Args:
         walk: Makes an iterator over them.
+
+    Attributes:
+        walked: Whether anybody has looked at them.
     """
 
     def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
-        self.walk = walk
+        self.walk, self.walked = walk, False
 
     def __iter__(self) -> Iterator[Tensor]:
+        self.walked = True
         return self.walk()
 
 

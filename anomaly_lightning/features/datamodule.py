@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.datamodule import MVNetDataModule, watched
 from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
@@ -76,7 +76,7 @@ class FeatureDataModule(pl.LightningDataModule):
         return self.images.transform
 
     def setup(self, stage: str | None = None) -> None:
-        """Fill the store with what it lacks of the three sets, once."""
+        """Fill the store with what it lacks of the sets, once."""
         if self._rows is not None:
             return
         start = time.perf_counter()
@@ -138,7 +138,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.teardown("fit")
         assert self.trainer is not None, "it is called in a fit"
         folder = Path(self.trainer.default_root_dir)
-        for role in ("train", "validation"):
+        for role in ("train", self.splits.choosing):
             kept = CondensedFile(folder)
             for batch in self._loader(role, shared=False):
                 kept.append(condense(batch["features"]))
@@ -192,12 +192,12 @@ class FeatureDataModule(pl.LightningDataModule):
         return self._loader("train", shared=False)
 
     def held_out_dataloader(self) -> DataLoader[Batch]:
-        """Batches of all validation normals, the same in every process of a distributed run."""
-        return self._loader("validation", shared=False)
+        """Batches of all normals that settings are chosen on, the same in every process of a distributed run."""
+        return self._loader(self.splits.choosing, shared=False)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of validation normals."""
-        return self._fitting_loader("validation")
+        """Batches of held-out normals: in a fit those that choose the epoch, else those that give the threshold."""
+        return self._fitting_loader(watched(self.splits, self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of test images."""

@@ -139,6 +139,7 @@ class DataCard(Part, frozen=True):
         places: `layout` and the folders or files that `data.sources.resolve` takes.
         split: Split policy.
         validation_share: Share of the training normals that were held out.
+        selection_share: Share of those that chose the epoch and other settings, and gave no threshold.
         seed: Of the split.
     """
 
@@ -147,6 +148,7 @@ class DataCard(Part, frozen=True):
     split: str
     validation_share: float
     seed: int
+    selection_share: float = 0.0
 
 
 class ModelCard(Part, frozen=True):

@@ -36,12 +36,15 @@ class AnomalyModule(pl.LightningModule):
         optimizer: From parameters to an optimizer, one for each of the detector's players; None without gradients.
 
     Attributes:
+        players: Names of the detector's players; [] for methods without gradients.
+        chosen: In words, what was chosen on held-out normals; what the thresholds promise depends on it.
         outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
     """
 
     def __init__(self, model: AnomalyModel, card: ModelCard, optimizer: OptimizerFactory | None = None) -> None:
         super().__init__()
         self.model, self.card, self.optimizer = model, card, optimizer
+        self.chosen: list[str] = []
         self.outputs: dict[int, tuple[float, Tensor]] = {}
         self.players = list(self.trained.players()) if self.trained is not None else []
         self.automatic_optimization = len(self.players) <= 1
@@ -124,10 +127,14 @@ class AnomalyModule(pl.LightningModule):
 
     def conclude(self) -> None:
         """Let the detector compute what needs the trained weights."""
-        if self.trained is not None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            with torch.no_grad():
-                self.trained.conclude(self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader))
+        if self.trained is None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        normals, held_out = self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader)
+        with torch.no_grad():
+            self.trained.conclude(normals, held_out)
+        if held_out.walked:
+            self.chosen.append("the weights of the error's parts")
 
     def _walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
         """What the detector sees of a set of normals, batch by batch and in a fixed order, on the device."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomaly_lightning.calibration import F1, Calibration, Rule
+from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ThresholdsCard
@@ -20,10 +22,6 @@ from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
 MAPS_AT_ONCE = 16
-ONCE_USED = "They were used for nothing else, so the promise holds as it is stated."
-TWICE_USED = (
-    "The same normals also chose the epoch and the weights of the error's parts, so the promise is approximate."
-)
 
 
 class CalibrationCallback(pl.Callback):
@@ -57,12 +55,13 @@ class CalibrationCallback(pl.Callback):
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
         model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model, error_maps)))
-        names = [sample.path for sample in trainer.datamodule.splits.validation]  # type: ignore[attr-defined]
+        splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
+        names = [sample.path for sample in splits.validation]
         thresholds = ThresholdsCard(
             score=float(model.threshold),
             pixel=float(model.pixel_threshold),
             review=calibration.review,
-            promise=promise(calibration, names, pl_module.trained is not None),
+            promise=promise(calibration, names, rests_on(pl_module.chosen, splits)),
             scores=tuple(scores.tolist()),
         )
         pl_module.card = pl_module.card.replace(thresholds=thresholds)
@@ -107,15 +106,29 @@ def normal_pixels(model: AnomalyModel, error_maps: torch.Tensor, limit: int = PI
     return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
 
 
-def promise(calibration: Calibration, names: list[Path], trained: bool) -> dict[str, Any]:
+def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
+    """What the promise of the thresholds rests on, in sentences.
+
+    Args:
+        chosen: In words, what was chosen on held-out normals.
+        splits: Of the run.
+    """
+    own, others, what = len(splits.validation), len(splits.selection), " and ".join(chosen)
+    basis = [f"{own} held-out normals that the model was not trained on, drawn like the training normals."]
+    if not chosen:
+        return [*basis, "They were used for nothing else."]
+    if others:
+        return [*basis, f"They were used for nothing else: {others} other held-out normals chose {what}."]
+    approximate = "so the promise is approximate; data.selection_share=0.5 would keep both apart."
+    return [*basis, f"The same normals also chose {what}, {approximate}"]
+
+
+def promise(calibration: Calibration, names: list[Path], basis: list[str]) -> dict[str, Any]:
     """A calibration as plain values: the influential normal by name, and what the promise rests on."""
     values: dict[str, Any] = dataclasses.asdict(calibration)
     influence = calibration.influence_warning([str(name) for name in names])
     values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
     values["false_alarms_per_thousand"] = list(calibration.per_thousand)
-    values["rests_on"] = [
-        f"{calibration.normals} validation normals that the model was not trained on, drawn like the training normals.",
-        TWICE_USED if trained else ONCE_USED,
-    ]
+    values["rests_on"] = basis
     del values["threshold"]
     return values
