@@ -112,7 +112,7 @@ def test_thresholds_are_rules(name):
 @pytest.mark.parametrize("name", [name for name in FILES if name.split("/")[0] in ("trainer", "callbacks", "logger")])
 def test_a_trainer_is_made_of_what_the_files_say(name, tmp_path):
     config = composed(choose(name), f"run_dir={tmp_path}", "trainer.accelerator=cpu")
-    trainer = compose.build_trainer(config, trainable=True)
+    trainer = compose.build_trainer(config, players=1)
     assert isinstance(trainer, pl.Trainer)
     assert trainer.max_epochs == config.trainer.max_epochs
     kinds = {type(callback).__name__ for callback in trainer.callbacks}
@@ -120,8 +120,16 @@ def test_a_trainer_is_made_of_what_the_files_say(name, tmp_path):
     assert set(named) <= kinds
 
 
+def test_several_players_have_no_one_loss_to_watch(tmp_path):
+    config = composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu")
+    trainer = compose.build_trainer(config, players=2)
+    assert trainer.max_epochs == config.trainer.max_epochs
+    assert [callback.monitor for callback in trainer.checkpoint_callbacks] == [None]
+    assert not any(isinstance(callback, pl.callbacks.EarlyStopping) for callback in trainer.callbacks)
+
+
 def test_methods_without_gradients_get_one_epoch_and_no_watched_loss(tmp_path):
-    trainer = compose.build_trainer(composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu"), trainable=False)
+    trainer = compose.build_trainer(composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu"), players=0)
     assert trainer.max_epochs == 1
     assert [callback.monitor for callback in trainer.checkpoint_callbacks] == [None]
 

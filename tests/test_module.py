@@ -193,10 +193,8 @@ def test_an_unbounded_score_is_never_squeezed(session):
 
 def test_build_states_what_cache_modes_there_are(widget, tmp_path):
     config = composed(*widget, *BARE, f"run_dir={tmp_path}", "cache.mode=ram")
-    extractor = compose.build_extractor(config)
-    images, _ = compose.build_datamodule(config, extractor.backbone)
     with pytest.raises(compose.UserError, match=r"cache\.mode=ram: expected one of disk, memory, off"):
-        compose.build_data(config, images, extractor)
+        TrainingSession(config)
 
 
 @pytest.mark.parametrize("mode", ["memory", "off"])

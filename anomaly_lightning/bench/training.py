@@ -75,7 +75,7 @@ def run(
     """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module."""
     pl.seed_everything(cfg.seed, verbose=False)
     module = compose.build_module(cfg, compose.build_card(cfg, extractor, *built), extractor)
-    trainer, source = compose.build_trainer(cfg, module.trained is not None), built[0]
+    trainer, source = compose.build_trainer(cfg, len(module.players)), built[0]
     watch, clock, before = Stopwatch(), run_files.Clock(), getattr(data, "computed", 0)
     trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
     with clock.stage("features_s"):

@@ -24,6 +24,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, limit_bytes, trim
 from anomaly_lightning.features.weights import resolve_backbone
+from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.places import CONFIG_DIR, FEATURES
 from anomaly_lightning.reports.run_files import versions
 from anomaly_lightning.runtime.card import (
@@ -46,6 +47,7 @@ from anomaly_lightning.training.module import AnomalyModule
 logger = logging.getLogger(__name__)
 
 CACHE_MODES = ("disk", "memory", "off")
+WATCHING = ("best", "stopping")  # callbacks that need a loss to watch
 
 Built = tuple[MVNetDataModule, sources.Resolved]
 """Splits of a category, and what its images were resolved to."""
@@ -79,6 +81,7 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
         ImageTransform(*seen),
         split=data["split"],
         validation_share=data["validation_share"],
+        selection_share=data["selection_share"],
         batch_size=data["batch_size"],
         workers=data["workers"] if cfg.cache.mode == "off" else 0,
         seed=data["seed"],
@@ -104,7 +107,7 @@ def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> 
     for path in unknown:
         logger.warning("data.tile: %s shows a defect but has no mask: its tiles are not tested on", path)
     datamodule.splits = splits
-    whole = replace(datamodule.category, train=splits.train + splits.validation, test=splits.test)
+    whole = replace(datamodule.category, train=splits.normals, test=splits.test)
     datamodule.category = whole
 
 
@@ -133,18 +136,20 @@ def store_for(
 def build_data(
     cfg: DictConfig,
     datamodule: MVNetDataModule,
-    extractor: FeatureExtractor,
+    model: AnomalyModel,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MVNetDataModule | FeatureDataModule:
-    """Datamodule to train from: features out of a store, or images where `cache.mode=off`."""
+    """Datamodule to train from: features out of a store, or images where `cache.mode=off` or the detector sees them."""
     if cfg.cache.mode not in CACHE_MODES:
         raise UserError(f"cache.mode={cfg.cache.mode}: expected one of {', '.join(CACHE_MODES)}.")
-    if cfg.cache.mode == "off":
+    if cfg.cache.mode == "off" or model.detector.inputs == "images":
+        datamodule.workers = cfg.data.workers  # nothing else decodes
         return datamodule
     if cfg.cache.mode == "disk":
         trim(Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb))
+    extractor, workers = model.extractor, max(1, cfg.data.workers)
     store = store_for(extractor, datamodule.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
-    return FeatureDataModule(datamodule, extractor, store, workers=max(1, cfg.data.workers), on_progress=on_progress)
+    return FeatureDataModule(datamodule, extractor, store, workers=workers, on_progress=on_progress)
 
 
 def build_card(
@@ -178,6 +183,7 @@ def build_card(
             places=dict(resolved.settings),
             split=datamodule.split,
             validation_share=float(data["validation_share"]),
+            selection_share=float(data["selection_share"]),
             seed=int(data["seed"]),
         ),
         region=_region(cfg, datamodule),
@@ -219,10 +225,18 @@ def check_region(region: Region, samples: Sequence[Sample]) -> None:
         region.check(size, sample.path)
 
 
-def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:
-    """Trainer with the named callbacks and loggers; methods without gradients take one epoch in one process."""
-    callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name not in ("best", "stopping")}
-    changes = {} if trainable else {"max_epochs": 1, **_one_process(cfg.trainer)}
+def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
+    """Trainer with the named callbacks and loggers.
+
+    Only where one player minimises one loss does that loss tell which epoch is best. Without a player, one epoch in one
+    process is all there is to do.
+
+    Args:
+        cfg: The run's config.
+        players: How many players the detector has; 0 for methods without gradients.
+    """
+    callbacks = {name: node for name, node in cfg.callbacks.items() if players == 1 or name not in WATCHING}
+    changes = {} if players else {"max_epochs": 1, **_one_process(cfg.trainer)}
     return instantiate(
         cfg.trainer,
         **changes,

@@ -12,6 +12,7 @@ from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
@@ -41,8 +42,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             f"{resolved.where} holds no test images of {datamodule.category.name}: there is nothing to evaluate."
         )
     transform = datamodule.transform
-    store = store_for(model.extractor, transform, cfg.cache.mode, Path(cfg.cache.dir), card.features.dtype)
-    features = FeatureDataModule(datamodule, model.extractor, store, workers=cfg.data.workers, roles=("test",))
     module = AnomalyModule(model, card)
     trainer = pl.Trainer(
         logger=False,
@@ -55,7 +54,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     used = {"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": str(folder)}
     console.banner(used)
     with clock.stage("test_s"):
-        trainer.test(module, datamodule=features, verbose=False)
+        trainer.test(module, datamodule=_served(cfg, card, model, datamodule), verbose=False)
     results = Results.of(module, datamodule.splits.test)
     metrics = _metrics(cfg, card, datamodule, results)
     latency = single_image_ms(model, transform, datamodule.splits.test, trainer.strategy.root_device)
@@ -82,12 +81,23 @@ def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sour
         ImageTransform.from_card(card.transform),
         split=data.split,
         validation_share=data.validation_share,
+        selection_share=data.selection_share,
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
     )
     if card.tiling is not None:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
     return datamodule, resolved
+
+
+def _served(
+    cfg: DictConfig, card: ModelCard, model: AnomalyModel, datamodule: MVNetDataModule
+) -> MVNetDataModule | FeatureDataModule:
+    """What the detector sees of the test images: features out of a store, or the images."""
+    if model.detector.inputs == "images":
+        return datamodule
+    store = store_for(model.extractor, datamodule.transform, cfg.cache.mode, Path(cfg.cache.dir), card.features.dtype)
+    return FeatureDataModule(datamodule, model.extractor, store, workers=cfg.data.workers, roles=("test",))
 
 
 def _layout(data: DataCard) -> str:

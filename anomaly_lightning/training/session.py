@@ -41,8 +41,8 @@ class TrainingSession:
         self.source, self.resolved = compose.build_datamodule(cfg, extractor.backbone)
         card = compose.build_card(cfg, extractor, self.source, self.resolved)
         self.module = compose.build_module(cfg, card, extractor)
-        self.data = compose.build_data(cfg, self.source, extractor, self._show_features)
-        self.trainer = compose.build_trainer(cfg, self.module.trained is not None)
+        self.data = compose.build_data(cfg, self.source, self.module.model, self._show_features)
+        self.trainer = compose.build_trainer(cfg, len(self.module.players))
         self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
@@ -104,7 +104,7 @@ class TrainingSession:
         with self.clock.stage("validity_s"):
             splits = self.source.splits
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
-            known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
+            known = splits.normals if self.cfg.data.tile is None else self.resolved.category.train
             normals = [sample.path for sample in known if sample.path not in self.source.skipped]
             fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
@@ -112,7 +112,7 @@ class TrainingSession:
     def _warn_of_leaks(self) -> None:
         """Say before training which test images are trained on, too: the figures would be too good."""
         splits = self.source.splits
-        training = [sample.path for sample in splits.train + splits.validation]
+        training = [sample.path for sample in splits.normals]
         found = leaks(training, [sample.path for sample in splits.test]) if self.cfg.test else []
         for trained_on, tested in found[:SHOWN]:
             logger.warning("leak: %s is the same image as %s, which is tested on", trained_on, tested)
