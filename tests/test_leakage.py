@@ -21,8 +21,7 @@ def run(tmp_path_factory, widget):
         session = TrainingSession(composed(*widget, *BARE, *settings))
         loss = session.run()
         best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-        tensors = {name: value for name, value in best.items() if isinstance(value, torch.Tensor)}
-        return loss, tensors, best["_extra_state"]["calibration"]["threshold"], session.images.splits.counts()
+        return loss, best, session.module.card.thresholds, session.source.splits.counts()
 
     return once
 
