@@ -249,6 +249,38 @@ def test_what_does_not_exist_is_named(settings, named):
         Backbone(*settings, weights="random")
 
 
+@pytest.mark.parametrize(
+    ("library", "architecture", "layer"),
+    [
+        ("timm", "vit_tiny_patch16_224", "blocks.3"),
+        ("timm", "vit_tiny_patch16_224", "no_such_layer"),
+        ("timm", "pvt_v2_b0", "stages.1"),
+        ("torchvision", "swin_t", "features.1"),
+    ],
+)
+def test_networks_with_self_attention_are_refused_by_name_before_weights_are_fetched(library, architecture, layer):
+    with pytest.raises(UserError, match=rf"{architecture}.* \w+ has self-attention.* Expected a convolutional network"):
+        Backbone(library, architecture, [layer], pretrained="none_such")
+
+
+def test_attention_behind_the_last_layer_does_no_harm():
+    assert FeatureExtractor(Backbone("timm", "resnet50_clip", ["stages.0"], weights="random")).shape((64, 96)) == (
+        256,
+        16,
+        24,
+    )
+
+
+def test_layers_that_are_no_grids_and_sizes_that_do_not_fit_are_refused_by_name():
+    mixer = FeatureExtractor(Backbone("timm", "mixer_s32_224", ["blocks.0"], weights="random"))
+    with pytest.raises(
+        UserError, match=r"backbone\.layers=\['blocks\.0'\]: expected grids of features .* \(1, 49, 512\)"
+    ):
+        mixer.shape((224, 224))
+    with pytest.raises(UserError, match=r"data\.image_size=\[96, 96\]: mixer_s32_224 can't see images of this size"):
+        mixer.shape((96, 96))
+
+
 class TestWeightsFiles:
     """Files that are not what they should be."""
 

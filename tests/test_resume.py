@@ -29,7 +29,7 @@ def checkpoint(folder, name):
 
 
 def threshold(folder):
-    return float(checkpoint(folder, "best")["state_dict"]["threshold"])
+    return float(checkpoint(folder, "best")["state_dict"]["model.threshold"])
 
 
 @pytest.fixture(scope="module")

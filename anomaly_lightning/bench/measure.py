@@ -16,7 +16,7 @@ from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.training import compose
 from anomaly_lightning.training.module import AnomalyModule
-from anomaly_lightning.training.session import quieten
+from anomaly_lightning.training.quiet import quieten
 
 
 def measure(cfg: DictConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.training import compose, finish
+from anomaly_lightning.training import compose, describe, finish
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -74,7 +74,7 @@ def run(
 ) -> tuple[dict[str, Any], AnomalyModule]:
     """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module."""
     pl.seed_everything(cfg.seed, verbose=False)
-    module = compose.build_module(cfg, compose.build_card(cfg, extractor, *built), extractor)
+    module = compose.build_module(cfg, describe.build_card(cfg, extractor, *built), extractor)
     trainer, source = compose.build_trainer(cfg, len(module.players)), built[0]
     watch, clock, before = Stopwatch(), run_files.Clock(), getattr(data, "computed", 0)
     trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]

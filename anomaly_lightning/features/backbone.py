@@ -62,9 +62,9 @@ class Backbone(nn.Module):
             "name": self.name,
         }
         model = _create(library, architecture)
-        _refuse_attention(model, architecture)
+        body = _cut(model.eval(), self.layers, architecture)  # before weights are fetched for nothing
         self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
-        self.body = _cut(model.eval(), self.layers, architecture).to(memory_format=torch.channels_last)
+        self.body = body.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self._fold()
         self.register_load_state_dict_post_hook(_fold_anew)
@@ -106,15 +106,6 @@ def _create(library: str, architecture: str) -> nn.Module:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"backbone.architecture={architecture}: {library} has no such model ({error}).") from error
     raise UserError(f"backbone.library={library}: expected torchvision, timm or tiny.")
-
-
-def _refuse_attention(model: nn.Module, architecture: str) -> None:
-    """Raise `UserError` for a network with self-attention: its tokens are no grid of features."""
-    if any(isinstance(part, nn.MultiheadAttention) or hasattr(part, "qkv") for part in model.modules()):
-        raise UserError(
-            f"backbone.architecture={architecture}: {type(model).__name__} has self-attention, and its tokens are no "
-            "grid of features. Expected a convolutional network, say resnet50 or tf_efficientnet_lite0."
-        )
 
 
 def _tiny() -> nn.Module:
@@ -195,10 +186,27 @@ def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: 
 
 def _cut(model: nn.Module, layers: Sequence[str], architecture: str) -> GraphModule:
     """Graph of the model that ends behind the last layer, with a dict of the layers' outputs."""
+    no_cnn = (
+        f"{type(model).__name__} has self-attention: Vision Transformers can't be used yet. Expected a convolutional "
+        "network, say resnet50 or tf_efficientnet_lite0."
+    )
     try:
-        return create_feature_extractor(model, return_nodes=list(layers))
-    except ValueError as error:
-        names = [name for name, _ in model.named_children()]
+        body = create_feature_extractor(model, return_nodes=list(layers))
+    except (ValueError, AssertionError) as error:  # layers that don't exist, and what can't be traced
+        names = ", ".join(name for name, _ in model.named_children())
+        why = f" {no_cnn}" if _attends(model) else ""
         raise UserError(
-            f"backbone.layers={list(layers)}: {architecture} consists of {', '.join(names)} ({error})."
+            f"backbone.layers={list(layers)}: {architecture} consists of {names} ({error}).{why}"
         ) from error
+    if _attends(body):
+        raise UserError(f"backbone.architecture={architecture}: {no_cnn}")
+    return body
+
+
+def _attends(network: nn.Module) -> bool:
+    """Whether a network holds self-attention, by the names that timm and torchvision give its projections."""
+    named = ("qkv", "kv")
+    return any(
+        isinstance(part, nn.MultiheadAttention) or any(hasattr(part, name) for name in named)
+        for part in network.modules()
+    )

@@ -74,8 +74,20 @@ class FeatureExtractor(nn.Module):
 
     @torch.inference_mode()
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Shape (C, h, w) of the features of an image of `size` (H, W), found by one forward."""
-        parameter = next(self.parameters())
-        layers = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
+        """Shape (C, h, w) of the features of an image of `size` (H, W), found by one forward.
+
+        Raises:
+            UserError: The network can't see images of this size, or gives no grids.
+        """
+        parameter, name = next(self.parameters()), self.backbone.name
+        try:
+            layers = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(f"data.image_size={list(size)}: {name} can't see images of this size ({error}).") from error
+        if flat := [tuple(layer.shape) for layer in layers if layer.ndim != 4]:
+            raise UserError(
+                f"backbone.layers={list(self.backbone.layers)}: expected grids of features (B, C, h, w), as "
+                f"convolutional networks have them; {name} gives {flat[0]}."
+            )
         channels, height, width = self._aligned(layers)[0].shape
         return channels, height, width

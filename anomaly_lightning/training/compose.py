@@ -1,7 +1,7 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +11,8 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning import __version__
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.data.white import find_white
 from anomaly_lightning.detectors.base import TrainedDetector
@@ -27,19 +25,9 @@ from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStor
 from anomaly_lightning.features.weights import resolve_backbone
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.places import CONFIG_DIR, FEATURES
-from anomaly_lightning.reports.run_files import versions
 from anomaly_lightning.runtime.card import (
-    SCHEMA,
-    BackboneCard,
-    DataCard,
-    DetectorCard,
-    FeaturesCard,
     ModelCard,
-    RegionCard,
-    ScoringCard,
 )
-from anomaly_lightning.runtime.reading import ImageError, image_size
-from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.checkpoint import assemble
@@ -153,77 +141,11 @@ def build_data(
     return FeatureDataModule(datamodule, extractor, store, workers=workers, on_progress=on_progress)
 
 
-def build_card(
-    cfg: DictConfig, extractor: FeatureExtractor, datamodule: MVNetDataModule, resolved: sources.Resolved
-) -> ModelCard:
-    """What the model of this run is; thresholds and validity are added when they are known."""
-    backbone, transform, data = extractor.backbone, datamodule.transform, plain(cfg.data)
-    model = plain(cfg.model)
-    tiling = None if data["tile"] is None else Tiling.from_config(data["tile"], data["tile_overlap"]).card()
-    return ModelCard(
-        schema=SCHEMA,
-        version=__version__,
-        category=str(cfg.category.name),
-        seed=int(cfg.seed),
-        transform=transform.card(),
-        backbone=BackboneCard(
-            name=backbone.name,
-            arguments=backbone.arguments,
-            weights_sha256=backbone.weights_sha256,
-            weights_source=backbone.weights_source,
-        ),
-        features=FeaturesCard(
-            arguments=plain(cfg.features), dtype=str(cfg.cache.dtype), shape=extractor.shape(transform.size)
-        ),
-        detector=DetectorCard(
-            target=str(model["_target_"]), arguments={key: model[key] for key in model if key != "_target_"}
-        ),
-        scoring=ScoringCard(**plain(cfg.scoring)),
-        data=DataCard(
-            fingerprint=datamodule.fingerprint,
-            places=dict(resolved.settings),
-            split=datamodule.split,
-            validation_share=float(data["validation_share"]),
-            selection_share=float(data["selection_share"]),
-            seed=int(data["seed"]),
-        ),
-        region=_region(cfg, datamodule),
-        tiling=tiling,
-        versions=versions(),
-    )
-
-
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
     """Module with a fresh detector, as the card describes it."""
     model = assemble(card, extractor, trust=[card.detector.target.partition(".")[0]])
     trained = isinstance(model.detector, TrainedDetector)
     return AnomalyModule(model, card, instantiate(cfg.optimizer) if trained else None)
-
-
-def _region(cfg: DictConfig, datamodule: MVNetDataModule) -> RegionCard | None:
-    """The region that `data.roi` sets; None where it sets none.
-
-    Raises:
-        DataError: The region makes no sense, or an image has another size.
-    """
-    given = plain(cfg.data)["roi"]
-    if given is None:
-        return None
-    if cfg.data.tile is not None:
-        raise UserError("data.roi and data.tile don't go together: a tile has no place of its own to look at.")
-    region = Region.from_config(given, image_size(datamodule.splits.train[0].path))
-    check_region(region, datamodule.samples())
-    return region.card()
-
-
-def check_region(region: Region, samples: Sequence[Sample]) -> None:
-    """Raise `DataError` for the first image that does not fit the region; unreadable ones are left alone."""
-    for sample in samples:
-        try:
-            size = image_size(sample.path)
-        except ImageError:
-            continue
-        region.check(size, sample.path)
 
 
 def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:

@@ -7,24 +7,24 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from anomaly_lightning.bench.latency import single_image_ms
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.reports import console, run_files
-from anomaly_lightning.reports.page import write_report
-from anomaly_lightning.reports.results import Results, threshold_block
+from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.card import DataCard, ModelCard
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.training.checkpoint import load_model
-from anomaly_lightning.training.compose import check_region, cut_into_tiles, plain, store_for
+from anomaly_lightning.training.compose import cut_into_tiles, store_for
+from anomaly_lightning.training.describe import check_region
 from anomaly_lightning.training.module import AnomalyModule
-from anomaly_lightning.training.session import quieten
+from anomaly_lightning.training.outcome import gather_metrics, write_outcome
+from anomaly_lightning.training.quiet import quieten
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         raise DataError(
             f"{resolved.where} holds no test images of {datamodule.category.name}: there is nothing to evaluate."
         )
-    transform = datamodule.transform
     module = AnomalyModule(model, card)
     trainer = pl.Trainer(
         logger=False,
@@ -56,17 +55,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     with clock.stage("test_s"):
         trainer.test(module, datamodule=_served(cfg, card, model, datamodule), verbose=False)
     results = Results.of(module, datamodule.splits.test)
-    metrics = _metrics(cfg, card, datamodule, results)
-    latency = single_image_ms(model, transform, datamodule.splits.test, trainer.strategy.root_device)
-    metrics["timing"] = {**clock.stages, "total_s": clock.total(), **latency}
-    metrics["peak_memory_mb"] = run_files.peak_memory_mb()
-    metrics["peak_gpu_memory_mb"] = run_files.peak_gpu_memory_mb()
-    metrics["threshold"] = threshold_block(card, results)
-    run_files.write_predictions(folder / "predictions.csv", results)
-    run_files.write_error_maps(folder / "error_maps.npy", results)
-    run_files.write_json(folder / "metrics.json", metrics)
-    content = {"resolved": used, "skipped": datamodule.skipped, **run_files.environment()}
-    write_report(folder, results, metrics, content)
+    metrics = gather_metrics(module, datamodule, results, clock, bootstrap=cfg.bootstrap, seed=cfg.seed)
+    run = {"resolved": used, "skipped": datamodule.skipped, **run_files.environment()}
+    write_outcome(folder, results, metrics, run)
     console.summary(metrics, folder, Path(cfg.checkpoint))
     return metrics
 
@@ -81,7 +72,7 @@ def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sour
         ImageTransform.from_card(card.transform),
         split=data.split,
         validation_share=data.validation_share,
-        selection_share=data.selection_share,
+        selection_share=data.selection_share if cfg.data.root is None else 0.0,  # other normals may be fewer
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
     )
@@ -103,15 +94,3 @@ def _served(
 def _layout(data: DataCard) -> str:
     """Layout for a given root: the run's own where that has roots, else MVNet's."""
     return str(data.places["layout"]) if data.places["root"] is not None else "mvnet"
-
-
-def _metrics(cfg: DictConfig, card: ModelCard, datamodule: MVNetDataModule, results: Results) -> dict[str, Any]:
-    return {
-        "category": datamodule.category.name,
-        "model": card.detector.name,
-        "backbone": card.backbone.name,
-        "split": datamodule.split,
-        "seed": card.seed,
-        "counts": datamodule.splits.counts(),
-        **results.metrics(plain(cfg.bootstrap), plain(cfg.seed)),
-    }

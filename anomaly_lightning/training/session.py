@@ -1,8 +1,6 @@
 """One training run from a composed config: the seven steps, the files they leave, the words they print."""
 
 import logging
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +8,16 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from anomaly_lightning.bench.latency import single_image_ms
 from anomaly_lightning.data.duplicates import leaks
 from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.reports import console, run_files
-from anomaly_lightning.reports.page import write_report
-from anomaly_lightning.reports.results import Results, threshold_block
+from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.validity import fit_validity
-from anomaly_lightning.training import compose, reuse
+from anomaly_lightning.training import compose, describe, reuse
+from anomaly_lightning.training.callbacks.tensorboard import log_metrics
 from anomaly_lightning.training.finish import finalise, fit
+from anomaly_lightning.training.outcome import gather_metrics, write_outcome
+from anomaly_lightning.training.quiet import quieten
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class TrainingSession:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         extractor = compose.build_extractor(cfg)
         self.source, self.resolved = compose.build_datamodule(cfg, extractor.backbone)
-        card = compose.build_card(cfg, extractor, self.source, self.resolved)
+        card = describe.build_card(cfg, extractor, self.source, self.resolved)
         self.module = compose.build_module(cfg, card, extractor)
         self.data = compose.build_data(cfg, self.source, self.module.model, self._show_features)
         self.trainer = compose.build_trainer(cfg, len(self.module.players))
@@ -69,12 +68,9 @@ class TrainingSession:
             fit(self.trainer, self.module, self.data, self.cfg.ckpt)
             self.validation_loss = self._best_loss()
             checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
-        results = self._test()
+        found = self._test()
         if leads:
-            metrics = self._metrics(results)
-            self._write(metrics, results)
-            self._write_run("finished")
-            console.summary(metrics, self.folder, checkpoint)
+            self._finish(found, checkpoint)
         return self.validation_loss
 
     def _identity(self) -> str:
@@ -121,62 +117,25 @@ class TrainingSession:
         if len(found) > SHOWN:
             logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - SHOWN)
 
-    def _test(self) -> Results | None:
-        """Score the test images; None where there are none to score."""
+    def _test(self) -> Results | str:
+        """Score the test images; in words why, where there are none to score."""
+        if not self.cfg.test:
+            return "test=false"
+        if not self.source.splits.test:
+            return "there are no test images"
         with self.clock.stage("test_s"):
-            if not (self.cfg.test and self.source.splits.test):
-                return None
             self.trainer.test(self.module, datamodule=self.data, verbose=False)
-            return Results.of(self.module, self.source.splits.test)
+        return Results.of(self.module, self.source.splits.test)
 
-    def _write(self, metrics: dict[str, Any], results: Results | None) -> None:
-        """Write what follows from the test images."""
-        if results is not None:
-            run_files.write_predictions(self.folder / "predictions.csv", results)
-            run_files.write_error_maps(self.folder / "error_maps.npy", results)
-        run_files.write_json(self.folder / "metrics.json", metrics)
-        self._log_metrics(metrics)
-        write_report(self.folder, results, metrics, self._run_content("finished"))
-
-    def _metrics(self, results: Results | None) -> dict[str, Any]:
-        """metrics.json: what was run, the threshold, the figures, the costs."""
-        if results is None:
-            reason = "test=false" if not self.cfg.test else "there are no test images"
-            found: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
-            found["notes"] = {"image": reason, "pixel": reason}
-        else:
-            found = results.metrics(self.cfg.bootstrap, self.cfg.seed)
-        device = self.trainer.strategy.root_device
-        latency = single_image_ms(self.module.model, self.source.transform, self.source.samples(), device)
-        return {
-            "category": str(self.cfg.category.name),
-            "model": self.module.card.detector.name,
-            "backbone": self.module.card.backbone.name,
-            "split": self.source.split,
-            "seed": self.cfg.seed,
-            "counts": self.source.splits.counts(),
-            "threshold": threshold_block(self.module.card, results),
-            **found,
-            "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
-            "peak_memory_mb": run_files.peak_memory_mb(),
-            "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),
-        }
-
-    def _log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Final metrics with the settings that led to them, for TensorBoard's table of runs."""
-        blocks = {name: metrics[name] or {} for name in ("image", "pixel")}
-        final = {
-            f"{block}/{name}": value
-            for block, values in blocks.items()
-            for name, value in values.items()
-            if isinstance(value, float)
-        }
-        settings = {"category": metrics["category"], "seed": self.cfg.seed, "backbone": metrics["backbone"]}
-        settings |= _flat(self.module.card.detector.arguments, "model")
-        for board in self.trainer.loggers:
-            if isinstance(board, pl.loggers.TensorBoardLogger):
-                board.log_hyperparams(settings, final)
-                board.save()
+    def _finish(self, found: Results | str, checkpoint: Path) -> None:
+        """Write and print what came out."""
+        metrics = gather_metrics(
+            self.module, self.source, found, self.clock, bootstrap=self.cfg.bootstrap, seed=self.cfg.seed
+        )
+        write_outcome(self.folder, found, metrics, self._run_content("finished"))
+        log_metrics(self.trainer, self.module.card, metrics)
+        self._write_run("finished")
+        console.summary(metrics, self.folder, checkpoint)
 
     def _best_loss(self) -> float | None:
         for callback in self.trainer.checkpoint_callbacks:
@@ -228,24 +187,3 @@ class TrainingSession:
         if not self._bar.tasks:
             self._bar.add_task("computing features", total=total, note="")
         self._bar.update(self._bar.tasks[0].id, completed=done, total=total)
-
-
-def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Nested plain values by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{name}.{key}") if isinstance(value, Mapping) else {f"{name}.{key}": value}
-    return found
-
-
-def quieten() -> None:
-    """Silence Lightning's advice that does not hold here; its warnings about results stay."""
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined.*")
-    warnings.filterwarnings("ignore", ".*module.s. in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*The dirpath has changed from.*")  # BestCheckpoint takes its files along
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*litlogger.*")

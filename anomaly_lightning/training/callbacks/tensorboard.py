@@ -1,7 +1,8 @@
 """What TensorBoard shows: heatmaps while a detector learns; scores, precision-recall and panels of the test."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from anomaly_lightning.data.samples import GOOD, Sample
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.training.callbacks.board_figures import histogram, panel, progress_figure, ranks
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -105,6 +107,29 @@ class LearningHeatmaps(pl.Callback):
         self._images = [datamodule.transform.read(sample.path) for sample in self._samples]
         images = torch.stack([torch.from_numpy(datamodule.transform(image)) for image in self._images])
         return module.model.inputs(images.to(module.device)).cpu()
+
+
+def log_metrics(trainer: pl.Trainer, card: ModelCard, metrics: Mapping[str, Any]) -> None:
+    """Write final metrics, with the settings that led to them, into TensorBoard's table of runs."""
+    final = {
+        f"{block}/{name}": value
+        for block in ("image", "pixel")
+        for name, value in (metrics[block] or {}).items()
+        if isinstance(value, float)
+    }
+    settings = {"category": card.category, "seed": card.seed, "backbone": card.backbone.name}
+    settings |= _flat(card.detector.arguments, "model")
+    for board in _boards(trainer):
+        board.log_hyperparams(settings, final)
+        board.save()
+
+
+def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Nested plain values by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{name}.{key}") if isinstance(value, Mapping) else {f"{name}.{key}": value}
+    return found
 
 
 def _boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
