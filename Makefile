@@ -26,7 +26,7 @@ demo: $(READY) ## Train on generated leather with weights that need no download,
 train: $(READY) ## Train; say what with ARGS="category=leather data.root=..."
 	$(TRAIN) $(ARGS)
 
-evaluate: $(READY) ## Figures of a checkpoint: ARGS="checkpoint=outputs/.../best.ckpt"
+evaluate: $(READY) ## Metrics of a checkpoint: ARGS="checkpoint=outputs/.../best.ckpt"
 	$(BIN)/python -m anomaly_lightning.evaluate $(ARGS)
 
 test: $(READY) ## Run the tests (a few minutes)

@@ -78,7 +78,7 @@ def find_finished(sweeps: Path, wanted: str) -> Path | None:
 
 
 def _finished(folder: Path) -> str | None:
-    """Identity of the finished run in a folder; None where none is, or its figures are gone."""
+    """Identity of the finished run in a folder; None where none is, or its metrics are gone."""
     try:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

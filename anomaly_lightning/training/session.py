@@ -86,7 +86,7 @@ class TrainingSession:
         return reuse.find_finished(sweep, self.identity) if self.cfg.reuse else None
 
     def _warn_of_masks(self) -> None:
-        """Say before training which masks don't fit: their pixel figures would be wrong, all else holds."""
+        """Say before training which masks don't fit: their pixel metrics would be wrong, all else holds."""
         findings = check_masks(self.source.splits.test) if self.cfg.test else []
         for finding in findings[:SHOWN]:
             logger.warning("mask: %s", finding)
@@ -107,7 +107,7 @@ class TrainingSession:
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
 
     def _warn_of_leaks(self) -> None:
-        """Say before training which test images are trained on, too: the figures would be too good."""
+        """Say before training which test images are trained on, too: the metrics would be too good."""
         splits = self.source.splits
         training = [sample.path for sample in splits.normals]
         testing = [sample.path for sample in splits.test] if self.cfg.test else []
