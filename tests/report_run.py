@@ -70,7 +70,6 @@ def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
         measured = results.metrics(bootstrap=50)
     threshold = {
         "value": THRESHOLD,
-        "threshold": THRESHOLD,
         "method": "mean_std",
         "parameters": {"k": 3.0, "log": False, "review_budget": None},
         "normals": 40,

@@ -86,10 +86,10 @@ def test_pixels_outside_are_not_counted():
     mask[2:5, 3:6] = mask[7:9, 15:18] = True
     inside = torch.zeros(10, 20, dtype=torch.bool)
     inside[:, :12] = True
-    masked, cropped = PixelMetrics(), PixelMetrics()
+    masked, cropped = PixelMetrics(0.5), PixelMetrics(0.5)
     masked.update(values, mask, "spot", inside)
     cropped.update(values[:, :12], mask[:, :12], "spot")
-    assert masked.compute(0.5, 0)[0] == cropped.compute(0.5, 0)[0]
+    assert masked.compute(0)[0] == cropped.compute(0)[0]
 
 
 @pytest.mark.parametrize(

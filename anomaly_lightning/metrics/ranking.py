@@ -87,8 +87,8 @@ def average_precision(false_alarms: Array, hits: Array, binned: bool = False) ->
     Args:
         false_alarms: cumulative counts, (..., K) float64.
         hits: cumulative counts, (..., K) float64.
-        binned: entries are edges of bins that hold many distinct scores; takes precision at the middle of each bin
-            and not at its lower edge, which would be biased downwards.
+        binned: entries are edges of bins that hold several distinct scores, taken as evenly mixed: precision is that
+            at the middle one of each bin's hits, and not at its lower edge, which would be biased downwards.
 
     Returns:
         (...) float64; NaN without anomalies.
@@ -96,7 +96,7 @@ def average_precision(false_alarms: Array, hits: Array, binned: bool = False) ->
     gained = np.diff(hits, axis=-1)
     tp, fp = hits[..., 1:], false_alarms[..., 1:]
     if binned:
-        tp, fp = tp - gained / 2, (fp + false_alarms[..., :-1]) / 2
+        tp, fp = tp - (gained - 1) / 2, (fp + false_alarms[..., :-1]) / 2
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=gained > 0)
     with np.errstate(invalid="ignore"):
         total: Array = np.sum(gained * precision, axis=-1) / hits[..., -1]

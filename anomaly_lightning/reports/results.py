@@ -102,12 +102,12 @@ class Results:
         """The blocks "image", "pixel", "by_defect" and "notes" of metrics.json."""
         defects = [sample.defect for sample in self.samples]
         image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
-        pixels = metrics.PixelMetrics()
+        pixels = metrics.PixelMetrics(self.pixel_threshold)
         for index in range(len(defects)):
             truth = self.truth(index)
             if truth is not None:
                 size = (truth.shape[0], truth.shape[1])
                 pixels.update(self.anomaly_map(index, size), truth, defects[index], self.inside(size))
-        pixel, pixel_notes = pixels.compute(self.pixel_threshold, bootstrap // 5, seed)
+        pixel, pixel_notes = pixels.compute(bootstrap // 5, seed)
         rows, defect_notes = metrics.by_defect(self.scores, self.labels, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}

@@ -125,12 +125,12 @@ def rests_on(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
 
 def threshold_made(threshold: Mapping[str, Any]) -> str:
     """How the threshold came to be, in one or two sentences."""
-    if threshold.get("method") is None or threshold.get("threshold") is None:
+    if threshold.get("method") is None or threshold.get("value") is None:
         return "No threshold was calibrated."
     settings = {key: value for key, value in (threshold.get("parameters") or {}).items() if value not in (None, False)}
     listed = ", ".join(f"{key} = {number(value)}" for key, value in settings.items())
     made = (
-        f"{number(threshold['threshold'])}, by the rule {threshold['method']}{f' ({listed})' if listed else ''}, "
+        f"{number(threshold['value'])}, by the rule {threshold['method']}{f' ({listed})' if listed else ''}, "
         f"from the scores of {threshold['normals']} validation normals: mean {number(threshold['mean'])}, "
         f"standard deviation {number(threshold['std'])}. No test image had a say in it."
     )
