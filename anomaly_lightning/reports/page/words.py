@@ -26,7 +26,9 @@ PIXEL = {
     "aupro": "AUPRO until 30 % false alarms",
     "aupro_005": "AUPRO until 5 % false alarms",
     "f1": "F1 at the pixel threshold",
+    "f1_oracle": "F1 oracle: the best that any pixel threshold could reach; for comparison only",
     "iou": "IoU at the pixel threshold",
+    "aupimo": "AUPIMO: overlap of each defect image at 1e-5 to 1e-4 false alarms",
 }
 BLOCKS = ("image", "pixel", "by_defect")  # of metrics.json; a note under another name is about the whole run
 DEFECT = {"recall": "Recall", "auroc": "AUROC", "pixel_auroc": "Pixel AUROC"}
