@@ -51,7 +51,7 @@ def _ranked(audit: "Audit") -> list[dict[str, Any]]:
     maps = anomaly_map(audit.oddities.error_maps, (SCALE_SIDE, SCALE_SIDE), sigma=0)
     # One scale for all: what the usual half of the normals hardly ever reaches lies in its middle.
     middle = float(torch.quantile(maps[len(maps) // 2 :, ::4, ::4].flatten()[:4_000_000], 0.999))
-    rows = audit.oddities.rows()[: audit.cfg.shown]
+    rows = audit.oddities.rows[: audit.cfg.shown]
     return [
         {**row, "image": _thumbnail(Path(row["path"])), "heat": _heat(Path(row["path"]), maps[i], middle)}
         for i, row in enumerate(rows)
