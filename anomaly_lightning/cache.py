@@ -9,13 +9,12 @@ from omegaconf import DictConfig
 
 from anomaly_lightning.cli import command
 from anomaly_lightning.errors import CacheError
+from anomaly_lightning.places import FEATURES
 
 if TYPE_CHECKING:
     from anomaly_lightning.features.store import CacheEntry, Freed
 
 ACTIONS = ("show", "clear", "trim")
-GB = 1e9
-FEATURES = "features"  # folder below cache.dir that the stores lie in
 
 
 @command("cache")
@@ -25,26 +24,15 @@ def main(cfg: DictConfig) -> None:
         raise CacheError(f"Expected action to be one of {', '.join(ACTIONS)}; got {cfg.action!r}.")
     if cfg.folders is not None and cfg.action != "clear":
         raise CacheError(f"folders={list(cfg.folders)} goes with action=clear only; got action={cfg.action}.")
-    root, limit = Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb)
+    from anomaly_lightning.features.store import cache_usage, clear, limit_bytes, trim  # imports torch: not before
 
-    from anomaly_lightning.features.store import cache_usage, clear, trim  # imports torch: after what may be mistyped
+    root, limit = Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb)
 
     if cfg.action == "clear":
         _tell(clear(root, None if cfg.folders is None else list(cfg.folders)))
     elif cfg.action == "trim":
         _tell(trim(root, limit))
     _show(root, cache_usage(root), limit)
-
-
-def limit_bytes(max_gb: float) -> int:
-    """cache.max_gb (1 GB = 1e9 bytes) in bytes.
-
-    Raises:
-        CacheError: Not a number of at least 0.
-    """
-    if isinstance(max_gb, bool) or not isinstance(max_gb, int | float) or not 0 <= max_gb < float("inf"):
-        raise CacheError(f"Expected cache.max_gb to be a number of gigabytes, 0 or more; got {max_gb!r}.")
-    return int(max_gb * GB)
 
 
 def _tell(freed: "Freed") -> None:
@@ -84,7 +72,7 @@ def _summary(spec: Mapping[str, object]) -> str:
 
 def _size(size: int) -> str:
     """Bytes in the unit that leaves one to three digits before the point."""
-    unit, name = next(((u, n) for u, n in ((GB, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= u), (1.0, "B"))
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= u), (1.0, "B"))
     return f"{size / unit:.4g} {name}"
 
 

@@ -20,13 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.places import CONFIG_DIR, cache_dir
 from anomaly_lightning.reports.run_folder import FAILURE_FILE
 from anomaly_lightning.runtime.allocator import keep_freed_memory
 from anomaly_lightning.runtime.names import folder_name
-
-PACKAGE = Path(__file__).resolve().parent
-# A wheel carries the configs inside the package, a checkout has them beside it.
-CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 
 # An idle OpenMP thread that spins for long makes a single forward many times slower where another process wants the
 # core; one that sleeps at once costs a fourth of the speed where nothing else runs. So it spins for a few microseconds
@@ -82,13 +79,6 @@ class OutputFolder(Callback):
 def in_sweep() -> bool:
     """Whether this is a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def cache_dir() -> str:
-    """Folder for features and generated images: $ANOMALY_CACHE, else below the user's cache folder."""
-    given = os.environ.get("ANOMALY_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str(Path(given).expanduser() if given else home / "anomaly_lightning")
 
 
 def _backbone_name(name: str) -> str:

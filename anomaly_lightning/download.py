@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.prompt import Confirm
 
-from anomaly_lightning.cli import CONFIG_DIR, CommandError
+from anomaly_lightning.cli import CommandError
 from anomaly_lightning.data.archive import ArchiveError, unpack_category
 from anomaly_lightning.data.fetch import AddressError, Connection, fetch
 from anomaly_lightning.errors import DataError, UserError
-from anomaly_lightning.runtime.reading import content_hash
+from anomaly_lightning.places import CONFIG_DIR
+from anomaly_lightning.runtime.files import content_hash
 
 CHECKSUMS = "checksums.json"
 

@@ -17,6 +17,13 @@ for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
 for given in ("MVNET_ROOT", "HYDRA_FULL_ERROR"):
     os.environ.pop(given, None)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write tests/golden/*.json anew (tests/test_golden.py)"
+    )
+
+
 LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", None, "")
 
 

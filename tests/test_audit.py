@@ -12,8 +12,8 @@ from anomaly_lightning.data.duplicates import leaks, near_duplicates, perceptual
 from anomaly_lightning.data.samples import read_category
 from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.reports.audit.facts import gather
-from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings
-from anomaly_lightning.runtime.appearance import image_statistics, robust_z
+from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings, robust_z
+from anomaly_lightning.runtime.appearance import image_statistics
 
 TINY = ("backbone=tiny", "data.image_size=[64,48]", "features.grid=[8,6]", "category=custom", "category.name=widget")
 

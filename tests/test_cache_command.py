@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from anomaly_lightning.features.housekeeping import limit_bytes
 
-from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.errors import CacheError
 from anomaly_lightning.features.store import DiskStore, cache_usage
+from anomaly_lightning.places import FEATURES
 
 SHAPE = (8, 20, 30)
 PROJECT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from anomaly_lightning.calibration import (
     fold_indices,
     shift_warning,
 )
+from anomaly_lightning.calibration.result import Influence
 from anomaly_lightning.errors import CalibrationError
 
 RULES = [
@@ -188,6 +190,13 @@ def test_the_odd_normal_is_found(rule: MeanStd) -> None:
     without = rule.place(np.delete(scores, 13))
     assert fitted.influence.shift == pytest.approx((without - fitted.threshold) / fitted.threshold)
     assert "good/013.png" in (fitted.influence_warning([f"good/{i:03}.png" for i in range(20)]) or "")
+
+
+@pytest.mark.parametrize(("shift", "named"), [(0.099, False), (0.101, True), (-0.099, False), (-0.101, True)])
+def test_a_normal_is_named_that_moves_the_threshold_by_over_a_tenth(shift: float, named: bool) -> None:
+    fitted = replace(MeanStd().fit(lognormal(20)), influence=Influence(1, shift))
+    warning = fitted.influence_warning(["a.png", "b.png"])
+    assert ("without b.png" in (warning or "")) == (warning is not None) == named
 
 
 def test_robust_has_no_odd_normal_to_name() -> None:

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from toy import composed
 
 from anomaly_lightning.calibration import Rule
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.synthetic import generate
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import PREFERRED, PREFERRED_WEIGHTS
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
 
@@ -28,8 +29,8 @@ GIVEN = {
     "category/custom": ["category.name=widgets", "data.root=/images"],
     "data/folder": ["category.name=widgets", "data.normal=/images/good"],
     "data/manifest": ["category.name=widgets", "data.manifest=/images/parts.csv"],
-    "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.taps=[layer2]"],
-    "backbone/timm": ["backbone.architecture=resnet18", "backbone.taps=[layer2]", "backbone.pretrained=a1_in1k"],
+    "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.layers=[layer2]"],
+    "backbone/timm": ["backbone.architecture=resnet18", "backbone.layers=[layer2]", "backbone.pretrained=a1_in1k"],
 }
 APPENDED = ("sweep",)  # no default in train.yaml
 
@@ -149,7 +150,7 @@ def test_all_categories_are_those_of_mvnet():
 
 def test_the_seed_experiment_is_the_plain_recipe():
     config = composed("experiment=classic")
-    backbone = (config.backbone.architecture, list(config.backbone.taps), config.backbone.pretrained)
+    backbone = (config.backbone.architecture, list(config.backbone.layers), config.backbone.pretrained)
     assert backbone == ("resnet50", ["layer2", "layer3"], "IMAGENET1K_V1")
     assert (config.optimizer._target_, config.optimizer.lr) == ("torch.optim.Adam", 0.001)
     assert (config.trainer.max_epochs, config.data.batch_size, config.data.split) == (100, 32, "pooled_80_20")

@@ -20,11 +20,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data import archive
 from anomaly_lightning.data.samples import read_category
 from anomaly_lightning.download import download
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.places import CONFIG_DIR
 
 NAMES = ("bottle", "cable", "leather")
 

@@ -49,7 +49,7 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("data.validation_share=2", "data.validation_share=2"),
         ("data.batch_size=0", "data.batch_size=0"),
         ("threshold=conformal", "more to go"),
-        ("backbone.taps=[layer7]", "backbone.taps=['layer7']: tiny consists of layer1, layer2, layer3"),
+        ("backbone.layers=[layer7]", "backbone.layers=['layer7']: tiny consists of layer1, layer2, layer3"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named_as_it_was_typed(widget, tmp_path, argument, said):

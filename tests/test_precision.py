@@ -11,7 +11,8 @@ from toy import BARE, command, flat
 
 from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.features import precision
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
@@ -21,8 +22,8 @@ from anomaly_lightning.training.module import AnomalyModule
 ROUNDING = 2.0**-8  # of a bfloat16 number: eight bits of it are stored behind the first
 
 
-def extractor(given, taps=("layer2", "layer3")):
-    return FeatureExtractor(Backbone("tiny", "tiny", taps, weights="random"), [8, 6], precision=given)
+def extractor(given, layers=("layer2", "layer3")):
+    return FeatureExtractor(Backbone("tiny", "tiny", layers, weights="random"), [8, 6], precision=given)
 
 
 def images(count=2):

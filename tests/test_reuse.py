@@ -8,14 +8,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Category, Sample
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training import reuse
 from anomaly_lightning.training.compose import plain
 
-BACKBONE = {"name": "tiny", "library": "tiny", "taps": ["layer2"], "weights": "random", "pretrained": None}
+BACKBONE = {"name": "tiny", "library": "tiny", "layers": ["layer2"], "weights": "random", "pretrained": None}
 
 
 def identity(*overrides, backbone=None, fingerprint="data", weights="0" * 64, versions=None, run_dir="/here/0"):
@@ -65,7 +65,7 @@ def test_data_weights_backbone_and_versions_are_in_the_identity(base):
     others = [
         identity(fingerprint="other"),
         identity(weights="1" * 64),
-        identity(backbone={**BACKBONE, "taps": ["layer3"]}),
+        identity(backbone={**BACKBONE, "layers": ["layer3"]}),
         identity(versions={"torch": "2.15"}),
     ]
     assert len({base, *others}) == 5

@@ -14,8 +14,8 @@ import torch
 from toy import BARE, COUNTS, composed, save
 
 from anomaly_lightning.bench import latency
-from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.places import PACKAGE
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.runtime import allocator
 from anomaly_lightning.scoring import Scoring
@@ -45,10 +45,15 @@ def train(place, *overrides):
     return ran.stdout + ran.stderr
 
 
+def optimiser_steps(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"]
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(widget, tmp_path):
+    options = (*widget, *BARE, "trainer.max_epochs=4", "data.batch_size=4")
     for name, extra in {"one": (), "two": ("trainer.devices=2", "trainer.strategy=ddp")}.items():
-        out = train(tmp_path, *widget, *BARE, *extra, "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / name}")
+        out = train(tmp_path, *options, *extra, f"hydra.run.dir={tmp_path / name}")
         assert out.count("outputs") == 1, "one process speaks"
     one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
     assert list(one) == list(two)
@@ -56,6 +61,7 @@ def test_two_processes_give_what_one_gives(widget, tmp_path):
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=0.1)
     assert np.corrcoef(list(one.values()), list(two.values()))[0, 1] > 0.98
     assert run_json(tmp_path / "two")["counts"] == COUNTS
+    assert optimiser_steps(tmp_path / "two") == optimiser_steps(tmp_path / "one") == 4 * 3, "4 epochs of 12 images"
 
 
 @pytest.mark.slow

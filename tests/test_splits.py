@@ -65,6 +65,25 @@ def test_a_seed_gives_one_split_and_zero_is_a_seed(policy):
     assert first["validation"] != other["validation"]
 
 
+def first_of_permutation(samples, seed, count):
+    """Paths of the samples at the first `count` places of the seed's permutation, in the samples' order."""
+    import torch
+
+    taken = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    return [samples[place].path for place in sorted(taken)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 17])
+def test_the_split_is_torchs_permutation_for_the_seed(seed):
+    given = category(50, 20, 30)
+    assert roles(make_splits(given, seed=seed))["validation"] == first_of_permutation(given.train, seed, 10)
+    pooled = make_splits(given, "pooled_80_20", seed)
+    pool = given.train + given.test[:20]
+    assert roles(pooled)["test"][:14] == first_of_permutation(pool, seed, 14)
+    rest = [sample for sample in pool if sample not in pooled.test]
+    assert roles(pooled)["validation"] == first_of_permutation(rest, seed, 11)
+
+
 def test_the_split_is_no_matter_of_names_or_of_torchs_seed():
     import torch
 

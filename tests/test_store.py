@@ -29,7 +29,7 @@ from anomaly_lightning.features.store.rowfile import RowFile
 
 SHAPE = (5, 6, 9)
 WIDE = (64, 24, 40)  # 120 KiB a row: long enough writes for a kill to fall into them
-SPEC = {"backbone": "tiny", "weights": "0" * 64, "taps": ["layer2", "layer3"], "grid": [6, 9]}
+SPEC = {"backbone": "tiny", "weights": "0" * 64, "layers": ["layer2", "layer3"], "grid": [6, 9]}
 ROW_BYTES = 5 * 6 * 9 * 2
 
 processes = multiprocessing.get_context("forkserver")
@@ -176,7 +176,7 @@ def test_whatever_determines_features_keeps_them_apart(tmp_path: Path) -> None:
     variants = [
         DiskStore(tmp_path, SPEC, SHAPE),
         DiskStore(tmp_path, SPEC | {"weights": "1" * 64}, SHAPE),
-        DiskStore(tmp_path, SPEC | {"taps": ["layer3", "layer2"]}, SHAPE),
+        DiskStore(tmp_path, SPEC | {"layers": ["layer3", "layer2"]}, SHAPE),
         DiskStore(tmp_path, SPEC, (5, 9, 6)),
         DiskStore(tmp_path, SPEC, SHAPE, "bfloat16"),
     ]

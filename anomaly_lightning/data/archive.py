@@ -10,8 +10,9 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from anomaly_lightning.data.samples import GOOD, images_in
+from anomaly_lightning.data.samples import GOOD
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import images_in
 
 CHUNK = 2**20
 # What tarfile reads at once is an extended header, as large as a file claims; a true one has some hundred bytes.

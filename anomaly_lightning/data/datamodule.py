@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -13,7 +14,8 @@ from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.reading import check_images, content_hash
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.runtime.transform import ImageTransform
 
 ON_CORRUPT = ("error", "skip")
@@ -101,6 +103,7 @@ class MVNetDataModule(pl.LightningDataModule):
         """Images of the set "train", "validation" or "test"."""
         return ImageDataset(getattr(self.splits, role), self.transform)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of what the category holds: roles, defect names, and the content of every image and mask."""
         digest = hashlib.sha256()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft
 
-from anomaly_lightning.runtime.reading import ImageError, content_hash
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import ImageError
 
 THUMB = 32
 LOW = 12  # the hash has LOW * LOW - 1 bits: signs of the lowest cosine coefficients without the mean

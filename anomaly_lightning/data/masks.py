@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_lightning.data.samples import Sample, images_in
+from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.reading import ImageError, read_image, read_mask, read_mask_values
 
 # The customary names of a mask, by the stem of its image; the first that is there is taken.

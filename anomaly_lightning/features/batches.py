@@ -1,7 +1,7 @@
 """Whole batches straight from where features, or what is left of them, are kept: nothing is done image by image."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,20 @@ class Source(Protocol):
 
     def batch(self, rows: np.ndarray) -> Tensor:
         """What is kept under rows (B,) int64: (B, ...) float32, a new tensor at every call."""
+
+
+class Repeated(Iterable[Tensor]):
+    """Batches that are made anew each time they are walked.
+
+    Args:
+        walk: Makes an iterator over them.
+    """
+
+    def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
+        self.walk = walk
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.walk()
 
 
 class KeptBatches(IterableDataset[Batch]):

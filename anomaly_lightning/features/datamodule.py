@@ -15,12 +15,13 @@ from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.batches import Batch, KeptBatches, Source
 from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.store import FeatureStore
-from anomaly_lightning.runtime.reading import ImageError, content_hash
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import ImageError
 from anomaly_lightning.runtime.transform import ImageTransform
 
 

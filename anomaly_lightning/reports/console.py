@@ -1,15 +1,30 @@
 """The words a command prints: what was resolved before it starts, what came out when it ends."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 HEADLINE = ("precision", "recall", "f1", "f1_floor", "f1_oracle", "auroc", "false_alarm_rate", "miss_rate")
 PIXEL = ("auroc", "aupro", "f1", "iou")
+
+
+def progress_bar() -> Progress:
+    """Progress display that draws on a terminal and stays silent elsewhere."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        transient=True,
+        disable=not sys.stdout.isatty(),
+    )
 
 
 def banner(resolved: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ import torch
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.run_folder import write_text
+from anomaly_lightning.runtime.decision import exceeds
 
 try:
     import resource
@@ -63,7 +64,7 @@ class Clock:
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware, as run.json has them."""
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
         "git_commit": git_commit(),
         "hardware": {
             "platform": platform.platform(),
@@ -74,6 +75,11 @@ def environment() -> dict[str, Any]:
         },
         "command": sys.argv,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that compute."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:
@@ -123,7 +129,7 @@ def write_predictions(path: Path, results: Results) -> None:
         writer = csv.writer(stream)
         writer.writerow(PREDICTIONS)
         for sample, score in zip(results.samples, results.scores.tolist(), strict=True):
-            decision = int(score > results.threshold)
+            decision = int(exceeds(score, results.threshold))
             row = [sample.path, int(sample.label), sample.defect, repr(score), repr(results.threshold), decision]
             writer.writerow([*row, sample.mask])
 

@@ -18,6 +18,11 @@ Value = str | int | float | bool | list[Any] | dict[str, Any] | None
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A block of the card: immutable, and an unknown or mistyped key is an error."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return plain
+
 
 class TransformCard(Part, frozen=True):
     """How an image becomes network input; see `runtime.transform.ImageTransform`.
@@ -171,11 +176,6 @@ class ModelCard(Part, frozen=True):
     thresholds: ThresholdsCard | None = None
     validity: ValidityCard | None = None
     versions: dict[str, str | None] = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values that `from_dict` takes."""
-        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
-        return plain
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "the model card") -> "ModelCard":

@@ -35,7 +35,7 @@ def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.Lightnin
         module.complete(state)
         module.load_state_dict(state)
     module.to(trainer.strategy.root_device)
-    module.refine()
+    module.conclude()
     trainer.validate(module, datamodule=datamodule, verbose=False)
     path = checkpoints / "best.ckpt"
     trainer.save_checkpoint(path)

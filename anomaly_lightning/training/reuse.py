@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anomaly_lightning.cli import PACKAGE
+from anomaly_lightning.places import PACKAGE
 from anomaly_lightning.reports.run_folder import FAILURE_FILE
 
 # Where things lie, and who looks on, has no say in what comes out; all else in the config has.

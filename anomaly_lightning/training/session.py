@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, reuse
-from anomaly_lightning.training.callbacks.progress import progress_bar
 from anomaly_lightning.training.finish import finalise, fit
 
 logger = logging.getLogger(__name__)
 
-MASKS_TOLD = 10
+SHOWN = 10
 
 
 class TrainingSession:
@@ -38,13 +38,12 @@ class TrainingSession:
         self.folder.mkdir(parents=True, exist_ok=True)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         extractor = compose.build_extractor(cfg)
-        self.images, self.resolved = compose.build_images(cfg, extractor.backbone)
-        self.module = compose.build_module(cfg, extractor, self.images.transform)
-        self.module.settings["data"] = self._data_settings()
-        compose.look_at_region(cfg, self.module, self.images)
-        self.data = compose.build_data(cfg, self.images, extractor, self._tell_features)
-        self.trainer = compose.build_trainer(cfg, self.module.detector.trainable)
-        self._bar = progress_bar()
+        self.source, self.resolved = compose.build_datamodule(cfg, extractor.backbone)
+        card = compose.build_card(cfg, extractor, self.source, self.resolved)
+        self.module = compose.build_module(cfg, card, extractor)
+        self.data = compose.build_data(cfg, self.source, extractor, self._show_features)
+        self.trainer = compose.build_trainer(cfg, self.module.trained is not None)
+        self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
 
@@ -59,8 +58,8 @@ class TrainingSession:
             return reuse.take_over(finished, self.folder)
         if leads:
             reuse.forget(self.folder)
-            self._tell_of_masks()
-            self._tell_of_leaks()
+            self._warn_of_masks()
+            self._warn_of_leaks()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -79,13 +78,10 @@ class TrainingSession:
         return self.validation_loss
 
     def _identity(self) -> str:
-        backbone = self.module.extractor.backbone
+        backbone, card = self.module.model.extractor.backbone, self.module.card
+        config = compose.plain(self.cfg)
         return reuse.identity(
-            compose.plain(self.cfg),
-            backbone.config,
-            self.images.fingerprint(),
-            backbone.weights_sha256,
-            run_files.environment()["versions"],
+            config, backbone.arguments, card.data.fingerprint, card.backbone.weights_sha256, card.versions
         )
 
     def _finished_before(self) -> Path | None:
@@ -93,43 +89,43 @@ class TrainingSession:
         sweep = self.folder.parent.parent
         return reuse.find_finished(sweep, self.identity) if self.cfg.reuse else None
 
-    def _tell_of_masks(self) -> None:
+    def _warn_of_masks(self) -> None:
         """Say before training which masks don't fit: their pixel figures would be wrong, all else holds."""
-        findings = check_masks(self.images.splits.test) if self.cfg.test else []
-        for finding in findings[:MASKS_TOLD]:
+        findings = check_masks(self.source.splits.test) if self.cfg.test else []
+        for finding in findings[:SHOWN]:
             logger.warning("mask: %s", finding)
-        if len(findings) > MASKS_TOLD:
-            logger.warning("mask: and %d more findings of this kind", len(findings) - MASKS_TOLD)
+        if len(findings) > SHOWN:
+            logger.warning("mask: and %d more findings of this kind", len(findings) - SHOWN)
 
     def _fit_validity(self) -> None:
         """Learn what an image of this kind looks like, for the verdict INVALID at prediction; it sees no test file."""
         if not self.cfg.validity:
             return
         with self.clock.stage("validity_s"):
-            splits = self.images.splits
+            splits = self.source.splits
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
             known = splits.train + splits.validation if self.cfg.data.tile is None else self.resolved.category.train
-            normals = [sample.path for sample in known if sample.path not in self.images.skipped]
-            fitted = fit_validity(normals, self.cfg.seed)
-        self.module.settings["validity"] = None if fitted is None else fitted.plain()
+            normals = [sample.path for sample in known if sample.path not in self.source.skipped]
+            fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white)
+        self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
 
-    def _tell_of_leaks(self) -> None:
+    def _warn_of_leaks(self) -> None:
         """Say before training which test images are trained on, too: the figures would be too good."""
-        splits = self.images.splits
+        splits = self.source.splits
         training = [sample.path for sample in splits.train + splits.validation]
         found = leaks(training, [sample.path for sample in splits.test]) if self.cfg.test else []
-        for trained_on, tested in found[:MASKS_TOLD]:
+        for trained_on, tested in found[:SHOWN]:
             logger.warning("leak: %s is the same image as %s, which is tested on", trained_on, tested)
-        if len(found) > MASKS_TOLD:
-            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - MASKS_TOLD)
+        if len(found) > SHOWN:
+            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - SHOWN)
 
     def _test(self) -> Results | None:
         """Score the test images; None where there are none to score."""
         with self.clock.stage("test_s"):
-            if not (self.cfg.test and self.images.splits.test):
+            if not (self.cfg.test and self.source.splits.test):
                 return None
             self.trainer.test(self.module, datamodule=self.data, verbose=False)
-            return Results.of(self.module, self.images.splits.test, self.images.transform)
+            return Results.of(self.module, self.source.splits.test)
 
     def _write(self, metrics: dict[str, Any], results: Results | None) -> None:
         """Write what follows from the test images."""
@@ -137,47 +133,47 @@ class TrainingSession:
             run_files.write_predictions(self.folder / "predictions.csv", results)
             run_files.write_error_maps(self.folder / "error_maps.npy", results)
         run_files.write_json(self.folder / "metrics.json", metrics)
-        self._log_figures(metrics)
+        self._log_metrics(metrics)
         write_report(self.folder, results, metrics, self._run_content("finished"))
 
     def _metrics(self, results: Results | None) -> dict[str, Any]:
         """metrics.json: what was run, the threshold, the figures, the costs."""
         if results is None:
             reason = "test=false" if not self.cfg.test else "there are no test images"
-            figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
-            figures["notes"] = {"image": reason, "pixel": reason}
+            found: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
+            found["notes"] = {"image": reason, "pixel": reason}
         else:
-            figures = results.figures(self.cfg.bootstrap, self.cfg.seed)
+            found = results.metrics(self.cfg.bootstrap, self.cfg.seed)
         device = self.trainer.strategy.root_device
-        latency = single_image_ms(self.module, self.images.transform, self.images.samples(), device)
+        latency = single_image_ms(self.module.model, self.source.transform, self.source.samples(), device)
         return {
             "category": str(self.cfg.category.name),
-            "model": self._model_name(),
-            "backbone": self.module.extractor.backbone.name,
-            "split": self.images.split,
+            "model": self.module.card.detector.name,
+            "backbone": self.module.card.backbone.name,
+            "split": self.source.split,
             "seed": self.cfg.seed,
-            "counts": self.images.splits.counts(),
-            "threshold": threshold_block(self.module, results),
-            **figures,
+            "counts": self.source.splits.counts(),
+            "threshold": threshold_block(self.module.card, results),
+            **found,
             "timing": {**self.clock.stages, "total_s": self.clock.total(), **latency},
             "peak_memory_mb": run_files.peak_memory_mb(),
             "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),
         }
 
-    def _log_figures(self, metrics: dict[str, Any]) -> None:
-        """Final figures with the settings that led to them, for TensorBoard's table of runs."""
+    def _log_metrics(self, metrics: dict[str, Any]) -> None:
+        """Final metrics with the settings that led to them, for TensorBoard's table of runs."""
         blocks = {name: metrics[name] or {} for name in ("image", "pixel")}
-        figures = {
+        final = {
             f"{block}/{name}": value
             for block, values in blocks.items()
             for name, value in values.items()
             if isinstance(value, float)
         }
         settings = {"category": metrics["category"], "seed": self.cfg.seed, "backbone": metrics["backbone"]}
-        settings |= {f"model.{key}": value for key, value in self.module.settings["model"].items()}
+        settings |= _flat(self.module.card.detector.arguments, "model")
         for board in self.trainer.loggers:
             if isinstance(board, pl.loggers.TensorBoardLogger):
-                board.log_hyperparams(settings, figures)
+                board.log_hyperparams(settings, final)
                 board.save()
 
     def _best_loss(self) -> float | None:
@@ -186,31 +182,22 @@ class TrainingSession:
                 return float(callback.best_model_score)
         return None
 
-    def _model_name(self) -> str:
-        return str(self.module.settings["model"]["_target_"]).split(".")[-2]
-
-    def _data_settings(self) -> dict[str, Any]:
-        """What `evaluate` needs to find the same images and splits again."""
-        return {
-            **self.resolved.settings,
-            "split": self.images.split,
-            "validation_share": float(self.cfg.data.validation_share),
-            "cache_dtype": str(self.cfg.cache.dtype),
-            "tile": compose.plain(self.cfg.data.tile),
-            "tile_overlap": int(self.cfg.data.tile_overlap),
-        }
-
     def _resolved(self) -> dict[str, Any]:
-        backbone = self.module.extractor.backbone
+        extractor = self.module.model.extractor
+        backbone = extractor.backbone
         given = "as set" if self.cfg.backbone.name != "auto" else "not given: the best one that is at hand here"
+        white = self.source.transform.white
+        found = "detected from the training images" if self.cfg.data.white == "auto" else "as set"
+        deep = {} if white is None else {"white": f"level {white} in images of 16 bits ({found})"}
         return {
             "category": str(self.cfg.category.name),
             "data": f"{self.resolved.where} ({self.resolved.why})",
+            **deep,
             "backbone": f"{backbone.name} ({given}; weights {backbone.weights_source})",
             "weights_sha256": backbone.weights_sha256,
-            "precision": f"features {self.module.extractor.precision.name}, training {self.cfg.trainer.precision}",
-            "model": self._model_name(),
-            "split": f"{self.images.split}: {self.images.splits.counts()}",
+            "precision": f"features {extractor.precision.name}, training {self.cfg.trainer.precision}",
+            "model": self.module.card.detector.name,
+            "split": f"{self.source.split}: {self.source.splits.counts()}",
             "outputs": str(self.folder),
         }
 
@@ -225,21 +212,28 @@ class TrainingSession:
             "validation_loss": self.validation_loss,
             "resolved": self._resolved(),
             "seed": self.cfg.seed,
-            "dataset_fingerprint": self.images.fingerprint(),
-            "skipped": {str(path): reason for path, reason in self.images.skipped.items()},
+            "dataset_fingerprint": self.module.card.data.fingerprint,
+            "skipped": {str(path): reason for path, reason in self.source.skipped.items()},
             "excluded": [str(path) for path in self.resolved.excluded],
-            "counts": self.images.splits.counts(),
+            "counts": self.source.splits.counts(),
             "images_computed": getattr(self.data, "computed", None),  # by this process; null: in every epoch anew
-            "calibration": self.module.calibration,
             "wall_s": {**self.clock.stages, "total_s": self.clock.total()},
-            "settings": self.module.settings,
+            "card": self.module.card.to_dict(),
             **run_files.environment(),
         }
 
-    def _tell_features(self, done: int, total: int) -> None:
+    def _show_features(self, done: int, total: int) -> None:
         if not self._bar.tasks:
             self._bar.add_task("computing features", total=total, note="")
         self._bar.update(self._bar.tasks[0].id, completed=done, total=total)
+
+
+def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Nested plain values by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{name}.{key}") if isinstance(value, Mapping) else {f"{name}.{key}": value}
+    return found
 
 
 def quieten() -> None:

@@ -5,7 +5,7 @@ Knows torch, numpy, sqlite3 and filelock; nothing of images, backbones, Lightnin
 
 from anomaly_lightning.features.store.base import DTYPES, FeatureStore
 from anomaly_lightning.features.store.disk import DiskStore
-from anomaly_lightning.features.store.housekeeping import CacheEntry, Freed, cache_usage, clear, trim
+from anomaly_lightning.features.store.housekeeping import CacheEntry, Freed, cache_usage, clear, limit_bytes, trim
 from anomaly_lightning.features.store.memory import MemoryStore
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "MemoryStore",
     "cache_usage",
     "clear",
+    "limit_bytes",
     "trim",
 ]

@@ -41,7 +41,7 @@ class DiskStore:
 
     Args:
         root: The cache's root folder; made where it is missing.
-        spec: What determines features besides the image (weights' sha256, taps, grid, image size, transform,
+        spec: What determines features besides the image (weights' sha256, layers, grid, image size, transform,
             versions that matter), JSON values only.
         shape: (C, h, w) of the features of one image.
         dtype: Stored dtype: float16, bfloat16 or float32.

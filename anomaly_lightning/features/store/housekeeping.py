@@ -218,3 +218,14 @@ def _row_bytes(entry: CacheEntry) -> int:
             f"`python -m anomaly_lightning.cache action=clear folders=[{entry.folder.name}]`."
         )
     return math.prod(entry.shape) * torch_dtype(entry.dtype).itemsize
+
+
+def limit_bytes(max_gb: float) -> int:
+    """cache.max_gb (1 GB = 1e9 bytes) in bytes.
+
+    Raises:
+        CacheError: Not a number of at least 0.
+    """
+    if isinstance(max_gb, bool) or not isinstance(max_gb, int | float) or not 0 <= max_gb < float("inf"):
+        raise CacheError(f"Expected cache.max_gb to be a number of gigabytes, 0 or more; got {max_gb!r}.")
+    return int(max_gb * 1e9)

@@ -1,7 +1,8 @@
 """Training normals that look unlike the others, by the error of a detector that has not seen them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,20 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.calibration import fold_indices
 from anomaly_lightning.data.dataset import ImageDataset
-from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.detectors.base import Detector, Spec, TrainedDetector
+from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.features.batches import Repeated
 from anomaly_lightning.features.extract import fill
-from anomaly_lightning.features.store import trim
+from anomaly_lightning.features.store import FeatureStore, limit_bytes, trim
+from anomaly_lightning.places import FEATURES
 from anomaly_lightning.reports.audit.facts import Facts
-from anomaly_lightning.reports.audit.findings import Finding
-from anomaly_lightning.runtime.appearance import robust_z
+from anomaly_lightning.reports.audit.findings import Finding, robust_z
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
-from anomaly_lightning.training.checkpoint import create_detector
 
 FEWEST = 10  # normals; with fewer no detector learns what is usual
 LOG_FLOOR = 0.05  # smallest spread of the log scores that is believed
@@ -50,27 +51,30 @@ class Oddities:
 
 
 @torch.inference_mode()
-def rank(cfg: DictConfig, normals: Sequence[Facts]) -> Oddities:
+def rank(cfg: DictConfig, normals: Sequence[Facts], white: int | None) -> Oddities:
     """Score each normal by a detector fitted on the other folds, and rank them.
 
     Args:
         cfg: Composed from conf/audit.yaml.
         normals: At least FEWEST, readable, each content once.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
 
     Raises:
         UserError: The detector needs gradient steps.
     """
     folder, data, model = Path(cfg.cache.dir), compose.plain(cfg.data), compose.plain(cfg.model)
     extractor = compose.build_extractor(cfg)
-    transform = ImageTransform(data["image_size"], extractor.backbone.mean, extractor.backbone.std, data["resize"])
-    shape = extractor.shape(transform.size)
+    mean, std = extractor.backbone.mean, extractor.backbone.std
+    transform = ImageTransform(data["image_size"], mean, std, data["resize"], white)
+    spec = Spec(extractor.shape(transform.size), transform.size)
 
     def make() -> Detector:
         detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])
-        detector.build(shape)
+        detector.build(spec)
         return detector
 
-    if make().trainable:
+    fresh = make()
+    if isinstance(fresh, TrainedDetector):
         raise UserError("The audit's model must be fitted without gradients: pca, padim or patchcore.")
     if cfg.cache.mode == "disk":
         trim(folder / FEATURES, limit_bytes(cfg.cache.max_gb))
@@ -80,16 +84,19 @@ def rank(cfg: DictConfig, normals: Sequence[Facts]) -> Oddities:
     rows, maps = torch.as_tensor(store.rows(keys)), torch.empty(len(keys), *store.shape[1:])
     for known, held_out in fold_indices(len(keys), min(cfg.folds, len(keys)), cfg.seed):
         detector = make()
-        for chosen in known.split(BATCH):
-            detector.observe(store.batch(rows[chosen]))
-        detector.finish()
+        detector.prepare(Repeated(partial(_batches, store, rows[known])))
         for chosen in held_out.split(BATCH):
             maps[chosen] = detector.error_map(store.batch(rows[chosen])).float()
-    _, scores = Scoring(**compose.plain(cfg.scoring))(maps, transform.size)
-    return ranked([item.path for item in normals], scores, maps)
+    _, scores = Scoring(**compose.plain(cfg.scoring), grid=fresh.grid(spec), size=transform.size)(maps)
+    return _ranked([item.path for item in normals], scores, maps)
 
 
-def ranked(paths: Sequence[Path], scores: Tensor, error_maps: Tensor) -> Oddities:
+def _batches(store: FeatureStore, rows: Tensor) -> Iterator[Tensor]:
+    """Features (B, C, h, w) float of rows (n,) int64, batch by batch."""
+    return (store.batch(chosen) for chosen in rows.split(BATCH))
+
+
+def _ranked(paths: Sequence[Path], scores: Tensor, error_maps: Tensor) -> Oddities:
     """N paths by their scores (N,) float, with error maps (N, h, w) float."""
     z = np.asarray(robust_z(scores.double().clamp_min(1e-12).log().numpy(), LOG_FLOOR))
     order = scores.argsort(descending=True)

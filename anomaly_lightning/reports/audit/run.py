@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.masks import check_masks
+from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import console
 from anomaly_lightning.reports.audit.facts import Facts, gather, readable
@@ -18,7 +19,6 @@ from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities, rank
 from anomaly_lightning.reports.run_files import write_json
 from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.training import compose
-from anomaly_lightning.training.callbacks.progress import progress_bar
 
 SHOWN = 8  # findings of one kind that are printed
 
@@ -32,6 +32,7 @@ class Audit:
     Attributes:
         facts: Of every file.
         findings: In the order of `KINDS`.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
         oddities: Ranked training normals; None where they were not ranked, `notes` says why.
     """
 
@@ -41,6 +42,9 @@ class Audit:
             raise UserError(f"serious={unknown}: expected kinds of findings: {', '.join(KINDS)}.")
         self.cfg, self.folder, self.notes = cfg, Path(cfg.output), list[str]()
         self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir))
+        self.white = find_white(cfg.data.white, [sample.path for sample in self.resolved.category.train])
+        if self.white is not None:
+            self.notes.append(f"Level {self.white} counts as white in images of 16 bits (data.white).")
         self.facts: list[Facts] = []
         self.findings: list[Finding] = []
         self.oddities: Oddities | None = None
@@ -49,9 +53,9 @@ class Audit:
         """Look at everything, write audit.json and audit.html, print; returns how many findings are serious."""
         console.banner({"data": f"{self.resolved.where} ({self.resolved.why})", "outputs": self.folder})
         category = self.resolved.category
-        with progress_bar() as bar:
+        with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
-            self.facts = gather(category, lambda done: bar.update(task, completed=done))
+            self.facts = gather(category, self.white, lambda done: bar.update(task, completed=done))
         found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
         broken = {item.path for item in self.facts if item.reason is not None}
         with_masks = [sample for sample in category.test if sample.path not in broken]
@@ -85,8 +89,7 @@ class Audit:
             "ranked": [] if self.oddities is None else list(self.oddities.rows),
             "notes": self.notes,
             "images": [
-                {"path": str(item.path), "role": item.role, "defect": item.sample.defect}
-                | (item.statistics.plain() | {"mode": item.mode} if item.statistics else {"reason": item.reason})
+                {"path": str(item.path), "role": item.role, "defect": item.sample.defect} | item.plain()
                 for item in self.facts
             ],
         }
@@ -107,7 +110,7 @@ class Audit:
         if len(normals) < FEWEST:
             self.notes.append(f"The normals were not ranked: that takes at least {FEWEST} of them, not {len(normals)}.")
             return None
-        return rank(self.cfg, list(normals.values()))
+        return rank(self.cfg, list(normals.values()), self.white)
 
     def _print(self) -> None:
         console.audit_tables(self.counts(), _by_kind(self.findings), KINDS, SHOWN)

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from anomaly_lightning.data.samples import natural_key
 from anomaly_lightning.reports.run_folder import FAILURE_FILE, read_json
+from anomaly_lightning.runtime.files import natural_key
 from anomaly_lightning.training.reuse import REUSED_FILE, standing_for
 
 # Name of a column: where it lies in metrics.json, or run.json, and its head for people.

@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
-
 from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
 from anomaly_lightning.reports.page.losses import loss_curves
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
-from anomaly_lightning.runtime.heatmap import COLORMAP
+from anomaly_lightning.runtime.heatmap import TURBO
 
 REPORT_FILE = "report.html"
 HISTORY = Path("history") / "metrics.csv"
@@ -110,6 +108,6 @@ def _colours() -> str:
     """CSS gradient of the heatmap's scale, from no error to twice the pixel threshold and more."""
     stops = []
     for i in range(17):
-        red, green, blue = (round(255 * part) for part in colormaps[COLORMAP](i / 16)[:3])
+        red, green, blue = TURBO[min(16 * i, 255)]
         stops.append(f"rgb({red} {green} {blue} / {min(1.0, i / 8) ** OPACITY_POWER:.2f})")
     return f"linear-gradient(to right, {', '.join(stops)})"

@@ -20,7 +20,7 @@ from anomaly_lightning.reports.images import data_url, fitted, shrunk, webp
 from anomaly_lightning.reports.page.contours import box_of, outline_path
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.heatmap import heatmap, scaled
-from anomaly_lightning.runtime.reading import ImageError, read_image
+from anomaly_lightning.runtime.reading import ImageError
 
 TOTAL_BYTES = 5_500_000  # of all images and overlays before base64, which adds a third
 MOST_BYTES = 40_000  # of one image, however few there are
@@ -72,7 +72,7 @@ def _worth_drawing(results: Results) -> set[int]:
 
 
 def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
-    image = read_image(results.samples[index].path)
+    image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     box = box_of(size)
     maps = results.anomaly_map(index, fitted(size, _MAP_SIDE))
@@ -107,10 +107,10 @@ def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | Non
 def _overlay(maps: Tensor, pixel_threshold: float) -> Image.Image:
     """Heatmap with opacity: clear where the error is small, opaque from the pixel threshold on."""
     small = F.interpolate(maps[None, None], size=fitted((maps.shape[0], maps.shape[1]), _OVERLAY_SIDE), mode="area")
-    values = scaled(small[0, 0], pixel_threshold)
-    opacity = (2 * values).clamp(max=1) ** OPACITY_POWER
-    alpha = (255 * opacity).round().to(torch.uint8).numpy()
-    return Image.fromarray(np.dstack([heatmap(small[0, 0], pixel_threshold), alpha]))
+    values = small[0, 0].numpy()
+    opacity = (2 * scaled(values, pixel_threshold)).clip(max=1) ** OPACITY_POWER
+    alpha = (255 * opacity).round().astype(np.uint8)
+    return Image.fromarray(np.dstack([heatmap(values, pixel_threshold), alpha]))
 
 
 def webp_within(image: Image.Image, budget: int, lossless: bool = False) -> bytes:

@@ -114,7 +114,7 @@ def _overlap_curve(results: Results, seed: int) -> dict[str, str] | None:
             truth = results.truth(index)
             if truth is not None:
                 size = (truth.shape[0], truth.shape[1])
-                inside = results.scoring.inside(size)
+                inside = results.inside(size)
                 pixels.update(results.anomaly_map(index, size), truth, sample.defect, inside)
     except ImageError:  # images that have gone since the test: a curve of the others would not fit the metrics
         return None

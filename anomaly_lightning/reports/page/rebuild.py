@@ -2,10 +2,8 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -16,9 +14,6 @@ from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.run_files import read_predictions
 from anomaly_lightning.reports.run_folder import read_run_file
 from anomaly_lightning.runtime.card import ModelCard
-from anomaly_lightning.runtime.region import RegionScoring, Roi
-from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
 
 
 def rebuild(folder: Path) -> Path:
@@ -48,29 +43,12 @@ def read_results(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> 
     samples = [Sample(Path(row["path"]), row["defect"], Path(row["mask"]) if row["mask"] else None) for row in rows]
     scores = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
     pixel_threshold = (metrics["pixel"] or {}).get("threshold")
+    card = ModelCard.from_dict(run.get("card"), str(folder / "run.json"))
     return Results(
         samples,
         scores,
         error_maps,
-        *_chain(_card(run)),
+        card,
         float(rows[0]["threshold"]) if rows else math.nan,
         math.nan if pixel_threshold is None else float(pixel_threshold),
     )
-
-
-def _chain(card: ModelCard) -> tuple[Scoring, ImageTransform]:
-    """What made maps and scores of the error maps: scoring, with its region, and transform."""
-    seen, how = card.transform, card.scoring
-    transform = ImageTransform(seen.size, seen.mean, seen.std, seen.resize)
-    scoring = Scoring(how.sigma, how.reduction, how.share)
-    if card.region is None:
-        return scoring, transform
-    return RegionScoring.of(scoring, Roi.from_plain(msgspec.to_builtins(card.region)), transform), transform
-
-
-def _card(run: dict[str, Any]) -> Any:
-    if "card" in run:
-        return ModelCard.from_dict(run["card"], "run.json")
-    old = run["settings"]  # goes when run.json holds the card
-    blocks = {name: SimpleNamespace(**old[name]) for name in ("transform", "scoring")}
-    return SimpleNamespace(**blocks, region=old.get("roi"))

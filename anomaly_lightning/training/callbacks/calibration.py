@@ -12,13 +12,18 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomaly_lightning.calibration import F1, Calibration, Rule
-from anomaly_lightning.data.samples import images_in
 from anomaly_lightning.errors import CalibrationError
-from anomaly_lightning.runtime.reading import content_hash, read_image
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.runtime.card import ThresholdsCard
+from anomaly_lightning.runtime.files import content_hash, images_in
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
 MAPS_AT_ONCE = 16
+ONCE_USED = "They were used for nothing else, so the promise holds as it is stated."
+TWICE_USED = (
+    "The same normals also chose the epoch and the weights of the error's parts, so the promise is approximate."
+)
 
 
 class CalibrationCallback(pl.Callback):
@@ -49,11 +54,18 @@ class CalibrationCallback(pl.Callback):
             return
         scores, error_maps = pl_module.evaluated()
         calibration = self._fit(scores, trainer, pl_module)
-        pl_module.threshold.fill_(calibration.threshold)
-        pl_module.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(pl_module, error_maps)))
+        model = pl_module.model
+        model.threshold.fill_(calibration.threshold)
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model, error_maps)))
         names = [sample.path for sample in trainer.datamodule.splits.validation]  # type: ignore[attr-defined]
-        pl_module.calibration = plain(calibration, pl_module.threshold, names)
-        pl_module.calibration["scores"] = scores.tolist()
+        thresholds = ThresholdsCard(
+            score=float(model.threshold),
+            pixel=float(model.pixel_threshold),
+            review=calibration.review,
+            promise=promise(calibration, names, pl_module.trained is not None),
+            scores=tuple(scores.tolist()),
+        )
+        pl_module.card = pl_module.card.replace(thresholds=thresholds)
 
     def _fit(self, scores: Tensor, trainer: pl.Trainer, module: AnomalyModule) -> Calibration:
         if not isinstance(self.rule, F1):
@@ -70,34 +82,40 @@ class CalibrationCallback(pl.Callback):
         shared = [path for path in images if content_hash(path) in tested]
         if shared:
             raise CalibrationError(f"labelled_defects: {shared[0]} is a test image, too ({len(shared)} are).")
-        scores = [module(datamodule.transform(read_image(path))[None].to(module.device))[1] for path in images]
+        seen = (torch.from_numpy(datamodule.transform(datamodule.transform.read(path))) for path in images)
+        scores = [module(image[None].to(module.device))[1] for image in seen]
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(module: AnomalyModule, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(model: AnomalyModel, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
 
     Args:
-        module: Whose scoring makes maps.
+        model: Whose scoring makes maps.
         error_maps: (N, h, w) float.
         limit: Values at most, about.
     """
-    height, width = module.size
+    scoring = model.scoring
+    height, width = scoring.size
     step = math.ceil(len(error_maps) * height * width / limit)
     while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
         step += 1
-    maps = (module.scoring(chunk, module.size)[0] for chunk in error_maps.split(MAPS_AT_ONCE))
-    chunks = (module.scoring.pixels(chunk).flatten() for chunk in maps)
+    maps = (scoring.maps(chunk.to(scoring.down.device)) for chunk in error_maps.split(MAPS_AT_ONCE))
+    chunks = (scoring.pixels(chunk).flatten() for chunk in maps)
     return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
 
 
-def plain(calibration: Calibration, threshold: torch.Tensor, names: list[Path]) -> dict[str, Any]:
-    """A calibration as plain values, with the threshold as the buffer holds it and the influential normal by name."""
+def promise(calibration: Calibration, names: list[Path], trained: bool) -> dict[str, Any]:
+    """A calibration as plain values: the influential normal by name, and what the promise rests on."""
     values: dict[str, Any] = dataclasses.asdict(calibration)
-    values["threshold"] = float(threshold)
     influence = calibration.influence_warning([str(name) for name in names])
     values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
     values["false_alarms_per_thousand"] = list(calibration.per_thousand)
+    values["rests_on"] = [
+        f"{calibration.normals} validation normals that the model was not trained on, drawn like the training normals.",
+        TWICE_USED if trained else ONCE_USED,
+    ]
+    del values["threshold"]
     return values

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from anomaly_lightning.data.samples import GOOD, Sample
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.training.callbacks.board_figures import histogram, panel, progress_figure, ranks
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -35,7 +34,7 @@ class TensorBoardPanels(pl.Callback):
         if not boards or not pl_module.outputs:
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        results = Results.of(pl_module, datamodule.splits.test, datamodule.transform)
+        results = Results.of(pl_module, datamodule.splits.test)
         step = trainer.global_step
         for board in boards:
             for tag, index in self._chosen(results):
@@ -71,7 +70,7 @@ class LearningHeatmaps(pl.Callback):
         self.every_n_epochs, self.normals, self.per_defect = every_n_epochs, normals, per_defect
         self._samples: list[Sample] = []
         self._images: list[Image.Image] = []
-        self._features: Tensor | None = None
+        self._inputs: Tensor | None = None
 
     @rank_zero_only
     @torch.no_grad()
@@ -81,16 +80,15 @@ class LearningHeatmaps(pl.Callback):
         epoch = trainer.current_epoch
         last = trainer.max_epochs is not None and epoch == trainer.max_epochs - 1
         wanted = self.every_n_epochs > 0 and (epoch % self.every_n_epochs == 0 or last)
-        if not wanted or not pl_module.detector.trainable or not _boards(trainer):
+        if not wanted or pl_module.trained is None or not _boards(trainer):
             return
-        if self._features is None:
-            self._features = self._prepare(trainer, pl_module)
-        error_maps = pl_module.detector.error_map(self._features.to(pl_module.device)).cpu()
-        maps, _ = pl_module.scoring(error_maps, pl_module.size)
+        if self._inputs is None:
+            self._inputs = self._prepare(trainer, pl_module)
+        maps = pl_module.model.scoring.maps(pl_module.model.error_map(self._inputs.to(pl_module.device))).cpu()
         scale = float(maps[: self.normals].max())
         transform = trainer.datamodule.transform  # type: ignore[attr-defined]
         own = [
-            transform.restore(a_map, (image.height, image.width))
+            torch.from_numpy(transform.restore(a_map.numpy(), (image.height, image.width)))
             for a_map, image in zip(maps, self._images, strict=True)
         ]
         names = [sample.defect for sample in self._samples]
@@ -99,14 +97,14 @@ class LearningHeatmaps(pl.Callback):
             board.experiment.add_figure("learning/heatmaps", figure, epoch)
 
     def _prepare(self, trainer: pl.Trainer, module: AnomalyModule) -> Tensor:
-        """Read the images and compute their features (n, C, h, w), once a run."""
+        """Read the images and compute what the detector sees of them, (n, ...), once a run."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         test = [sample for sample in datamodule.splits.test if sample.defect != GOOD]
         shown = [test[index] for index in _first_of_each(test, self.per_defect)]
         self._samples = [*datamodule.splits.validation[: self.normals], *shown]
-        self._images = [read_image(sample.path) for sample in self._samples]
-        images = torch.stack([datamodule.transform(image) for image in self._images])
-        return module.extractor(images.to(module.device)).cpu()
+        self._images = [datamodule.transform.read(sample.path) for sample in self._samples]
+        images = torch.stack([torch.from_numpy(datamodule.transform(image)) for image in self._images])
+        return module.model.inputs(images.to(module.device)).cpu()
 
 
 def _boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
