@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from toy import card
 
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.card import ScoringCard
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
 
 HEIGHT, WIDTH = 48, 80
 GRID = 8
@@ -55,7 +56,8 @@ def make_results(folder: Path, defects: bool = True, masks: bool = True) -> Resu
             maps.append(error_map)
     transform = ImageTransform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     thresholds = THRESHOLD, PIXEL_THRESHOLD
-    return Results(samples, torch.tensor(scores), torch.stack(maps), Scoring(sigma=1.0), transform, *thresholds)
+    known = card(transform, scoring=ScoringCard(sigma=1.0, reduction="max", share=0.01))
+    return Results(samples, torch.tensor(scores), torch.stack(maps), known, *thresholds)
 
 
 def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
         measured: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
         measured["notes"] = {"image": reason, "pixel": reason}
     else:
-        measured = results.figures(bootstrap=50)
+        measured = results.metrics(bootstrap=50)
     threshold = {
         "value": THRESHOLD,
         "threshold": THRESHOLD,
