@@ -24,7 +24,7 @@ FAST = (
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     place = tmp_path_factory.mktemp("benchmark")
-    ran = command("benchmark", "category=tile", *FAST, "model.memory=50", "run_dir=here", cwd=place)
+    ran = command("benchmark", "category=tile", *FAST, "model.memory.size=50", "run_dir=here", cwd=place)
     assert ran.code == 0, ran.out
     return place / "here", json.loads((place / "here" / "benchmark.json").read_text()), ran.out
 
