@@ -55,9 +55,9 @@ def make_results(folder: Path, defects: bool = True, masks: bool = True) -> Resu
             scores.append(score)
             maps.append(error_map)
     transform = ImageTransform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    described = card(transform, scoring=ScoringCard(sigma=1.0, reduction="max", share=0.01))
     thresholds = THRESHOLD, PIXEL_THRESHOLD
-    return Results(samples, torch.tensor(scores), torch.stack(maps), described, *thresholds)
+    known = card(transform, scoring=ScoringCard(sigma=1.0, reduction="max", share=0.01))
+    return Results(samples, torch.tensor(scores), torch.stack(maps), known, *thresholds)
 
 
 def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:

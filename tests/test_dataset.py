@@ -16,9 +16,9 @@ def test_an_epoch_opens_each_image_once_and_no_mask(root, monkeypatch):
     data = MVNetDataModule(read_category(root, "widget"), ImageTransform((48, 64), CHANNELS, CHANNELS), batch_size=4)
     opened, open_image = Counter(), Image.open
 
-    def counted(path, *arguments, **options):
-        opened[Path(path)] += 1
-        return open_image(path, *arguments, **options)
+    def counted(stream, *arguments, **options):
+        opened[Path(stream.name)] += 1
+        return open_image(stream, *arguments, **options)
 
     monkeypatch.setattr(Image, "open", counted)
     for role, loader in {"train": data.train_dataloader(), "test": data.test_dataloader()}.items():

@@ -1,7 +1,7 @@
 """The words a command prints: what was resolved before it starts, what came out when it ends."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,10 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
         highlight=False,
     )
-    files = {"report": "report.html", "checkpoint": checkpoint, "metrics": "metrics.json"}
-    files |= {"predictions": "predictions.csv", "heatmaps": "heatmaps", "tensorboard": "tensorboard"}
-    places({name: folder / file for name, file in files.items() if file is not None and (folder / file).exists()})
+    files = {"report": folder / "report.html", "checkpoint": checkpoint, "metrics": folder / "metrics.json"}
+    files |= {"predictions": folder / "predictions.csv", "heatmaps": folder / "heatmaps"}
+    files |= {"tensorboard": folder / "tensorboard"}
+    places({name: path for name, path in files.items() if path is not None and path.exists()})
 
 
 def places(found: Mapping[str, Path]) -> None:
@@ -105,7 +106,7 @@ def audit_tables(
             console.print(f"  and {len(words) - shown} more, see audit.html", highlight=False)
 
 
-def ranking(rows: list[dict[str, Any]]) -> None:
+def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
     """Show the normals that look least like the others."""
     console = Console()
     console.print("\n[bold]normals, the most anomalous first[/bold] (z: robust standard deviations above the median)")

@@ -56,7 +56,7 @@ def _ranked(audit: "Audit") -> list[dict[str, Any]]:
     maps = enlarged(audit.oddities.error_maps[:, None], (SCALE_SIDE, SCALE_SIDE))[:, 0]
     # One scale for all: what the usual half of the normals hardly ever reaches lies in its middle.
     middle = float(torch.quantile(maps[len(maps) // 2 :, ::4, ::4].flatten()[:4_000_000], 0.999))
-    rows = audit.oddities.rows()[: audit.cfg.shown]
+    rows = audit.oddities.rows[: audit.cfg.shown]
     drawn = []
     for row, seen in zip(rows, maps, strict=False):
         path, white = Path(row["path"]), audit.white

@@ -15,8 +15,7 @@ from anomaly_lightning.reports import console
 from anomaly_lightning.reports.audit.facts import Facts, gather, readable
 from anomaly_lightning.reports.audit.findings import KINDS, Finding, duplicate_findings, file_findings, outlier_findings
 from anomaly_lightning.reports.audit.html import page_data
-from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities
-from anomaly_lightning.reports.audit.ranking import odd, rank
+from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities, rank
 from anomaly_lightning.reports.run_files import write_json
 from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.training import compose
@@ -63,7 +62,7 @@ class Audit:
         found += [Finding("mask", (), words) for words in check_masks(with_masks)]
         if self.cfg.rank:
             self.oddities = self._rank()
-            found += odd(self.oddities, self.cfg.odd_z) if self.oddities is not None else []
+            found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z)
         self.findings = sorted(found, key=lambda finding: list(KINDS).index(finding.kind))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "audit.json", self.content())
@@ -81,14 +80,13 @@ class Audit:
 
     def content(self) -> dict[str, Any]:
         """What audit.json holds."""
-        ranked = [] if self.oddities is None else self.oddities.rows()
         return {
             "category": str(self.cfg.category.name),
             "data": self.resolved.where,
             "exclude": [str(path) for path in self.exclude()],
             **self.counts(),
             "findings": [f.plain() | {"serious": f.kind in self.cfg.serious} for f in self.findings],
-            "ranked": ranked,
+            "ranked": [] if self.oddities is None else list(self.oddities.rows),
             "notes": self.notes,
             "images": [
                 {"path": str(item.path), "role": item.role, "defect": item.sample.defect} | item.plain()
@@ -117,7 +115,7 @@ class Audit:
     def _print(self) -> None:
         console.audit_tables(self.counts(), _by_kind(self.findings), KINDS, SHOWN)
         if self.oddities is not None:
-            console.ranking(self.oddities.rows()[:10])
+            console.ranking(self.oddities.rows[:10])
         console.audit_end(len(self.serious()), len(self.exclude()), self.folder, self.notes)
 
 

@@ -76,7 +76,7 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     threshold = results.threshold if math.isfinite(results.threshold) else None
     scores = [float(score) for score in results.scores]
     axis = plots.score_axis(scores, threshold)
-    images = drawn_images(results, words.display_names([sample.path for sample in results.samples]))
+    images = drawn_images(results, ["/".join(sample.path.parts[-2:]) for sample in results.samples])
     masks = (metrics["pixel"] or {}).get("aupro") is not None
     return {
         "script": {

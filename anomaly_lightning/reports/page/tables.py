@@ -48,7 +48,7 @@ def _flat(block: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _is_metric(name: str, value: Any) -> bool:
     """Whether a value is a share: no threshold, count or error bound."""
-    return isinstance(value, float) and not name.endswith("threshold") and not name.startswith("error_bound")
+    return isinstance(value, float) and not name.endswith(("threshold", "resolution"))
 
 
 def defect_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

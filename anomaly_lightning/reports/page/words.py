@@ -1,6 +1,6 @@
 """The decision in words, and how numbers are written: from metrics.json and run.json, nothing computed anew."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 DASH = "\u2013"
@@ -73,8 +73,7 @@ def found(image: Mapping[str, Any] | None, notes: Mapping[str, str]) -> str:
     defects = confusion["tp"] + confusion["fn"]
     if not defects:
         return "The test set holds no defects, so nothing is known about finding them."
-    interval = _interval(image, "recall")
-    return f"Of {defects} {_plural('defect', defects)} {confusion['tp']} {_were(confusion['tp'])} found{interval}."
+    return f"Of {_were(defects, 'defect', confusion['tp'])} found{_interval(image, 'recall')}."
 
 
 def alarms_met(image: Mapping[str, Any] | None) -> str:
@@ -83,8 +82,8 @@ def alarms_met(image: Mapping[str, Any] | None) -> str:
     if not confusion or not confusion["fp"] + confusion["tn"]:
         return ""
     good, alarms = confusion["fp"] + confusion["tn"], confusion["fp"]
-    interval = _interval(image, "false_alarm_rate")
-    return f"Of the test set's {good} good {_plural('part', good)} {alarms} {_were(alarms)} called defective{interval}."
+    called = _were(good, "good part", alarms)
+    return f"Of the test set's {called} called defective{_interval(image, 'false_alarm_rate')}."
 
 
 def _interval(image: Mapping[str, Any] | None, name: str) -> str:
@@ -92,12 +91,8 @@ def _interval(image: Mapping[str, Any] | None, name: str) -> str:
     return f" (95 %: {of_hundred(bounds[0])} to {of_hundred(bounds[1])} of 100)" if bounds else ""
 
 
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
-
-
-def _were(count: int) -> str:
-    return "was" if count == 1 else "were"
+def _were(total: int, word: str, count: int) -> str:
+    return f"{total} {word}{'' if total == 1 else 's'} {count} {'was' if count == 1 else 'were'}"
 
 
 def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
@@ -151,8 +146,3 @@ def reason(notes: Mapping[str, str], *names: str) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
-
-
-def display_names(paths: Sequence[Any]) -> list[str]:
-    """A short name for each path: the last two parts, say `crack/012.png`."""
-    return ["/".join(path.parts[-2:]) for path in paths]
