@@ -23,6 +23,7 @@ from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.training.checkpoint import load_model
 from anomaly_lightning.training.compose import check_region, cut_into_tiles, plain, store_for
+from anomaly_lightning.training.intake import warn_of_intake, with_mask_note
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.session import quieten
 
@@ -53,6 +54,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     )
     used = {"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": str(folder)}
     console.banner(used)
+    warn_of_intake(resolved, datamodule)
     with clock.stage("test_s"):
         trainer.test(module, datamodule=_served(cfg, card, model, datamodule), verbose=False)
     results = Results.of(module, datamodule.splits.test)
@@ -65,7 +67,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     run_files.write_predictions(folder / "predictions.csv", results)
     run_files.write_error_maps(folder / "error_maps.npy", results)
     run_files.write_json(folder / "metrics.json", metrics)
-    content = {"resolved": used, "skipped": datamodule.skipped, **run_files.environment()}
+    beside = [group.plain() for group in resolved.left_out]
+    content = {"resolved": used, "skipped": datamodule.skipped, "left_out": beside, **run_files.environment()}
     write_report(folder, results, metrics, content)
     console.summary(metrics, folder, Path(cfg.checkpoint))
     return metrics
@@ -85,6 +88,7 @@ def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sour
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
     )
+    datamodule.check_masks()
     if card.tiling is not None:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
     return datamodule, resolved
@@ -113,5 +117,5 @@ def _metrics(cfg: DictConfig, card: ModelCard, datamodule: MVNetDataModule, resu
         "split": datamodule.split,
         "seed": card.seed,
         "counts": datamodule.splits.counts(),
-        **results.metrics(plain(cfg.bootstrap), plain(cfg.seed)),
+        **with_mask_note(results.metrics(plain(cfg.bootstrap), plain(cfg.seed)), datamodule),
     }

@@ -11,18 +11,15 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning.bench.latency import single_image_ms
-from anomaly_lightning.data.duplicates import leaks
-from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, reuse
 from anomaly_lightning.training.finish import finalise, fit
+from anomaly_lightning.training.intake import warn_of_intake, warn_of_leaks, with_mask_note
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 10
 
 
 class TrainingSession:
@@ -58,8 +55,8 @@ class TrainingSession:
             return reuse.take_over(finished, self.folder)
         if leads:
             reuse.forget(self.folder)
-            self._warn_of_masks()
-            self._warn_of_leaks()
+            warn_of_intake(self.resolved, self.source)
+            warn_of_leaks(self.source, self.cfg.test)
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -89,14 +86,6 @@ class TrainingSession:
         sweep = self.folder.parent.parent
         return reuse.find_finished(sweep, self.identity) if self.cfg.reuse else None
 
-    def _warn_of_masks(self) -> None:
-        """Say before training which masks don't fit: their pixel figures would be wrong, all else holds."""
-        findings = check_masks(self.source.splits.test) if self.cfg.test else []
-        for finding in findings[:SHOWN]:
-            logger.warning("mask: %s", finding)
-        if len(findings) > SHOWN:
-            logger.warning("mask: and %d more findings of this kind", len(findings) - SHOWN)
-
     def _fit_validity(self) -> None:
         """Learn what an image of this kind looks like, for the verdict INVALID at prediction; it sees no test file."""
         if not self.cfg.validity:
@@ -109,17 +98,6 @@ class TrainingSession:
             known_looks = getattr(self.data, "appearances", None)
             fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
-
-    def _warn_of_leaks(self) -> None:
-        """Say before training which test images are trained on, too: the figures would be too good."""
-        splits = self.source.splits
-        training = [sample.path for sample in splits.normals]
-        testing = [sample.path for sample in splits.test] if self.cfg.test else []
-        found = leaks(training, testing, self.source.content_hash)
-        for trained_on, tested in found[:SHOWN]:
-            logger.warning("leak: %s is the same image as %s, which is tested on", trained_on, tested)
-        if len(found) > SHOWN:
-            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - SHOWN)
 
     def _test(self) -> Results | None:
         """Score the test images; None where there are none to score."""
@@ -145,7 +123,7 @@ class TrainingSession:
             found: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
             found["notes"] = {"image": reason, "pixel": reason}
         else:
-            found = results.metrics(self.cfg.bootstrap, self.cfg.seed)
+            found = with_mask_note(results.metrics(self.cfg.bootstrap, self.cfg.seed), self.source)
         device = self.trainer.strategy.root_device
         latency = single_image_ms(self.module.model, self.source.transform, self.source.samples(), device)
         return {
@@ -216,6 +194,7 @@ class TrainingSession:
             "seed": self.cfg.seed,
             "dataset_fingerprint": self.module.card.data.fingerprint,
             "skipped": {str(path): reason for path, reason in self.source.skipped.items()},
+            "left_out": [group.plain() for group in self.resolved.left_out],
             "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.source.splits.counts(),
             "images_computed": getattr(self.data, "computed", None),  # by this process; null: in every epoch anew
