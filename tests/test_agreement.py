@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy import command
+import torch
+from toy import BARE, command
 
 import anomaly_lightning
+from anomaly_lightning.metrics import PixelMetrics, by_defect, image_metrics
+from anomaly_lightning.runtime.decision import MARGIN, exceeds, verdict
+from anomaly_lightning.training.checkpoint import read_checkpoint
 
 TOLERANCE = 1e-6
 
@@ -98,3 +102,41 @@ def test_evaluate_on_another_root_and_with_cache_off_the_beaten_path(checkpoint,
     left = next(tmp_path.glob("outputs/evaluate/*"))
     assert scores(left / "predictions.csv") == pytest.approx(trained_scores, rel=TOLERANCE)
     assert not (left / "heatmaps").exists()
+
+
+@pytest.mark.parametrize("threshold", [138.5, 3e-4, -2.0])
+def test_a_score_within_the_margin_is_ok_everywhere(threshold):
+    near, above = (threshold + share * MARGIN * abs(threshold) for share in (0.5, 2.0))
+    scores = torch.tensor([near, above], dtype=torch.float64)
+    labels = torch.tensor([True, True])
+    assert exceeds(scores, threshold).tolist() == [False, True]
+    assert (verdict(near, threshold), verdict(above, threshold)) == ("OK", "NG")
+    assert (verdict(near, above, threshold), verdict(above, 2 * abs(above), threshold)) == ("OK", "REVIEW")
+    image, _ = image_metrics(scores, labels, threshold, bootstrap=0)
+    assert image["confusion"] == {"tp": 1, "fp": 0, "tn": 0, "fn": 1}
+    assert image["recall"] == 0.5
+    assert by_defect(scores, labels, ["spot", "spot"], threshold)[0]["spot"]["recall"] == 0.5
+    pixels = PixelMetrics()
+    pixels.update(
+        torch.tensor([[near, above, threshold - 1]], dtype=torch.float64), torch.tensor([[True, True, False]])
+    )
+    assert pixels.compute(threshold, bootstrap=20)[0]["iou"] == 0.5
+
+
+@pytest.mark.parametrize("model", ["autoencoder", "patchcore"])
+def test_the_normal_that_gave_the_threshold_is_ok_in_every_batch(model, widget, root, tmp_path):
+    given = ("threshold=highest", "test=false", f"hydra.run.dir={tmp_path}/run", *BARE)
+    small = [value for value in widget if model == "autoencoder" or not value.startswith("model.")]
+    ran = command("train", *small, f"model={model}", *given, cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    highest = read_checkpoint(best)[1].thresholds
+    assert highest.score == pytest.approx(max(highest.scores))
+    for batch in (1, 2, 4, 8, 16):
+        out = tmp_path / f"out{batch}"
+        called = (f"checkpoint={best}", f"input={root}/widget/train/good", f"output={out}", f"batch_size={batch}")
+        assert command("predict", *called, "device=cpu", "validity=false", cwd=tmp_path).code == 0
+        found = {float(row["score"]): row["decision"] for row in rows(out / "decisions.csv")}
+        nearest = min(found, key=lambda score: abs(score - highest.score))
+        assert nearest == pytest.approx(highest.score, rel=MARGIN)
+        assert found[nearest] == "OK"

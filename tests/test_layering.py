@@ -23,7 +23,7 @@ LAYERS = {
     "detectors": ("errors",),
     "scoring": ("errors", "runtime"),
     "calibration": ("errors",),
-    "metrics": ("errors",),
+    "metrics": ("errors", "runtime"),
 }
 PURE = ("runtime", "data", "features", "detectors", "scoring", "calibration", "metrics")
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 300

@@ -1,7 +1,7 @@
 """Figures of whole images: how good the decisions at the threshold are, and how good the ranking behind them is.
 
-Everything is computed from the order of the raw scores and from `score > threshold`; torchmetrics' sigmoid on scores
-outside [0, 1] and its 0.0 for undefined figures never come in.
+Everything is computed from the order of the raw scores and from `exceeds(score, threshold)`; torchmetrics' sigmoid on
+scores outside [0, 1] and its 0.0 for undefined figures never come in.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from anomaly_lightning.metrics import ranking as r
 from anomaly_lightning.metrics.bootstrap import bootstrap_intervals, wilson
 from anomaly_lightning.metrics.checks import scores_and_labels, usable_threshold
 from anomaly_lightning.metrics.ranking import Array, Ranking
+from anomaly_lightning.runtime.decision import exceeds
 
 FALSE_ALARM_RATES = ("0.01", "0.05")
 _AT_THRESHOLD = ("precision", "recall", "f1", "accuracy", "false_alarm_rate", "miss_rate")
@@ -36,7 +37,7 @@ def image_metrics(
     Args:
         scores: raw and unbounded, larger = more anomalous, (N,) float.
         labels: True for defective, (N,) bool.
-        threshold: decides by `score > threshold`; None or NaN when there is none.
+        threshold: decides by `exceeds(score, threshold)`; None or NaN when there is none.
         bootstrap: resamples, good and defective images apart; 0 for no intervals.
         seed: of the resamples.
 
@@ -74,7 +75,9 @@ def _figures(ranked: Ranking, threshold: float | None, weights: Array) -> dict[s
     """Every figure that has an interval, for resamples (R, N) at once: arrays (R,), NaN where undefined."""
     fp, tp = ranked.counts(weights)
     both = np.where((fp[:, -1] > 0) & (tp[:, -1] > 0), 1.0, np.nan)
-    figures = _at_threshold(fp, tp, int(np.count_nonzero(ranked.values > threshold)) if threshold is not None else None)
+    figures = _at_threshold(
+        fp, tp, int(np.count_nonzero(exceeds(ranked.values, threshold))) if threshold is not None else None
+    )
     figures["auroc"] = r.auroc(fp, tp)
     figures["average_precision"] = r.average_precision(fp, tp) * both
     figures["f1_oracle"] = r.best_f1(fp, tp)[0] * both
@@ -113,7 +116,7 @@ def _confusion(ranked: Ranking, threshold: float | None) -> dict[str, int] | Non
     if threshold is None or not len(ranked.labels):
         return None
     fp, tp = ranked.counts(np.ones(len(ranked.labels)))
-    called = np.count_nonzero(ranked.values > threshold)
+    called = np.count_nonzero(exceeds(ranked.values, threshold))
     counts = {"tp": tp[called], "fp": fp[called], "tn": fp[-1] - fp[called], "fn": tp[-1] - tp[called]}
     return {name: int(count) for name, count in counts.items()}
 

@@ -14,6 +14,7 @@ from anomaly_lightning.metrics.per_image import ExactImage, Image, SketchedImage
 from anomaly_lightning.metrics.pixel_curve import AUPRO_LIMITS, Curve
 from anomaly_lightning.metrics.ranking import Array
 from anomaly_lightning.metrics.resampled import ResampledImages
+from anomaly_lightning.runtime.decision import limit
 
 _AREAS = ("auroc", "average_precision", *AUPRO_LIMITS)
 _AT_THRESHOLD = ("f1", "iou")
@@ -91,7 +92,7 @@ class PixelMetrics:
         limit and divided by it.
 
         Args:
-            threshold: decides by `anomaly_map > threshold`; None or NaN when there is none.
+            threshold: decides by `exceeds(anomaly_map, threshold)`; None or NaN when there is none.
             bootstrap: resamples of whole images, good and defective ones apart; 0 for no intervals.
             seed: of the resamples.
 
@@ -156,7 +157,7 @@ class PixelMetrics:
 
     def _at_threshold(self, threshold: float) -> tuple[dict[str, float], dict[str, float]]:
         """F1 and IoU of all pixels, and how far each can be off."""
-        edge = np.array([np.nextafter(threshold, np.inf)])  # value > threshold is value >= the next number
+        edge = np.array([np.nextafter(limit(threshold), np.inf)])  # value > limit is value >= the next number
         total = self._totals()[1]
         called = _summed(self._images, edge)[:2, 0]
         low, high = (sum(sides) for sides in zip(*(p.bracket(edge) for p in self._images), strict=True))

@@ -13,6 +13,7 @@ from anomaly_lightning.metrics.bootstrap import LEVEL, bootstrap_intervals, boot
 from anomaly_lightning.metrics.per_image import Image
 from anomaly_lightning.metrics.pixel_curve import Curve, decision, shared_edges, with_ends
 from anomaly_lightning.metrics.ranking import Array
+from anomaly_lightning.runtime.decision import limit
 
 _EDGES = 1024  # a kind: far finer than the intervals are wide
 _CELLS = 2_000_000  # images x edges at most, where that leaves some edges: 50 MB an array
@@ -28,7 +29,7 @@ class ResampledImages:
 
     def __init__(self, images: Sequence[Image], threshold: float | None = None) -> None:
         edges = shared_edges(images, max(64, min(_EDGES, _CELLS // (2 * len(images)))))
-        cut = np.nextafter(threshold, np.inf) if threshold is not None else None
+        cut = np.nextafter(limit(threshold), np.inf) if threshold is not None else None
         if cut is not None:
             edges = np.unique(np.append(edges, cut))[::-1]
         edges = with_ends(edges)
