@@ -5,6 +5,7 @@ Hydra itself rejects mistyped groups, keys and options; this file turns our own 
 
 import errno
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -16,16 +17,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning.errors import UserError
+from anomaly_lightning.configs import in_sweep
+from anomaly_lightning.errors import MissingExtraError, UserError
+from anomaly_lightning.places import CONFIG_DIR
+from anomaly_lightning.reports.run_folder import FAILURE_FILE
 from anomaly_lightning.runtime.allocator import keep_freed_memory
-from anomaly_lightning.runtime.names import folder_name
-
-PACKAGE = Path(__file__).resolve().parent
-# A wheel carries the configs inside the package, a checkout has them beside it.
-CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 
 # An idle OpenMP thread that spins for long makes a single forward many times slower where another process wants the
 # core; one that sleeps at once costs a fourth of the speed where nothing else runs. So it spins for a few microseconds
@@ -34,9 +32,6 @@ CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# Left by a job of a sweep that failed, with the names for its row and the reason.
-FAILURE_FILE = "error.json"
 
 
 class CommandError(CompactHydraException):
@@ -81,35 +76,15 @@ class OutputFolder(Callback):
             known.cfg = before
 
 
-def in_sweep() -> bool:
-    """Whether this is a job of a multirun."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+# What each extra brings, by some of its modules: looked for before anything is composed, which needs them, too.
+EXTRAS = {"train": ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2")}
 
 
-def cache_dir() -> str:
-    """Folder for features and generated images: $ANOMALY_CACHE, else below the user's cache folder."""
-    given = os.environ.get("ANOMALY_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return str(Path(given).expanduser() if given else home / "anomaly_lightning")
-
-
-def _backbone_name(name: str) -> str:
-    """Name of the backbone that `auto` stands for on this machine, any other name as it is."""
-    from anomaly_lightning.features.weights import resolve_backbone
-
-    return folder_name(resolve_backbone(name))
-
-
-def register_resolvers() -> None:
-    """Make the names known that the configs call as ${name:...}."""
-    OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
-    OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
-    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-
-
-# On import, because a launcher's worker process imports this file and never runs `main`.
-register_resolvers()
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object:
@@ -132,14 +107,18 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
         return None  # which a sweeper counts as a failed trial
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+Run = Callable[[DictConfig], object]
+
+
+def command(config_name: str, extra: str | None = "train") -> Callable[[Run], Callable[[], None]]:
     """Make a function of a composed config a command line with Hydra's syntax.
 
     Args:
         config_name: Name of the primary config in conf/, without suffix.
+        extra: What has to be installed beside the base; None = nothing.
     """
 
-    def decorate(run: Callable[[DictConfig], object]) -> Callable[[], None]:
+    def decorate(run: Run) -> Callable[[], None]:
         @functools.wraps(run)
         def guarded(cfg: DictConfig) -> object:
             if missing := sorted(OmegaConf.missing_keys(cfg)):
@@ -163,6 +142,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
         def main() -> None:
             keep_freed_memory()
             sys.argv[0] = f"anomaly_lightning.{config_name}"
+            lacking = [module for module in EXTRAS.get(extra or "", ()) if not _installed(module)]
+            if extra and lacking:
+                raise SystemExit(f"{MissingExtraError(config_name, lacking[0], extra)}")
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
 
         return main

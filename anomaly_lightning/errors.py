@@ -5,6 +5,19 @@ class UserError(Exception):
     """Something given by the user can't be done; the message says what was expected, what came, where, what to do."""
 
 
+class MissingExtraError(UserError):
+    """A package that an extra brings is not installed.
+
+    Args:
+        what: What needs it.
+        package: Its name.
+        extra: What brings it.
+    """
+
+    def __init__(self, what: str, package: str | None, extra: str = "train") -> None:
+        super().__init__(f"{what} needs {package}, which is not here: pip install 'anomaly-lightning[{extra}]'")
+
+
 class DataError(UserError):
     """Images, masks or folders are missing, unreadable or contradictory."""
 

@@ -1,4 +1,4 @@
-"""python -m anomaly_lightning.evaluate checkpoint=...: the figures of a trained detector, from its checkpoint alone."""
+"""python -m anomaly_lightning.evaluate checkpoint=...: the metrics of a trained detector, from its checkpoint alone."""
 
 from omegaconf import DictConfig
 

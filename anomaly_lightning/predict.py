@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from anomaly_lightning.cli import command
 
 
-@command("predict")
+@command("predict", extra=None)
 def main(cfg: DictConfig) -> None:
     """Score an image, a folder or a glob; exits with 1 where an image could not be read."""
     from anomaly_lightning.deploy.prediction import predict

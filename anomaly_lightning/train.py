@@ -1,4 +1,4 @@
-"""python -m anomaly_lightning.train: from images of good parts to a calibrated detector, its figures and heatmaps."""
+"""python -m anomaly_lightning.train: from images of good parts to a calibrated detector, its metrics and heatmaps."""
 
 import logging
 

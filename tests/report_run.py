@@ -1,17 +1,18 @@
 """A run folder with known scores, for the tests of the report: non-square images, awkward names."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from toy import card
 
 from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.card import ScoringCard
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
 
 HEIGHT, WIDTH = 48, 80
 GRID = 8
@@ -55,20 +56,20 @@ def make_results(folder: Path, defects: bool = True, masks: bool = True) -> Resu
             maps.append(error_map)
     transform = ImageTransform(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     thresholds = THRESHOLD, PIXEL_THRESHOLD
-    return Results(samples, torch.tensor(scores), torch.stack(maps), Scoring(sigma=1.0), transform, *thresholds)
+    known = card(transform, scoring=ScoringCard(sigma=1.0, reduction="max", share=0.01))
+    return Results(samples, torch.tensor(scores), torch.stack(maps), known, *thresholds)
 
 
 def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
     """metrics.json for results; for none, as a run writes it that tested nothing."""
     if results is None:
         reason = "there are no test images"
-        figures: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
-        figures["notes"] = {"image": reason, "pixel": reason}
+        measured: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}}
+        measured["notes"] = {"image": reason, "pixel": reason}
     else:
-        figures = results.metrics(bootstrap=50)
+        measured = results.metrics(bootstrap=50)
     threshold = {
         "value": THRESHOLD,
-        "threshold": THRESHOLD,
         "method": "mean_std",
         "parameters": {"k": 3.0, "log": False, "review_budget": None},
         "normals": 40,
@@ -88,7 +89,7 @@ def make_metrics(results: Results | None, **changes: Any) -> dict[str, Any]:
         "seed": 0,
         "counts": {"train": 160, "validation": 40, "test_good": 8, "test_defect": 8},
         "threshold": threshold,
-        **figures,
+        **measured,
         "timing": {"fit_s": 3.0, "total_s": 5.0, "latency_ms_p50": 10.0, "latency_ms_p95": 20.0},
         "peak_memory_mb": 500.0,
         **changes,
@@ -109,10 +110,5 @@ def write_history(folder: Path, rows: tuple[str, ...] = LOSSES) -> None:
 
 def write_predictions(folder: Path, results: Results) -> None:
     """predictions.csv and error_maps.npy of the results."""
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "defect", "score", "threshold", "decision"])
-        for sample, score in zip(results.samples, results.scores.tolist(), strict=True):
-            decision = int(score > THRESHOLD)
-            writer.writerow([sample.path, int(sample.label), sample.defect, repr(score), repr(THRESHOLD), decision])
-    np.save(folder / "error_maps.npy", results.error_maps.numpy())
+    run_files.write_predictions(folder / "predictions.csv", results)
+    run_files.write_error_maps(folder / "error_maps.npy", results)

@@ -12,8 +12,9 @@ from anomaly_lightning.data.duplicates import leaks, near_duplicates, perceptual
 from anomaly_lightning.data.samples import read_category
 from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.reports.audit.facts import gather
-from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings
-from anomaly_lightning.runtime.appearance import image_statistics, robust_z
+from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings, robust_z
+from anomaly_lightning.runtime.appearance import image_statistics
+from anomaly_lightning.runtime.files import content_hash
 
 TINY = ("backbone=tiny", "data.image_size=[64,48]", "features.grid=[8,6]", "category=custom", "category.name=widget")
 
@@ -105,7 +106,7 @@ def test_leaks_are_equal_files_in_training_and_test(root, tmp_path):
     shutil.copytree(root / "widget", tmp_path / "leaky" / "widget")
     folder = tmp_path / "leaky" / "widget"
     shutil.copy(folder / "test" / "good" / "2.png", folder / "train" / "good" / "x.png")
-    found = leaks((folder / "train" / "good").iterdir(), (folder / "test" / "good").iterdir())
+    found = leaks((folder / "train" / "good").iterdir(), (folder / "test" / "good").iterdir(), content_hash)
     assert [(a.name, b.name) for a, b in found] == [("x.png", "2.png")]
 
 
@@ -143,14 +144,14 @@ def test_the_hash_ignores_brightness_and_contrast():
 def test_statistics_by_hand():
     values = np.zeros((10, 30, 3), np.uint8)
     values[:, 15:] = (255, 255, 0)
-    figures = image_statistics(Image.fromarray(values))
-    assert (figures.height, figures.width) == (10, 30)
-    assert figures.dark == 0.5
-    assert figures.bright == 0.0  # yellow is grey level 226
-    assert figures.brightness == pytest.approx(113.0)
-    assert (figures.red_green, figures.blue_yellow) == (0.0, -127.5)
-    assert sum(figures.histogram) == pytest.approx(3.0)
-    assert (figures.histogram[15], figures.histogram[31], figures.histogram[47]) == (0.5, 0.5, 0.0)
+    measured = image_statistics(Image.fromarray(values))
+    assert (measured.height, measured.width) == (10, 30)
+    assert measured.dark == 0.5
+    assert measured.bright == 0.0  # yellow is grey level 226
+    assert measured.brightness == pytest.approx(113.0)
+    assert (measured.red_green, measured.blue_yellow) == (0.0, -127.5)
+    assert sum(measured.histogram) == pytest.approx(3.0)
+    assert (measured.histogram[15], measured.histogram[31], measured.histogram[47]) == (0.5, 0.5, 0.0)
 
 
 def test_robust_z_by_hand():

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from anomaly_lightning.detectors import autoencoder
 from anomaly_lightning.detectors.autoencoder import Autoencoder
+from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.parts.networks import Pointwise, Spatial
+from anomaly_lightning.detectors.parts.patch_memory import PatchMemory
+from anomaly_lightning.detectors.parts.whitening import PositionWhitening
 from anomaly_lightning.errors import UserError
 
 SHAPE = (10, 8, 16)  # C, h, w
-SMALL = {"width": 6, "latent": 4, "components": 5, "directions": 7, "rank": 3, "memory": 20, "memory_components": 4}
+WHITEN, SPARSE = object(), object()  # fresh parts for each detector
 
 
 def features(count: int, seed: int = 0) -> Tensor:
@@ -20,22 +24,26 @@ def features(count: int, seed: int = 0) -> Tensor:
     return torch.einsum("cd,bdhw->bchw", mixing, torch.randn(count, *SHAPE, generator=generator)) + 3.0
 
 
-def fitted(**changes: object) -> Autoencoder:
+def made(whitening: object = WHITEN, memory: object = SPARSE, **changes: object) -> Autoencoder:
     torch.manual_seed(0)
-    detector = Autoencoder(**{**SMALL, **changes})
-    detector.build(SHAPE)
-    for batch in features(12).split(5):
-        detector.observe(batch)
-    detector.finish()
-    for batch in features(12).split(5):
-        detector.refine(batch)
-    detector.refine_held_out(features(4, seed=1))
-    detector.finish_refine()
+    parts = {
+        "network": Spatial(width=6, latent=4),
+        "whitening": PositionWhitening(directions=7, rank=3) if whitening is WHITEN else whitening,
+        "memory": PatchMemory(20, 4) if memory is SPARSE else memory,
+    }
+    return Autoencoder(**{**parts, "components": 5, **changes})
+
+
+def fitted(**changes: object) -> Autoencoder:
+    detector = made(**changes)
+    detector.build(Spec(SHAPE, (64, 128)))
+    detector.prepare(features(12).split(5))
+    detector.conclude(features(12).split(5), [features(4, seed=1)])
     return detector.eval()
 
 
 def test_the_plain_error_is_the_mean_square_of_features_less_their_reconstruction():
-    detector = fitted(whiten=False, memory=0, rim=False, components=None)
+    detector = fitted(whitening=None, memory=None, rim=False, components=None)
     data = features(3, seed=2)
     standardised = (data - detector.moments.mean) / detector.moments.std
     with torch.no_grad():
@@ -44,7 +52,7 @@ def test_the_plain_error_is_the_mean_square_of_features_less_their_reconstructio
 
 
 def test_what_lies_beside_the_axes_counts_as_not_rebuilt():
-    detector = fitted(whiten=False, memory=0, rim=False)
+    detector = fitted(whitening=None, memory=None, rim=False)
     data = features(3, seed=2)
     standardised = (data - detector.moments.mean) / detector.moments.std
     axes = detector.axes.axes[:5]  # (5, C)
@@ -62,17 +70,19 @@ def test_as_many_axes_as_channels_are_the_channels_themselves():
 
 
 def test_axes_that_nothing_looks_along_are_not_computed():
-    assert not fitted(components=None, memory=0).axes.axes.any()
+    assert not fitted(components=None, memory=None).axes.axes.any()
     assert fitted(components=None).axes.axes.any()
 
 
 def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
-    detector, data = fitted(memory_sparse=False), features(3, seed=2)
+    detector, data = fitted(memory=PatchMemory(20, 4, sparse=False)), features(3, seed=2)
     assert float(detector.power) > 0
     standardised = detector.moments(data)
-    residual = detector.projection(detector._residual(data))  # whole first, then projected: the long way round
-    patches = F.avg_pool2d(torch.einsum("kc,bchw->bkhw", detector.axes.axes[:4], standardised), 3, 1, 1)
-    error = detector.whitening(residual) * detector.memory(patches) ** float(detector.power)
+    residual = detector._residual(data)  # whole: the long way round
+    coordinates = torch.einsum("kc,bchw->bkhw", detector.axes.axes[:4], standardised)
+    patches = F.avg_pool2d(coordinates, 3, 1, 1).permute(0, 2, 3, 1)
+    distance = torch.cdist(patches.flatten(0, 2), detector.memory.bank).amin(1).view(3, 8, 16) / SHAPE[0] ** 0.5
+    error = detector.whitening(residual) * distance ** float(detector.power)
     error[:, [0, -1], :] *= 2 / 3
     error[:, :, [0, -1]] *= 2 / 3
     torch.testing.assert_close(detector.error_map(data)[:, 1:-1, 1:-1], error[:, 1:-1, 1:-1], rtol=1e-4, atol=1e-5)
@@ -81,8 +91,8 @@ def test_the_error_is_length_times_distance_to_the_power_times_the_rim():
 
 
 def test_the_memory_is_asked_at_white_squares_and_averaged_between():
-    everywhere, some, data = fitted(memory_sparse=False), fitted(), features(3, seed=2)
-    silent = fitted(memory_sparse=False)
+    everywhere, some, data = fitted(memory=PatchMemory(20, 4, sparse=False)), fitted(), features(3, seed=2)
+    silent = fitted(memory=PatchMemory(20, 4, sparse=False))
     silent.power.zero_()
     length = silent.error_map(data)
     distance, found = ((d.error_map(data) / length) ** (1 / float(d.power)) for d in (everywhere, some))
@@ -95,15 +105,13 @@ def test_the_memory_is_asked_at_white_squares_and_averaged_between():
 
 
 def test_the_power_is_what_the_memory_explains_of_held_out_normals():
-    detector, held = fitted(whiten=False), features(4, seed=1)
-    distances = detector.memory(detector._patches(held))
+    detector, held = fitted(whitening=None), features(4, seed=1)
+    distances = detector.memory.everywhere(detector._leading(held))
     assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), abs=1e-5)
     strange = fitted()
-    strange.refine(features(2))
-    strange.refine_held_out(100 * features(2, seed=3))
-    strange.finish_refine()
+    strange.conclude([features(2)], [100 * features(2, seed=3)])
     assert float(strange.power) == 0
-    silent = strange.whitening(strange.projection(strange._residual(held)))
+    silent = strange.whitening(strange._residual(held))
     torch.testing.assert_close(strange.error_map(held)[:, 2:-2, 2:-2], silent[:, 2:-2, 2:-2])
 
 
@@ -119,10 +127,9 @@ def test_a_state_that_is_loaded_replaces_what_follows_from_the_one_before():
     assert not torch.equal(other.error_map(data), before)
 
 
-def test_a_new_fit_measures_plainly_until_it_is_refined_again():
-    detector, data = fitted(memory=0, rim=False), features(3, seed=2)
-    detector.observe(features(12, seed=5))
-    detector.finish()
+def test_a_new_fit_measures_plainly_until_it_is_concluded():
+    detector, data = fitted(memory=None, rim=False), features(3, seed=2)
+    detector.prepare([features(12, seed=5)])
     torch.testing.assert_close(detector.error_map(data), detector._residual(data).square().mean(1))
     assert not detector.whitening.fitted  # a checkpoint of now holds nothing of the fit before
 
@@ -133,7 +140,7 @@ def test_condensed_features_are_averages_on_the_axes_and_all_that_the_loss_looks
     condensed = detector.condense(data)
     torch.testing.assert_close(condensed, torch.einsum("kc,bchw->bkhw", detector.axes.axes[:5], standardised))
     expected = F.mse_loss(detector.network(condensed), condensed)
-    torch.testing.assert_close(detector.loss(condensed), expected)
+    torch.testing.assert_close(detector.losses(condensed, "all")["total"], expected)
 
 
 @pytest.mark.parametrize(("uneven", "least", "most"), [(0.0, 1.0, 1.9), (3.0, 2.0, 2.0)])
@@ -143,10 +150,9 @@ def test_the_power_grows_where_the_length_is_the_less_even_of_the_two(monkeypatc
     length, places = detector.whitening.length, torch.randn(SHAPE[1:], generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr(detector.whitening, "length", lambda whitened: length(whitened) * (uneven * places).exp())
     with torch.no_grad():
-        lengths = detector.whitening(detector.projection(detector._residual(held)))
-        distances = detector.memory(detector._patches(held))
-        detector._held = [(detector.projection(detector._residual(held)), detector._patches(held))]
-        detector.finish_refine()
+        lengths = detector.whitening(detector._residual(held))
+        distances = detector.memory.everywhere(detector._leading(held))
+        detector.power.copy_(detector._trust([(detector._residual(held), detector._leading(held))]))
     ratio = np.log(lengths.numpy()).std(ddof=1) / np.log(distances.numpy()).std(ddof=1)
     power = 1 - float(distances.square().mean())
     assert float(detector.power) == pytest.approx(power * np.clip(ratio, 1, 2), rel=1e-4)
@@ -157,24 +163,20 @@ def test_the_power_is_not_less_where_the_length_is_the_more_even_of_the_two(monk
     detector, held = fitted(), features(4, seed=1)
     length = detector.whitening.length
     monkeypatch.setattr(detector.whitening, "length", lambda whitened: length(whitened) ** 0.1)
-    detector.refine(features(2))
-    detector.refine_held_out(held)
-    detector.finish_refine()
-    distances = detector.memory(detector._patches(held))
+    detector.conclude([features(2)], [held])
+    distances = detector.memory.everywhere(detector._leading(held))
     assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), rel=1e-4)
     assert 0 < float(detector.power) < 1
 
 
-def test_what_is_kept_of_held_out_normals_is_bounded_and_given_back(monkeypatch):
+def test_what_is_kept_of_held_out_normals_is_bounded(monkeypatch):
     monkeypatch.setattr(autoencoder, "HELD", 3)
-    detector = fitted()
-    detector.refine(features(3))
-    for batch in features(5, seed=1).split(2):
-        detector.refine_held_out(batch)
-    assert [len(patches) for _, patches in detector._held] == [2, 1]
-    assert [len(residual) for residual, _ in detector._held] == [2, 1]
-    detector.finish_refine()
-    assert detector._held == []
+    detector, seen = fitted(), []
+    trust = detector._trust
+    monkeypatch.setattr(detector, "_trust", lambda compared: seen.extend(compared) or trust(compared))
+    detector.conclude([features(3)], features(5, seed=1).split(2))
+    assert [len(coordinates) for _, coordinates in seen] == [2, 1]
+    assert [len(residual) for residual, _ in seen] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -199,16 +201,29 @@ def test_noise_depends_on_seed_and_step_alone():
 
 
 MEANINGLESS = (
-    {"form": "round"},
-    {"components": 0},
-    {"rank": 0},
-    {"memory_components": 0},
-    {"prior": 0.0},
-    {"noise": -1},
+    lambda: made(components=0),
+    lambda: made(noise=-1),
+    lambda: made(pool=0),
+    lambda: PositionWhitening(rank=0),
+    lambda: PositionWhitening(prior=0.0),
+    lambda: PatchMemory(components=0),
+    lambda: Spatial(stages=0),
+    lambda: Pointwise(width=0),
 )
 
 
-@pytest.mark.parametrize("changes", MEANINGLESS)
-def test_settings_without_a_meaning_are_refused(changes):
-    with pytest.raises(UserError, match="model"):
-        Autoencoder(**changes)
+@pytest.mark.parametrize("make", MEANINGLESS)
+def test_settings_without_a_meaning_are_refused(make):
+    with pytest.raises(UserError, match=r"model\."):
+        make()
+
+
+def test_a_pointwise_network_sees_each_position_alone():
+    detector, data = (
+        fitted(network=Pointwise(6, 4), pool=1, whitening=None, memory=None, rim=False),
+        features(2, seed=2),
+    )
+    changed = data.clone()
+    changed[:, :, 3, 5] += 1
+    differs = (detector.error_map(changed) != detector.error_map(data)).nonzero().tolist()
+    assert differs == [[0, 3, 5], [1, 3, 5]]

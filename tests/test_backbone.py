@@ -1,4 +1,4 @@
-"""The frozen backbone: torchvision's and timm's own features, nothing past the last tap, weights that are checked."""
+"""The frozen backbone: torchvision's and timm's own features, nothing past the last layer, weights that are checked."""
 
 import hashlib
 
@@ -13,7 +13,8 @@ from toy import composed
 
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import folding, weights
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.training.compose import build_backbone, build_extractor
 
 SIZE = (96, 64)  # height, width
@@ -64,24 +65,24 @@ def test_resnet50_gives_torchvisions_own_layer2_and_layer3(resnet50, ours):
     wanted = outputs_of(resnet50[0], ["layer2", "layer3"], x)
     with torch.no_grad():
         found = ours(x)
-    assert [tuple(tap.shape) for tap in found] == [(2, 512, 12, 8), (2, 1024, 6, 4)]
-    for tap, want in zip(found, wanted, strict=True):
+    assert [tuple(layer.shape) for layer in found] == [(2, 512, 12, 8), (2, 1024, 6, 4)]
+    for layer, want in zip(found, wanted, strict=True):
         # Another memory layout means another order of sums, hence relative to the largest value.
-        assert (tap - want).abs().max() < 1e-5 * want.abs().max()
+        assert (layer - want).abs().max() < 1e-5 * want.abs().max()
 
 
 def test_the_taps_are_pooled_to_one_grid_as_by_hand(resnet50, ours):
     x = images(1)
-    taps = outputs_of(resnet50[0], ["layer2", "layer3"], x)
+    layers = outputs_of(resnet50[0], ["layer2", "layer3"], x)
     with torch.no_grad():
         plain = FeatureExtractor(ours, grid=[4, 3], neighbourhood=1)(x)
         smooth = FeatureExtractor(ours, grid=[4, 3], neighbourhood=3)(x)
     assert plain.shape == (1, 1536, 4, 3)
     # 12 x 8 -> 4 x 3: rows are means of threes; columns overlap, as adaptive pooling cuts 8 into 3
-    cell = taps[0][0, :, 3:6, 2:6].mean((1, 2))
+    cell = layers[0][0, :, 3:6, 2:6].mean((1, 2))
     torch.testing.assert_close(plain[0, :512, 1, 1], cell, rtol=1e-4, atol=1e-5)
-    padded = F.pad(taps[0], (1, 1, 1, 1))
-    inside = F.pad(torch.ones_like(taps[0]), (1, 1, 1, 1))
+    padded = F.pad(layers[0], (1, 1, 1, 1))
+    inside = F.pad(torch.ones_like(layers[0]), (1, 1, 1, 1))
     mean = padded.unfold(2, 3, 1).unfold(3, 3, 1).sum((-1, -2)) / inside.unfold(2, 3, 1).unfold(3, 3, 1).sum((-1, -2))
     torch.testing.assert_close(smooth[0, :512, 1, 1], mean[0, :, 3:6, 2:6].mean((1, 2)), rtol=1e-4, atol=1e-5)
 
@@ -106,8 +107,8 @@ class TestFolding:
         assert self.norms(backbone.body)
         assert not self.norms(backbone.folded)
         with torch.no_grad():
-            for tap, want in zip(backbone(images()), backbone.body(images()).values(), strict=True):
-                assert (tap - want).abs().max() < 1e-5 * want.abs().max()
+            for layer, want in zip(backbone(images()), backbone.body(images()).values(), strict=True):
+                assert (layer - want).abs().max() < 1e-5 * want.abs().max()
 
     def test_checkpoints_and_parameters_are_those_of_the_network_as_it_came(self, resnet50, ours):
         held, whole = ours.state_dict(), resnet50[0].state_dict()
@@ -122,21 +123,21 @@ class TestFolding:
         holder.load_state_dict({f"backbone.{name}": value for name, value in second.state_dict().items()})
         x = images()
         with torch.no_grad():
-            for tap, want in zip(first(x), second.body(x).values(), strict=True):
-                torch.testing.assert_close(tap, want, rtol=1e-5, atol=1e-6)
+            for layer, want in zip(first(x), second.body(x).values(), strict=True):
+                torch.testing.assert_close(layer, want, rtol=1e-5, atol=1e-6)
 
     def test_all_of_it_moves_to_another_device(self):
         backbone = Backbone("tiny", "tiny", ["layer2", "layer3"], weights="random").to("meta")
-        assert {tap.device.type for tap in backbone(images().to("meta"))} == {"meta"}
+        assert {layer.device.type for layer in backbone(images().to("meta"))} == {"meta"}
 
     def test_a_tap_on_a_convolution_is_what_it_puts_out(self, resnet50):
-        taps = ["conv1", "layer1.0.conv2", "layer1"]
+        layers = ["conv1", "layer1.0.conv2", "layer1"]
         backbone = build_backbone(
-            composed("backbone=resnet50", f"backbone.weights={resnet50[1]}", f"backbone.taps={taps}")
+            composed("backbone=resnet50", f"backbone.weights={resnet50[1]}", f"backbone.layers={layers}")
         )
         with torch.no_grad():
-            for tap, want in zip(backbone(images()), outputs_of(resnet50[0], taps, images()), strict=True):
-                assert (tap - want).abs().max() < 1e-5 * want.abs().max()
+            for layer, want in zip(backbone(images()), outputs_of(resnet50[0], layers, images()), strict=True):
+                assert (layer - want).abs().max() < 1e-5 * want.abs().max()
 
     def test_what_is_used_twice_or_computes_its_own_weights_is_left_alone(self):
         shared = torch.nn.Conv2d(3, 3, 1)
@@ -196,12 +197,12 @@ def test_lite0_carries_the_packages_weights_in_the_right_places():
         best = model(x).topk(4).indices[0].tolist()
         found = backbone(x)
     assert {"bell cote", "palace", "monastery"} <= {_IMAGENET_CATEGORIES[i] for i in best}
-    for tap, want in zip(found, outputs_of(model, backbone.taps, x), strict=True):
-        assert (tap - want).abs().max() < 1e-5 * want.abs().max()  # folded against apart: rounding, and no more
+    for layer, want in zip(found, outputs_of(model, backbone.layers, x), strict=True):
+        assert (layer - want).abs().max() < 1e-5 * want.abs().max()  # folded against apart: rounding, and no more
 
 
 def test_lite0_taps_are_those_of_timms_own_feature_list():
-    backbone = build_backbone(composed("backbone=efficientnet_lite0", "backbone.taps=[blocks.2,blocks.4]"))
+    backbone = build_backbone(composed("backbone=efficientnet_lite0", "backbone.layers=[blocks.2,blocks.4]"))
     full = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3)).eval()
     file = weights.packaged_file()
     classifier = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -209,14 +210,14 @@ def test_lite0_taps_are_those_of_timms_own_feature_list():
     full.load_state_dict(state, strict=False)
     x = images(1)
     with torch.no_grad():
-        for tap, want, stride in zip(backbone(x), full(x), (8, 16), strict=True):
-            assert tap.shape[-2:] == (SIZE[0] // stride, SIZE[1] // stride)
-            torch.testing.assert_close(tap, want, rtol=1e-4, atol=1e-4)
+        for layer, want, stride in zip(backbone(x), full(x), (8, 16), strict=True):
+            assert layer.shape[-2:] == (SIZE[0] // stride, SIZE[1] // stride)
+            torch.testing.assert_close(layer, want, rtol=1e-4, atol=1e-4)
 
 
 def test_any_cnn_of_timm_or_torchvision_by_config():
-    timm_one = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.taps=[layer1,layer2]")
-    torchvision_one = ("backbone=torchvision", "backbone.architecture=resnet18", "backbone.taps=[layer1]")
+    timm_one = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.layers=[layer1,layer2]")
+    torchvision_one = ("backbone=torchvision", "backbone.architecture=resnet18", "backbone.layers=[layer1]")
     one = build_extractor(composed(*timm_one, "backbone.pretrained=null", "backbone.weights=random"))
     two = build_extractor(composed(*torchvision_one, "backbone.weights=random"))
     assert one.shape(SIZE)[0] == 64 + 128
@@ -237,7 +238,7 @@ def test_random_weights_are_the_same_every_time_and_leave_torchs_seed_alone():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        (("tiny", "tiny", ["layer9"]), r"backbone\.taps=\['layer9'\]: tiny consists of layer1, layer2, layer3"),
+        (("tiny", "tiny", ["layer9"]), r"backbone\.layers=\['layer9'\]: tiny consists of layer1, layer2, layer3"),
         (("torchvision", "resnet5000", ["layer2"]), r"architecture=resnet5000: torchvision has no such model"),
         (("timm", "resnet5000", ["layer2"]), r"backbone\.architecture=resnet5000: timm has no such model"),
         (("keras", "resnet50", ["layer2"]), r"backbone\.library=keras: expected torchvision, timm or tiny"),
@@ -246,6 +247,38 @@ def test_random_weights_are_the_same_every_time_and_leave_torchs_seed_alone():
 def test_what_does_not_exist_is_named(settings, named):
     with pytest.raises(UserError, match=named):
         Backbone(*settings, weights="random")
+
+
+@pytest.mark.parametrize(
+    ("library", "architecture", "layer"),
+    [
+        ("timm", "vit_tiny_patch16_224", "blocks.3"),
+        ("timm", "vit_tiny_patch16_224", "no_such_layer"),
+        ("timm", "pvt_v2_b0", "stages.1"),
+        ("torchvision", "swin_t", "features.1"),
+    ],
+)
+def test_networks_with_self_attention_are_refused_by_name_before_weights_are_fetched(library, architecture, layer):
+    with pytest.raises(UserError, match=rf"{architecture}.* \w+ has self-attention.* Expected a convolutional network"):
+        Backbone(library, architecture, [layer], pretrained="none_such")
+
+
+def test_attention_behind_the_last_layer_does_no_harm():
+    assert FeatureExtractor(Backbone("timm", "resnet50_clip", ["stages.0"], weights="random")).shape((64, 96)) == (
+        256,
+        16,
+        24,
+    )
+
+
+def test_layers_that_are_no_grids_and_sizes_that_do_not_fit_are_refused_by_name():
+    mixer = FeatureExtractor(Backbone("timm", "mixer_s32_224", ["blocks.0"], weights="random"))
+    with pytest.raises(
+        UserError, match=r"backbone\.layers=\['blocks\.0'\]: expected grids of features .* \(1, 49, 512\)"
+    ):
+        mixer.shape((224, 224))
+    with pytest.raises(UserError, match=r"data\.image_size=\[96, 96\]: mixer_s32_224 can't see images of this size"):
+        mixer.shape((96, 96))
 
 
 class TestWeightsFiles:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from anomaly_lightning.cache import FEATURES, limit_bytes
 from anomaly_lightning.errors import CacheError
-from anomaly_lightning.features.store import DiskStore, cache_usage
+from anomaly_lightning.features.housekeeping import cache_usage, limit_bytes
+from anomaly_lightning.features.store import DiskStore
+from anomaly_lightning.places import FEATURES
 
 SHAPE = (8, 20, 30)
 PROJECT = Path(__file__).resolve().parents[1]
@@ -19,8 +20,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     for backbone in ("resnet50", "tiny"):
-        with DiskStore(tmp_path / "cache" / FEATURES, {"backbone": backbone}, SHAPE) as store:
-            store.append([f"key{i}" for i in range(5)], torch.ones(5, *SHAPE))
+        store = DiskStore(tmp_path / "cache" / FEATURES, {"backbone": backbone}, SHAPE)
+        store.append([f"{i:02}key" for i in range(5)], torch.ones(5, *SHAPE))
     return tmp_path / "cache"
 
 
@@ -40,7 +41,7 @@ def test_show_lists_every_folder_and_the_total(cache: Path) -> None:
     for entry in cache_usage(cache / FEATURES):
         (line,) = [line for line in done.stdout.splitlines() if entry.folder.name in line]
         assert str(entry.spec["backbone"]) in line
-        assert "8x20x30  float16         5" in line
+        assert "8x20x30  float16       5" in line
     assert "of 20 GB (cache.max_gb)" in done.stdout
 
 

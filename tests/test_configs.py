@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from toy import composed
 
 from anomaly_lightning.calibration import Rule
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.synthetic import generate
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import PREFERRED, PREFERRED_WEIGHTS
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
 
@@ -28,8 +29,8 @@ GIVEN = {
     "category/custom": ["category.name=widgets", "data.root=/images"],
     "data/folder": ["category.name=widgets", "data.normal=/images/good"],
     "data/manifest": ["category.name=widgets", "data.manifest=/images/parts.csv"],
-    "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.taps=[layer2]"],
-    "backbone/timm": ["backbone.architecture=resnet18", "backbone.taps=[layer2]", "backbone.pretrained=a1_in1k"],
+    "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.layers=[layer2]"],
+    "backbone/timm": ["backbone.architecture=resnet18", "backbone.layers=[layer2]", "backbone.pretrained=a1_in1k"],
 }
 APPENDED = ("sweep",)  # no default in train.yaml
 
@@ -96,7 +97,7 @@ def test_a_backbone_states_all_the_arguments_of_backbone(name):
 
 def test_sections_without_a_target_state_all_arguments_of_what_they_become():
     config = composed()
-    assert set(config.scoring) == arguments(Scoring)
+    assert set(config.scoring) == arguments(Scoring) - {"grid", "size", "region"}
     assert set(config.features) == arguments(FeatureExtractor) - {"backbone"}
     assert set(config.data.generate) == arguments(generate) - {"root", "category"}
 
@@ -111,7 +112,7 @@ def test_thresholds_are_rules(name):
 @pytest.mark.parametrize("name", [name for name in FILES if name.split("/")[0] in ("trainer", "callbacks", "logger")])
 def test_a_trainer_is_made_of_what_the_files_say(name, tmp_path):
     config = composed(choose(name), f"run_dir={tmp_path}", "trainer.accelerator=cpu")
-    trainer = compose.build_trainer(config, trainable=True)
+    trainer = compose.build_trainer(config, players=1)
     assert isinstance(trainer, pl.Trainer)
     assert trainer.max_epochs == config.trainer.max_epochs
     kinds = {type(callback).__name__ for callback in trainer.callbacks}
@@ -119,8 +120,16 @@ def test_a_trainer_is_made_of_what_the_files_say(name, tmp_path):
     assert set(named) <= kinds
 
 
+def test_several_players_have_no_one_loss_to_watch(tmp_path):
+    config = composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu")
+    trainer = compose.build_trainer(config, players=2)
+    assert trainer.max_epochs == config.trainer.max_epochs
+    assert [callback.monitor for callback in trainer.checkpoint_callbacks] == [None]
+    assert not any(isinstance(callback, pl.callbacks.EarlyStopping) for callback in trainer.callbacks)
+
+
 def test_methods_without_gradients_get_one_epoch_and_no_watched_loss(tmp_path):
-    trainer = compose.build_trainer(composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu"), trainable=False)
+    trainer = compose.build_trainer(composed(f"run_dir={tmp_path}", "trainer.accelerator=cpu"), players=0)
     assert trainer.max_epochs == 1
     assert [callback.monitor for callback in trainer.checkpoint_callbacks] == [None]
 
@@ -149,7 +158,7 @@ def test_all_categories_are_those_of_mvnet():
 
 def test_the_seed_experiment_is_the_plain_recipe():
     config = composed("experiment=classic")
-    backbone = (config.backbone.architecture, list(config.backbone.taps), config.backbone.pretrained)
+    backbone = (config.backbone.architecture, list(config.backbone.layers), config.backbone.pretrained)
     assert backbone == ("resnet50", ["layer2", "layer3"], "IMAGENET1K_V1")
     assert (config.optimizer._target_, config.optimizer.lr) == ("torch.optim.Adam", 0.001)
     assert (config.trainer.max_epochs, config.data.batch_size, config.data.split) == (100, 32, "pooled_80_20")

@@ -1,4 +1,4 @@
-"""The contract of models/base.py, held by every method that conf/model lists.
+"""The contract of detectors/base.py, held by every method that conf/model lists.
 
 A new method is one file and one yaml: it is found here by its yaml, and nothing needs to be added.
 """
@@ -11,9 +11,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from anomaly_lightning.cli import CONFIG_DIR
-from anomaly_lightning.detectors.base import Detector
-from anomaly_lightning.training.checkpoint import create_detector
+from anomaly_lightning.detectors.base import Detector, Spec, TrainedDetector
+from anomaly_lightning.detectors.registry import create_detector
+from anomaly_lightning.places import CONFIG_DIR
 
 MODELS = sorted((CONFIG_DIR / "model").glob("*.yaml"))
 SHAPES = [(12, 8, 6), (10, 5, 9), (7, 4, 4)]
@@ -31,7 +31,7 @@ def given(path):
 def build(path, shape):
     torch.manual_seed(0)
     detector = create_detector(given(path))
-    detector.build(shape)
+    detector.build(Spec(shape, (32 * shape[1], 32 * shape[2])))
     return detector
 
 
@@ -48,22 +48,20 @@ def normals(count, shape, seed=0):
 
 
 def fit(detector, features, batch=6, steps=0):
-    """The life of a detector, as models/base.py tells it."""
-    for part in features.split(batch):
-        detector.observe(part)
-    detector.finish()
-    if detector.trainable and steps:
-        optimizer = torch.optim.Adam(detector.parameters(), lr=3e-3)
-        detector.train()
-        for _ in range(steps):
+    """The life of a detector, as detectors/base.py tells it."""
+    detector.prepare(features.split(batch))
+    if not isinstance(detector, TrainedDetector):
+        return detector.eval()
+    players = detector.players()
+    optimizers = {name: torch.optim.Adam(parameters, lr=3e-3) for name, parameters in players.items()}
+    detector.train()
+    for _ in range(steps):
+        for name, optimizer in optimizers.items():
             optimizer.zero_grad()
-            detector.loss(detector.condense(features)).backward()
+            detector.losses(detector.condense(features), name)["total"].backward()
             optimizer.step()
     detector.eval()
-    if detector.refines:
-        for part in features.split(batch):
-            detector.refine(part)
-        detector.finish_refine()
+    detector.conclude(features.split(batch), [])
     return detector
 
 
@@ -111,18 +109,7 @@ def test_error_map_of_a_image_does_not_depend_on_its_batch(path):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_finish_is_idempotent(path):
-    shape = SHAPES[0]
-    detector = fit(build(path, shape), normals(9, shape))
-    before = copy.deepcopy(detector.state_dict())
-    detector.finish()
-    detector.finish_refine()
-    after = detector.state_dict()
-    assert set(after) == set(before)
-    assert all(torch.equal(value, before[name]) for name, value in after.items())
-
-
-def test_observing_after_finish_starts_anew(path):
+def test_preparing_again_starts_from_scratch(path):
     shape, wanted = SHAPES[0], normals(9, SHAPES[0])
     detector, other = build(path, shape), build(path, shape)
     fit(detector, 5 + 3 * normals(9, shape, seed=7))
@@ -131,6 +118,38 @@ def test_observing_after_finish_starts_anew(path):
     fit(other, wanted)
     features = normals(3, shape, seed=1)
     torch.testing.assert_close(error_map(detector, features), error_map(other, features), rtol=1e-5, atol=1e-6)
+
+
+def test_normals_are_walked_whole_each_time(path):
+    """A one-way iterator is used up after the first walk: a method may walk as often as it likes."""
+    shape, features = SHAPES[0], normals(9, SHAPES[0])
+    walks = []
+
+    class Walked:
+        def __iter__(self):
+            walks.append(0)
+            for part in features.split(4):
+                walks[-1] += len(part)
+                yield part
+
+    detector = build(path, shape)
+    detector.prepare(Walked())
+    assert walks
+    assert set(walks) == {9}
+    assert torch.equal(error_map(detector.eval(), features), error_map(_prepared(path, features), features))
+
+
+def _prepared(path, features):
+    detector = build(path, tuple(features.shape[1:]))
+    detector.prepare(features.split(4))
+    return detector.eval()
+
+
+def test_the_error_map_has_the_grid_that_the_method_says(path):
+    shape = SHAPES[1]
+    detector = fit(build(path, shape), normals(9, shape))
+    spec = Spec(shape, (32 * shape[1], 32 * shape[2]))
+    assert tuple(error_map(detector, normals(2, shape)).shape[1:]) == tuple(detector.grid(spec))
 
 
 def test_how_the_images_are_cut_into_batches_does_not_matter(path):
@@ -146,7 +165,7 @@ def test_a_fresh_detector_takes_the_state_and_gives_the_same_map(path, tmp_path)
     torch.save(detector.state_dict(), tmp_path / "state.pt")
     torch.manual_seed(123)  # nothing may hang on the seed
     fresh = create_detector(given(path))
-    fresh.build(shape)
+    fresh.build(Spec(shape, (32 * shape[1], 32 * shape[2])))
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(error_map(fresh.eval(), features), error_map(detector, features))
 
@@ -158,28 +177,37 @@ def test_fitting_leaves_the_features_alone(path):
     assert torch.equal(features, before)
 
 
-def test_the_loss_is_one_number_that_gradients_lower_or_says_there_is_none(path):
+def test_losses_are_numbers_whose_total_gradients_lower(path):
     shape, features = SHAPES[0], normals(12, SHAPES[0])
     detector = fit(build(path, shape), features)
-    if not detector.trainable:
-        with pytest.raises(NotImplementedError, match=type(detector).__name__):
-            detector.loss(features)
-        return
-    before = detector.loss(detector.condense(features))
-    assert before.shape == ()
-    assert before.requires_grad
-    after = fit(detector, features, steps=60).loss(detector.condense(features))
-    assert after < 0.9 * before
+    if not isinstance(detector, TrainedDetector):
+        pytest.skip("a method without gradients")
+    assert {id(p) for group in detector.players().values() for p in group} == {id(p) for p in detector.parameters()}
+    for player in detector.players():
+        before = detector.losses(detector.condense(features), player)
+        assert all(value.shape == () for value in before.values())
+        assert before["total"].requires_grad
+    if len(detector.players()) == 1:  # several play against each other
+        after = fit(detector, features, steps=60).losses(detector.condense(features), player)
+        assert after["total"] < 0.9 * before["total"]
 
 
 def test_what_features_are_condensed_to_hangs_on_them_and_the_statistics_alone(path):
     shape, features = SHAPES[1], normals(8, SHAPES[1])
     detector = fit(build(path, shape), features)
+    if not isinstance(detector, TrainedDetector):
+        pytest.skip("a method without gradients")
     before = detector.condense(features)
     assert not before.requires_grad
     assert detector.condenses == (before.numel() < features.numel())
-    other = fit(build(path, shape), features, steps=3).train() if detector.trainable else detector
+    other = fit(build(path, shape), features, steps=3).train()
     torch.testing.assert_close(other.condense(features[2:5]), before[2:5])
+
+
+def test_a_method_with_chance_follows_the_runs_seed(path):
+    if "seed" not in inspect.signature(type(create_detector(given(path)))).parameters:
+        pytest.skip("a method without chance")
+    assert OmegaConf.to_container(OmegaConf.load(path))["seed"] == "${seed}"
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)

@@ -1,19 +1,23 @@
-"""A planted defect of 12 pixels has the map's peak inside its box, through the whole predictor, for any shape."""
+"""A planted defect of 12 pixels has the map's peak inside its box, through the whole inspector, for any shape."""
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from toy import card
 
-from anomaly_lightning.cli import CONFIG_DIR
-from anomaly_lightning.data.tiling import Tiling, crop
+from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.pca import PCA
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
-from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.places import CONFIG_DIR
+from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.runtime.tiles import Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
-from anomaly_lightning.training.module import AnomalyModule
+from anomaly_lightning.training.checkpoint import TorchEngine
 
 BOX, PLACES = 12, 100
 SHAPES = {
@@ -32,24 +36,23 @@ def image(rng, height, width):
 
 
 def fitted(backbone, grid, size, resize, tiling, shape, rng):
-    """A predictor whose PCA has seen six good images of the shape."""
+    """An inspector whose PCA has seen six good images of the shape."""
     extractor = FeatureExtractor(backbone, grid=grid, neighbourhood=1)
     transform, detector = ImageTransform(size, backbone.mean, backbone.std, resize), PCA()
-    detector.build(extractor.shape(size))
-    module = AnomalyModule(extractor, detector, Scoring(sigma=2.0), size)
-    module.threshold.fill_(0.0)
-    module.pixel_threshold.fill_(0.0)
+    spec = Spec(extractor.shape(size), transform.size)
+    detector.build(spec)
+    model = AnomalyModel(extractor, detector, Scoring(sigma=2.0, grid=detector.grid(spec), size=spec.image))
     with torch.inference_mode():
+        seen = []
         for _ in range(6):
             whole = Image.fromarray(image(rng, *shape))
             parts = [whole] if tiling is None else [crop(whole, box) for box in tiling.boxes(shape)]
-            for part in parts:
-                detector.observe(extractor(transform(part)[None]))
-        detector.finish()
-    return Predictor(module, transform, "cpu", tiling=tiling)
+            seen += [extractor(torch.from_numpy(transform(part)[None])) for part in parts]
+        detector.prepare(seen)
+    return Inspector(card(transform, tiling=None if tiling is None else tiling.card()), TorchEngine(model, "cpu"))
 
 
-def hits(predictor, shape, rng, places, darkness=0.3):
+def hits(inspector, shape, rng, places, darkness=0.3):
     """How many of the planted boxes hold the peak of the map."""
     (height, width), found = shape, 0
     for _ in range(places):
@@ -57,7 +60,7 @@ def hits(predictor, shape, rng, places, darkness=0.3):
         top, left = int(rng.integers(0, height - BOX)), int(rng.integers(0, width - BOX))
         box = np.s_[top : top + BOX, left : left + BOX]
         values[box] = (values[box] * darkness).astype(np.uint8)
-        row, column = divmod(int(predictor(Image.fromarray(values)).anomaly_map.argmax()), width)
+        row, column = divmod(int(inspector(Image.fromarray(values)).anomaly_map.argmax()), width)
         found += top <= row < top + BOX and left <= column < left + BOX
     return found
 
@@ -69,6 +72,6 @@ def test_peaks_lie_in_their_boxes(name):
     shape, size, resize, tiling = SHAPES[name]
     rng = np.random.default_rng(0)
     config = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "backbone" / "efficientnet_lite0.yaml"))
-    predictor = fitted(Backbone(**config), size[0] // 8, size, resize, tiling, shape, rng)
-    found = hits(predictor, shape, rng, PLACES)
+    inspector = fitted(Backbone(**config), size[0] // 8, size, resize, tiling, shape, rng)
+    found = hits(inspector, shape, rng, PLACES)
     assert found >= 95, f"{found} of {PLACES}"

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anomaly_lightning.detectors.parts import ChannelMoments, ChannelView
-from anomaly_lightning.detectors.parts.grid import averages, from_white_squares, white_squares
+from anomaly_lightning.detectors.parts.grid import Chessboard, averages
+from anomaly_lightning.detectors.parts.moments import ChannelMoments
+from anomaly_lightning.detectors.parts.view import ChannelView
 
 SIZES = [(12, 24), (13, 9), (12, 9), (1, 1), (1, 7)]
 
@@ -26,24 +27,17 @@ def test_averages_are_those_of_torch(side, size, layout):
 @pytest.mark.parametrize("size", SIZES)
 def test_white_squares_and_the_map_that_is_made_of_them(size):
     maps = maps_of(size)
-    found = white_squares(maps)
+    board = Chessboard(size)
+    found = board.take(maps)
     white = [(row, column) for row in range(size[0]) for column in range(size[1]) if (row + column) % 2 == 0]
-    expected = torch.stack([maps[:, :, row, column] for row, column in white], dim=-1)[..., None]
+    expected = torch.stack([maps[:, :, row, column] for row, column in white], dim=1)
     assert torch.equal(found, expected)
-    whole = from_white_squares(found[:, 0], size)
+    whole = board.fill(found[..., 0])
     for row, column in np.ndindex(size):
         beside = ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
         known = [(row, column)] if (row, column) in white else [place for place in beside if place in white]
         mean = torch.stack([maps[:, 0, r, c] for r, c in known]).mean(0)
         torch.testing.assert_close(whole[:, row, column], mean)
-
-
-def test_what_was_kept_for_one_dtype_is_not_given_for_another():
-    values = white_squares(maps_of((6, 8)))[:, 0]
-    assert from_white_squares(values, (6, 8)).dtype == torch.float32
-    whole = from_white_squares(values.double(), (6, 8))
-    assert whole.dtype == torch.float64
-    torch.testing.assert_close(whole.float(), from_white_squares(values, (6, 8)))
 
 
 def test_a_view_is_the_rows_times_the_standardised_features():

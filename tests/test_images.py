@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_lightning.data import images
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.reading import ImageError, check_images, content_hash, read_image, read_mask
+from anomaly_lightning.runtime import reading
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import ImageError, check_images, read_image, read_mask
 
 H, W = 6, 9
 
@@ -211,7 +212,7 @@ def test_the_limit_can_be_moved_both_ways(tmp_path):
 
 def test_pillows_own_guard_stays_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
-    monkeypatch.setattr(images, "_limit", lambda *_: None)
+    monkeypatch.setattr(reading, "_limit", lambda *_: None)
     with pytest.raises(ImageError, match="header claims 54 pixels, more than the limit of 5"):
         read_image(save(tmp_path / "a.png", Image.fromarray(ramp())), max_pixels=5)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
+from toy import command, flat
 
-from anomaly_lightning.leaderboard import main
 from anomaly_lightning.reports.leaderboard import read_rows, show, summarise, write_leaderboard
 from anomaly_lightning.training.callbacks.leaderboard import LeaderboardCallback
 
@@ -30,13 +30,13 @@ def make_run(folder: Path, category="leather", auroc=0.9, model="autoencoder", s
     image = {"precision": None, "recall": 0.5, "f1": auroc - 0.1, "f1_floor": 0.7, "f1_oracle": 0.95, "auroc": auroc}
     image["ci95"] = {"auroc": [auroc - 0.05, auroc + 0.05], "f1": [0.4, 0.9]}
     names = {"category": category, "model": model, "backbone": backbone, "seed": seed}
-    figures = {
+    measured = {
         "image": image,
         "pixel": {"auroc": 0.8, "aupro": 0.6},
         "timing": {"total_s": 12.3},
         "peak_memory_mb": 900,
     }
-    (folder / "metrics.json").write_text(json.dumps(names | figures))
+    (folder / "metrics.json").write_text(json.dumps(names | measured))
     run = {"status": "finished", "identity": str(folder), "validation_loss": 0.25, "seed": seed}
     (folder / "run.json").write_text(json.dumps(run))
     return folder
@@ -76,15 +76,15 @@ def printed(board, width=80) -> str:
     return console.file.getvalue()
 
 
-def test_a_row_a_run_in_natural_order_with_figures_and_intervals(tmp_path):
+def test_a_row_a_run_in_natural_order_with_metrics_and_intervals(tmp_path):
     for job in (10, 9, 2):
         make_run(tmp_path / str(job), seed=job)
     rows = read_rows([tmp_path])
     assert [row.names["seed"] for row in rows] == ["2", "9", "10"]
-    assert rows[0].figures["auroc"] == 0.9
-    assert rows[0].figures["precision"] is None
-    assert rows[0].figures["validation_loss"] == 0.25
-    assert rows[0].figures["peak_memory_mb"] == 900
+    assert rows[0].metrics["auroc"] == 0.9
+    assert rows[0].metrics["precision"] is None
+    assert rows[0].metrics["validation_loss"] == 0.25
+    assert rows[0].metrics["peak_memory_mb"] == 900
     assert rows[0].intervals == {"auroc": pytest.approx((0.85, 0.95)), "f1": (0.4, 0.9)}
 
 
@@ -148,7 +148,7 @@ def test_the_words_fit_80_columns_and_tell_errors_whole(sweep):
     assert "backbone tiny" in table.splitlines()[0]
 
 
-def test_names_fold_before_figures_do(tmp_path):
+def test_names_fold_before_numbers_do(tmp_path):
     for job, name in enumerate(("efficientnet_lite0", "wide_resnet50_2")):
         make_run(tmp_path / str(job), category="a_category_with_quite_a_long_name", backbone=name, seed=job)
         make_run(tmp_path / f"1{job}", model="patchcore", backbone=name, overrides=[f"model.bank={job}00"])
@@ -165,7 +165,7 @@ def test_a_run_that_was_taken_over_comes_once_and_a_lost_one_says_so(tmp_path):
         (folder / "reused.json").write_text(json.dumps({"run": "../../first/0"}))
         (row,) = read_rows([tmp_path / name])
         assert row.folder == original
-        assert row.figures["auroc"] == 0.9
+        assert row.metrics["auroc"] == 0.9
     assert len(read_rows([tmp_path])) == 1
     shutil.rmtree(original)
     (row,) = read_rows([tmp_path / "third"])
@@ -178,7 +178,7 @@ def test_a_cut_off_run_is_a_row_until_it_was_run_again(tmp_path):
     run = {"status": "training", "identity": "same", "seed": 3, "resolved": {"category": "tile", "model": "pca"}}
     (cut_off / "run.json").write_text(json.dumps(run | {"resolved": run["resolved"] | {"backbone": "tiny (as set)"}}))
     (row,) = read_rows([tmp_path])
-    assert row.error == "cut off in the state 'training'"
+    assert row.error == "cut off with status 'training'"
     assert row.names == {"category": "tile", "model": "pca", "backbone": "tiny", "seed": "3"}
     done = make_run(tmp_path / "second" / "0")
     (done / "run.json").write_text(json.dumps({"status": "finished", "identity": "same"}))
@@ -192,7 +192,7 @@ def test_broken_files_are_no_reason_to_lose_the_other_rows(tmp_path):
     make_run(tmp_path / "2")
     rows = read_rows([tmp_path])
     assert len(rows) == 3
-    assert rows[2].figures["auroc"] == 0.9
+    assert rows[2].metrics["auroc"] == 0.9
 
 
 class Page(HTMLParser):
@@ -200,13 +200,14 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.runs, self.links, self.outside, self.open = [], [], [], []
+        self.runs, self.links, self.outside, self.inside = 0, [], [], False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        if tag == "tr" and "data-category" in attributes:
-            self.runs.append(attributes)
+        if tag == "table":
+            self.inside = attributes.get("id") == "runs"
+        self.runs += tag == "tr" and self.inside
         if tag == "a":
             self.links.append(attributes["href"])
         sources = [value for name, value in attrs if name in ("src", "srcset", "href") and tag != "a"]
@@ -218,17 +219,17 @@ def test_the_page_is_one_file_with_relative_links_and_escaped_words(sweep):
     write_leaderboard(summarise(read_rows([sweep])), sweep)
     text = (sweep / "leaderboard.html").read_text()
     page = Page(text)
-    assert len(page.runs) == 12
+    assert page.runs == 1 + 12
     assert page.outside == []
     assert not re.search(r"@import|url\(|fetch\(|https?://", text)
-    assert page.links[:3] == ["#runs", "0/report.html", "1"]
+    assert page.links[:3] == ["#main", "0/report.html", "1"]
     assert all((sweep / link).exists() for link in page.links[1:])
     assert "&lt;b&gt;category&lt;/b&gt;" in text
     assert "<b>category</b>" not in text
-    assert "6 without figures" in text
+    assert "6 failed" in text
     assert "0.650 to 0.750" in text
     assert "± 0.0707" in text
-    assert text.count('class="scroll compared"') == 4
+    assert text.count('class="compared"') == 4
 
 
 def test_one_category_needs_no_means_and_no_comparison(tmp_path):
@@ -240,24 +241,32 @@ def test_one_category_needs_no_means_and_no_comparison(tmp_path):
     assert "mean of" not in printed(summarise(read_rows([tmp_path])))
 
 
-def test_the_command_takes_folders_and_writes_into_the_first_or_where_told(sweep, tmp_path, capsys):
+def test_the_command_takes_folders_and_writes_into_the_first_or_where_asked(sweep, tmp_path):
     other = make_run(tmp_path / "train" / "wood" / "now", "wood", 0.99).parent
-    assert main([str(sweep), str(other)]) == 0
+    ran = command("leaderboard", f"runs=[{sweep},{other}]", cwd=tmp_path)
+    assert ran.code == 0, ran.out
     assert sum(line["kind"] == "run" for line in records(sweep)) == 13
-    assert "wood" in capsys.readouterr().out
-    assert main([f"runs={other}", f"output={tmp_path / 'elsewhere'}"]) == 0
+    assert "wood" in ran.out
+    assert command("leaderboard", f"runs={other}", f"output={tmp_path / 'elsewhere'}", cwd=tmp_path).code == 0
     (line,) = (line for line in records(tmp_path / "elsewhere") if line["kind"] == "run")
     assert line["run"] == "../train/wood/now"
+    assert not (tmp_path / "outputs").exists()
 
 
-def test_the_command_says_what_is_wrong_in_one_paragraph(tmp_path, capsys):
-    assert main([str(tmp_path / "nowhere")]) == 1
-    assert "No such folder" in capsys.readouterr().err
-    assert main([str(tmp_path)]) == 1
-    assert "No run below" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        main([])
-    assert stop.value.code == 2
+def test_the_command_says_what_is_wrong_in_one_paragraph(tmp_path):
+    for given, words in (("runs=nowhere", "No such folder: nowhere."), ("runs=.", "No run below .: expected")):
+        ran = command("leaderboard", given, cwd=tmp_path)
+        assert ran.code == 1
+        assert words in flat(ran.out)
+        assert "Traceback" not in ran.out
+    assert "There is no default for runs" in flat(command("leaderboard", cwd=tmp_path).out)
+
+
+def test_a_metric_that_no_run_has_gets_no_column(sweep):
+    write_leaderboard(summarise(read_rows([sweep])), sweep)
+    text = (sweep / "leaderboard.html").read_text()
+    assert ">F1 oracle</th>" in text
+    assert ">precision</th>" not in text
 
 
 def test_a_sweep_ends_with_status_1_where_a_run_failed_and_not_otherwise(sweep, tmp_path, capsys):
@@ -289,23 +298,28 @@ def test_in_a_browser_heads_sort_and_nothing_is_asked_of_a_network(sweep):
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto((sweep / "leaderboard.html").as_uri())
 
-        def column(key):
-            return page.eval_on_selector_all("#table tbody tr", f"rows => rows.map(row => row.dataset.{key} ?? '')")
+        heads = page.locator("#runs thead th").all_inner_texts()
 
-        page.get_by_role("button", name="AUROC", exact=True).focus()
+        def column(name):
+            values = "(rows, at) => rows.map(row => row.cells[5].colSpan > 1 ? '' : row.cells[at].innerText)"
+            return page.eval_on_selector_all("#runs tbody tr", values, heads.index(name))
+
+        page.locator("#runs").get_by_role("button", name="AUROC", exact=True).focus()
         page.keyboard.press("Enter")
-        rising = column("auroc")
-        assert [float(value) for value in rising[:6]] == sorted(float(value) for value in rising[:6])
-        assert rising[6:] == [""] * 6
+        rising = [text.split()[0] for text in column("AUROC")[:6]]
+        assert rising == sorted(rising)
+        assert column("AUROC")[6:] == [""] * 6
         page.keyboard.press("Enter")
-        assert column("auroc") == rising[5::-1] + [""] * 6
+        assert [text.split()[0] for text in column("AUROC")[:6]] == rising[::-1]
+        assert column("AUROC")[6:] == [""] * 6
         assert page.locator("th[aria-sort=descending]").inner_text().startswith("AUROC")
-        assert page.locator("#said").inner_text() == "Sorted by AUROC, descending."
-        page.get_by_role("button", name="category").click()
-        assert column("category") == ["cable"] * 4 + ["grid"] * 4 + ["leather"] * 4
+        assert page.locator("#sorted").inner_text() == "Sorted by AUROC, descending."
+        page.locator("#runs").get_by_role("button", name="category").click()
+        categories = page.locator("#runs tbody th").all_inner_texts()
+        assert categories == ["cable"] * 4 + ["grid"] * 4 + ["leather"] * 4
 
         assert page.locator(".compared:visible").count() == 1
-        page.get_by_label("Figure").select_option("f1")
+        page.get_by_label("Metric").select_option("f1")
         assert page.locator("#compared-f1").is_visible()
         assert page.locator("#compared-f1 tbody tr").first.locator(".best").inner_text().startswith("0.67")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

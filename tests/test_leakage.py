@@ -20,9 +20,8 @@ def run(tmp_path_factory, widget):
         settings = (f"data.root={root}", f"data.split={policy}", f"run_dir={folder}", "bootstrap=0", "reuse=false")
         session = TrainingSession(composed(*widget, *BARE, *settings))
         loss = session.run()
-        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-        tensors = {name: value for name, value in best.items() if isinstance(value, torch.Tensor)}
-        return loss, tensors, best["_extra_state"]["calibration"]["threshold"], session.images.splits.counts()
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+        return loss, best["state_dict"], best["card"]["thresholds"]["score"], session.source.splits.counts()
 
     return once
 

@@ -40,7 +40,8 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
     [
         ("data.split=random", "data.split=random: expected one of official, pooled_80_20"),
         ("scoring.reduction=median", "scoring.reduction=median: expected one of max, top, mean"),
-        ("model.form=round", "model.form=round: expected one of"),
+        ("model.network.stages=0", "model.network.width, latent and stages must be 1 or more"),
+        ("model.memory=50", "model.memory=50: expected a block with a _target_, or null"),
         ("data.on_corrupt=ignore", "data.on_corrupt=ignore: expected one of error, skip"),
         ("cache.mode=ram", "cache.mode=ram: expected one of disk, memory, off"),
         ("cache.dtype=float8", "cache.dtype to be one of float16, bfloat16, float32"),
@@ -49,7 +50,7 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("data.validation_share=2", "data.validation_share=2"),
         ("data.batch_size=0", "data.batch_size=0"),
         ("threshold=conformal", "more to go"),
-        ("backbone.taps=[layer7]", "backbone.taps=['layer7']: tiny consists of layer1, layer2, layer3"),
+        ("backbone.layers=[layer7]", "backbone.layers=['layer7']: tiny consists of layer1, layer2, layer3"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named_as_it_was_typed(widget, tmp_path, argument, said):

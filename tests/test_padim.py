@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.padim import PaDiM
 from anomaly_lightning.errors import UserError
 
@@ -17,10 +18,8 @@ def features(images: int, seed: int = 0) -> Tensor:
 
 def fitted(batches: list[Tensor], **settings: object) -> PaDiM:
     detector = PaDiM(**settings)
-    detector.build(tuple(batches[0].shape[1:]))
-    for batch in batches:
-        detector.observe(batch)
-    detector.finish()
+    detector.build(Spec(tuple(batches[0].shape[1:]), (64, 64)))
+    detector.prepare(batches)
     return detector
 
 
@@ -75,18 +74,16 @@ def test_reduced_keeps_the_drawn_channels() -> None:
 def test_state_loads_back_and_nothing_depends_on_the_mode() -> None:
     detector, test = fitted([features(20)], reduced=3, seed=0), features(3, seed=1)
     twin = PaDiM(reduced=3, seed=5)
-    twin.build(SHAPE)
+    twin.build(Spec(SHAPE, (64, 64)))
     twin.load_state_dict(detector.state_dict())
     before = detector.error_map(test)
     assert torch.equal(twin.train().error_map(test), before)
-    detector.finish()
     assert torch.equal(detector.eval().error_map(test), before)
 
 
-def test_observing_again_starts_anew() -> None:
+def test_preparing_again_starts_from_scratch() -> None:
     detector, test = fitted([features(20)]), features(3, seed=1)
-    detector.observe(features(9, seed=4))
-    detector.finish()
+    detector.prepare([features(9, seed=4)])
     assert torch.equal(detector.error_map(test), fitted([features(9, seed=4)]).error_map(test))
 
 

@@ -6,6 +6,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from anomaly_lightning.detectors import patchcore
+from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.patchcore import PatchCore, nearest_neighbours
 from anomaly_lightning.errors import UserError
 
@@ -19,9 +20,8 @@ def features(images: int, seed: int = 0) -> Tensor:
 
 def fitted(batches: list[Tensor], **settings: object) -> PatchCore:
     detector = PatchCore(**{**PLAIN, **settings})
-    for batch in batches:
-        detector.observe(batch)
-    detector.finish()
+    detector.build(Spec(SHAPE, (64, 64)))
+    detector.prepare(batches)
     return detector
 
 
@@ -89,17 +89,16 @@ def test_streaming_is_all_at_once(pool: int) -> None:
 def test_bank_loads_back_and_nothing_depends_on_the_mode() -> None:
     detector, test = fitted([features(4)], neighbours=3), features(3, seed=1)
     twin = PatchCore(**{**PLAIN, "neighbours": 3})
+    twin.build(Spec(SHAPE, (64, 64)))
     twin.load_state_dict(detector.state_dict())
     before = detector.error_map(test)
     assert torch.equal(twin.train().error_map(test), before)
-    detector.finish()
     assert torch.equal(detector.eval().error_map(test), before)
 
 
-def test_observing_again_starts_anew() -> None:
+def test_preparing_again_starts_from_scratch() -> None:
     detector, test = fitted([features(20)]), features(3, seed=1)
-    detector.observe(features(9, seed=4))
-    detector.finish()
+    detector.prepare([features(9, seed=4)])
     assert torch.equal(detector.error_map(test), fitted([features(9, seed=4)]).error_map(test))
 
 

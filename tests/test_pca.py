@@ -4,6 +4,7 @@ import torch
 from sklearn import decomposition
 from torch import Tensor
 
+from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.errors import UserError
 
@@ -18,10 +19,8 @@ def features(images: int, seed: int = 0) -> Tensor:
 
 def fitted(batches: list[Tensor], **settings: object) -> PCA:
     detector = PCA(**settings)
-    detector.build(SHAPE)
-    for batch in batches:
-        detector.observe(batch)
-    detector.finish()
+    detector.build(Spec(SHAPE, (64, 64)))
+    detector.prepare(batches)
     return detector
 
 
@@ -49,19 +48,17 @@ def test_streaming_is_all_at_once() -> None:
 def test_state_loads_back_and_nothing_depends_on_the_mode() -> None:
     detector, test = fitted([features(4)]), features(3, seed=1)
     twin = PCA()
-    twin.build(SHAPE)
+    twin.build(Spec(SHAPE, (64, 64)))
     twin.load_state_dict(detector.state_dict())
     before = detector.error_map(test)
     assert (before >= 0).all()
     assert torch.equal(twin.train().error_map(test), before)
-    detector.finish()
     assert torch.equal(detector.eval().error_map(test), before)
 
 
-def test_observing_again_starts_anew() -> None:
+def test_preparing_again_starts_from_scratch() -> None:
     detector, test = fitted([features(20)]), features(3, seed=1)
-    detector.observe(features(9, seed=4))
-    detector.finish()
+    detector.prepare([features(9, seed=4)])
     assert torch.equal(detector.error_map(test), fitted([features(9, seed=4)]).error_map(test))
 
 
@@ -79,4 +76,4 @@ def test_contradictions_are_refused() -> None:
     with pytest.raises(UserError, match="between 0 and 1"):
         PCA(variance=1.5)
     with pytest.raises(UserError, match="leaves nothing"):
-        PCA(variance=None, components=6).build(SHAPE)
+        PCA(variance=None, components=6).build(Spec(SHAPE, (64, 64)))

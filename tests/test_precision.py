@@ -1,28 +1,30 @@
 """features.precision: what bfloat16 computes, and that nobody mixes its features with those of float32."""
 
-import copy
 import csv
 import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import BARE, command, flat
+from toy import BARE, card, command, flat
 
+from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.pca import PCA
 from anomaly_lightning.features import precision
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
-from anomaly_lightning.training.checkpoint import KEY, load_module
+from anomaly_lightning.training.checkpoint import load_model
 from anomaly_lightning.training.module import AnomalyModule
 
 ROUNDING = 2.0**-8  # of a bfloat16 number: eight bits of it are stored behind the first
 
 
-def extractor(given, taps=("layer2", "layer3")):
-    return FeatureExtractor(Backbone("tiny", "tiny", taps, weights="random"), [8, 6], precision=given)
+def extractor(given, layers=("layer2", "layer3")):
+    return FeatureExtractor(Backbone("tiny", "tiny", layers, weights="random"), [8, 6], precision=given)
 
 
 def images(count=2):
@@ -88,13 +90,9 @@ def test_a_checkpoint_computes_as_its_training_did(trained, root, tmp_path):
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
-def test_a_checkpoint_from_before_there_was_a_choice_means_32(trained, tmp_path):
-    checkpoint = trained[0] / "checkpoints" / "best.ckpt"
-    assert load_module(checkpoint)[0].extractor.precision.name == "bf16"
-    content = copy.deepcopy(torch.load(checkpoint, weights_only=True))
-    del content[KEY]["features"]["precision"]
-    torch.save(content, tmp_path / "old.ckpt")
-    assert load_module(tmp_path / "old.ckpt")[0].extractor.precision.name == "32"
+def test_a_checkpoint_keeps_the_precision_of_its_training(trained):
+    model, card = load_model(trained[0] / "checkpoints" / "best.ckpt")
+    assert model.extractor.precision.name == card.features.arguments["precision"] == "bf16"
 
 
 def test_a_run_says_its_precision(trained):
@@ -125,14 +123,16 @@ def convolution_flag():
 @pytest.mark.parametrize("given", [32, "bf16"])
 def test_features_and_scores_are_never_rounded_to_tf32_and_nothing_else_is_told(given, monkeypatch):
     ours, before, seen = extractor(given), convolution_flag(), []
-    module = AnomalyModule(ours, PCA(), Scoring(), (64, 48))
-    module.detector.build(ours.shape((64, 48)))
-    ours.backbone.folded.register_forward_hook(lambda *_: seen.append(convolution_flag()))
-    monkeypatch.setattr(
-        module.detector, "error_map", lambda features: seen.append(convolution_flag()) or features[:, 0]
+    spec, detector = Spec(ours.shape((64, 48)), (64, 48)), PCA()
+    detector.build(spec)
+    scoring = Scoring(grid=detector.grid(spec), size=spec.image)
+    module = AnomalyModule(
+        AnomalyModel(ours, detector, scoring), card(ImageTransform((64, 48), (0.5,) * 3, (0.5,) * 3))
     )
+    ours.backbone.folded.register_forward_hook(lambda *_: seen.append(convolution_flag()))
+    monkeypatch.setattr(detector, "error_map", lambda features: seen.append(convolution_flag()) or features[:, 0])
     module(images())
-    module._keep({"index": torch.arange(2)}, torch.rand(2, 28, 8, 6))
+    module._keep({"index": torch.arange(2), "features": torch.rand(2, *spec.features)})
     assert set(seen) <= {"ieee", False}
     assert len(seen) == 3
     assert convolution_flag() == before not in seen

@@ -1,13 +1,15 @@
 """predict on whatever a user points it at: a row each, the outputs in the image's pixels, an honest status."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from toy import HEIGHT, WIDTH, command, flat, save, texture
 
-from anomaly_lightning.deploy.prediction import find_images, output_names
+from anomaly_lightning.deploy.outputs import find_images, output_names
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,30 @@ def test_a_folder_with_everything_in_it(predict, folder, tmp_path):
         assert row["decision"] == ("INVALID" if row["reason"] else expected)
     for kind in ("heatmaps", "masks", "maps"):
         assert sum(path.is_file() for path in (tmp_path / "out" / kind).rglob("*")) == 5, kind
+
+
+def test_regions_are_rows_that_fit_the_masks(predict, folder, tmp_path):
+    predict(folder, "maps=true")
+    with (tmp_path / "out" / "regions.csv").open(newline="") as stream:
+        listed = list(csv.DictReader(stream))
+    names = output_names(*find_images(str(folder)))
+    for row in rows(tmp_path / "out"):
+        if row["error"]:
+            continue
+        name = names[Path(row["path"])]
+        values = np.load(tmp_path / "out" / "maps" / f"{name}.npy")
+        with Image.open(tmp_path / "out" / "masks" / f"{name}.png") as mask:
+            labels, count = ndimage.label(np.asarray(mask) > 0, np.ones((3, 3)))
+        own = [region for region in listed if region["path"] == row["path"]]
+        assert [int(region["number"]) for region in own] == list(range(1, count + 1))
+        found = ndimage.find_objects(labels)
+        boxes = {(s[1].start, s[0].start, s[1].stop - s[1].start, s[0].stop - s[0].start) for s in found}
+        sides = ("left", "top", "width", "height")
+        assert {tuple(int(region[side]) for side in sides) for region in own} == boxes
+        assert sum(int(region["area"]) for region in own) == (labels > 0).sum()
+        if own:
+            assert float(own[0]["peak"]) == pytest.approx(values.max())
+    assert listed
 
 
 @pytest.mark.parametrize(("name", "size"), [("left/a", (33, 90)), ("right/deep/a", (90, 33))])
@@ -124,7 +150,7 @@ def test_nothing_there(predict, tmp_path, what):
     [
         ("checkpoint=nowhere.ckpt", "There is no checkpoint nowhere.ckpt"),
         ("checkpoint={run}/checkpoints/last.ckpt", "NotCalibratedError"),
-        ("checkpoint={run}/metrics.json", "metrics.json is damaged"),
+        ("checkpoint={run}/metrics.json", "metrics.json is no model: expected a file that ends in .ckpt"),
         ("device=tpu9", "tpu9"),
         ("batchsize=3", "batchsize"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy import composed
 
-from anomaly_lightning.cli import CONFIG_DIR
+from anomaly_lightning.places import CONFIG_DIR
 
 README = Path(__file__).parents[1] / "README.md"
 COMMAND = re.compile(r"python3?\s+-m\s+anomaly_lightning\.(\w+)\s*(.*)")

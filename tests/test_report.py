@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,14 +23,18 @@ from report_run import (
     write_history,
     write_predictions,
 )
+from toy import BARE, SMALL, command, flat
 
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.report import main
-from anomaly_lightning.reports.page import images as drawing
-from anomaly_lightning.reports.page import plots, words, write_report
+from anomaly_lightning.reports import templating
+from anomaly_lightning.reports.page import gallery as drawing
+from anomaly_lightning.reports.page import losses, plots, tables, words, write_report
 from anomaly_lightning.reports.page.contours import UNITS, box_of, outline_path
 from anomaly_lightning.reports.page.rebuild import read_results
-from anomaly_lightning.reports.page.render import script_json
+from anomaly_lightning.reports.templating import script_json
+from anomaly_lightning.runtime.transform import ImageTransform
+
+TEMPLATES = Path(templating.__file__).parent / "templates"
 
 
 class Page(HTMLParser):
@@ -113,9 +118,9 @@ def test_text_of_others_is_escaped(run):
 
 def test_own_script_and_style_come_through_unharmed(run):
     page = Page(run[3])
-    package = Path(plots.__file__).parent / "static"
-    assert page.raw["script"].strip() == (package / "report.js").read_text(encoding="utf-8").strip()
-    assert page.raw["style"].strip() == (package / "report.css").read_text(encoding="utf-8").strip()
+    for raw, names in (("script", ("table.js", "report.js")), ("style", ("base.css", "report.css"))):
+        for name in names:
+            assert (TEMPLATES / name).read_text(encoding="utf-8").strip() in page.raw[raw]
     assert "eval" not in page.raw["script"]
     assert "innerHTML" not in page.raw["script"]
 
@@ -136,16 +141,18 @@ def test_numbers_in_json_are_exact(run):
 # Numbers
 
 
-def test_figures_are_those_of_metrics_json(run):
+def test_metrics_are_those_of_metrics_json(run):
     _, _, metrics, source = run
-    rows = re.findall(r'<tr data-figure="([^"]+)">.*?</tr>', source, re.S)
+    rows = re.findall(r'<tr data-metric="([^"]+)">.*?</tr>', source, re.S)
     assert rows == [*words.IMAGE, *words.PIXEL]
     for block, names in (("image", words.IMAGE), ("pixel", words.PIXEL)):
-        for row in words.figure_rows(metrics[block], names, block, metrics["notes"]):
+        for row in tables.metric_rows(metrics[block], names, block, metrics["notes"]):
             head, _, rest = row["name"].partition(".")
             value = metrics[block][head][rest] if rest else metrics[block][head]
             assert row["value"] == f"{value:.3f}"
-            assert f'</th><td class="figure">{row["value"]}</td>' in source.replace("\n", "")
+            assert f'</th><td class="number" data-value="{row["value"]}">{row["value"]}</td>' in source.replace(
+                "\n", ""
+            )
 
 
 def test_decision_in_words(run):
@@ -168,7 +175,7 @@ def test_promise(rate, upper, expected):
     assert words.promise({"false_alarm_rate": rate, "false_alarm_upper": upper}).endswith(expected)
 
 
-def test_cautions_tell_where_test_and_validation_disagree():
+def test_cautions_say_where_test_and_validation_disagree():
     metrics = {"threshold": {"false_alarm_upper": 0.1, "warnings": []}, "notes": {}}
     more = {**metrics, "image": {"ci95": {"false_alarm_rate": [0.11, 0.3]}}}
     within = {**metrics, "image": {"ci95": {"false_alarm_rate": [0.09, 0.3]}}}
@@ -176,9 +183,36 @@ def test_cautions_tell_where_test_and_validation_disagree():
     assert words.cautions(within, {}) == []
 
 
-def test_skipped_images_and_warnings_are_told(run):
+def test_skipped_images_are_listed(run):
     text = Page(run[3]).text
     assert "can't be read: /data/broken.png (0 bytes)" in text
+
+
+def test_metrics_without_a_title_are_shown_under_their_own_name():
+    block = {
+        "auroc": 0.9,
+        "new_one": 0.25,
+        "at": {"0.01": 0.5},
+        "ci95": {"new_one": [0.2, 0.3]},
+        "n": 3,
+        "threshold": 2.0,
+    }
+    rows = tables.metric_rows(block, {"auroc": "AUROC", "gone": "Gone"}, "image", {})
+    shown = [(row["title"], row["value"], row["interval"]) for row in rows]
+    assert shown == [("AUROC", "0.900", ""), ("new one", "0.250", "0.200 to 0.300"), ("at.0.01", "0.500", "")]
+
+
+def test_what_the_promise_rests_on_and_what_holds_for_the_whole_run(tmp_path):
+    results = make_results(tmp_path / "data")
+    metrics = make_metrics(results)
+    metrics["notes"] |= {"masks": "2 masks <do> not fit their images"}
+    promise = {"rests_on": ["Scores of 40 normals.", "They chose the epoch, too."]}
+    path = write_report(tmp_path, results, metrics, make_run() | {"card": {"thresholds": {"promise": promise}}})
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "What this rests on: Scores of 40 normals. They chose the epoch, too." in page.text
+    assert "2 masks <do> not fit their images." in page.text
+    metrics["threshold"]["rests_on"] = ["An evaluation has no card."]
+    assert words.rests_on(metrics, {}) == ["An evaluation has no card."]
 
 
 # Empty cases
@@ -186,7 +220,7 @@ def test_skipped_images_and_warnings_are_told(run):
 
 def test_without_results(tmp_path):
     page = report(tmp_path, None)
-    assert not any(tag == "script" for tag, _ in page.tags)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1  # that of the tables
     assert "Nothing is known about finding defects: there are no test images." in page.text
     assert "No curves of test images: there are no test images." in page.text
     assert "There is no loss" in page.text
@@ -220,7 +254,7 @@ def test_without_calibration(tmp_path):
     assert "No threshold was calibrated." in page.text
 
 
-def test_image_that_has_gone_is_told(tmp_path):
+def test_image_that_has_gone_is_named(tmp_path):
     results = make_results(tmp_path / "data")
     metrics = make_metrics(results)
     results.samples[3].path.unlink()
@@ -230,8 +264,8 @@ def test_image_that_has_gone_is_told(tmp_path):
     assert entry["score"] == 1.25
 
 
-def test_undefined_figure_shows_its_reason():
-    rows = words.figure_rows({"auroc": None}, {"auroc": "AUROC"}, "image", {"image.auroc": "there are no defects"})
+def test_undefined_metric_shows_its_reason():
+    rows = tables.metric_rows({"auroc": None}, {"auroc": "AUROC"}, "image", {"image.auroc": "there are no defects"})
     assert (rows[0]["value"], rows[0]["why"]) == ("\u2013", "there are no defects")
 
 
@@ -265,7 +299,7 @@ def test_images_keep_their_shape(run):
 def test_two_hundred_images_stay_under_ten_megabytes(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (200, 320, 3), dtype=np.uint8))
-    monkeypatch.setattr(drawing, "read_image", lambda _: noise)  # noise is the worst that can be compressed
+    monkeypatch.setattr(ImageTransform, "read", lambda *_: noise)  # noise is the worst that can be compressed
     few = make_results(tmp_path / "data", defects=False)
     samples = [few.samples[i % len(few.samples)] for i in range(200)]
     maps = torch.rand(200, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -274,7 +308,7 @@ def test_two_hundred_images_stay_under_ten_megabytes(tmp_path, monkeypatch):
     assert 4_000_000 < page.stat().st_size < 10_000_000
 
 
-def test_only_the_most_telling_of_many_images_are_drawn(tmp_path, monkeypatch):
+def test_only_the_images_nearest_to_a_mistake_are_drawn_of_many(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "MOST_IMAGES", 4)
     results = make_results(tmp_path / "data")
     entries = drawing.drawn_images(results, ["x"] * len(results.samples))
@@ -377,47 +411,79 @@ def test_bands_hold_the_curve(run):
 
 
 def test_losses_end_with_the_last_epoch_of_training(run):
-    losses = plots.loss_curves(run[0] / "history" / "metrics.csv")
-    assert losses["epochs"] == 2
-    assert losses["best"] == {"epoch": 2, "value": 0.5}
-    assert losses["lines"]["val"].count("L") == 1
+    drawn = losses.loss_curves(run[0] / "history" / "metrics.csv")
+    assert drawn["epochs"] == 2
+    assert drawn["best"] == {"epoch": 2, "value": 0.5}
+    assert drawn["lines"]["val"].count("L") == 1
 
 
 def test_no_losses_without_gradients(tmp_path):
     write_history(tmp_path, rows=())
-    assert plots.loss_curves(tmp_path / "history" / "metrics.csv") is None
-    assert plots.loss_curves(tmp_path / "none.csv") is None
+    assert losses.loss_curves(tmp_path / "history" / "metrics.csv") is None
+    assert losses.loss_curves(tmp_path / "none.csv") is None
 
 
 # From files
 
 
-def test_rebuilt_report_is_the_same(tmp_path):
-    root = tmp_path / "root"
-    results = make_results(root / "parts")
-    (root / "parts" / "train" / "good").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(root / "parts" / "train" / "good" / "0.png")
-    metrics = make_metrics(results)
-    settings = {
-        "category": "parts",
-        "data": {"layout": "mvnet", "root": str(root)},
-        "scoring": {"sigma": 1.0, "reduction": "max", "share": 0.01},
-        "transform": results.transform.to_config(),
-    }
-    run = {**make_run(), "settings": settings}
-    first = write_report(tmp_path, results, metrics, run).read_text(encoding="utf-8")
-    write_predictions(tmp_path, results)
-    for name, content in (("metrics", metrics), ("run", run)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    main([f"run={tmp_path}"])
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == first
+def rebuilt(folder: Path, tmp_path: Path) -> tuple[str, str]:
+    """The report of a copy of a run's folder, before and after it was made again."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    before = (copy / "report.html").read_text(encoding="utf-8")
+    (copy / "report.html").unlink()
+    ran = command("report", f"run={copy}", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    assert str(copy / "report.html") in ran.out
+    assert not (tmp_path / "outputs").exists()
+    return before, (copy / "report.html").read_text(encoding="utf-8")
+
+
+def images_of(source: str) -> list[dict]:
+    return Page(source).script["images"]
+
+
+def test_rebuilt_report_is_the_same(run_folder, tmp_path):
+    before, after = rebuilt(run_folder, tmp_path)
+    assert sum(image["truth"] not in (None, "") for image in images_of(before)) == 7
+    assert after == before
+
+
+def train(tmp_path: Path, root: Path, *more: str) -> Path:
+    small = tuple(value for value in SMALL if not value.startswith("model."))
+    given = ("model=pca", "category=custom", "category.name=widget", f"data.root={root}")
+    ran = command("train", *small, *BARE, *given, *more, cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    return next(tmp_path.glob("outputs/train/widget/*/*"))
+
+
+def test_rebuilt_report_of_a_region_shows_nothing_outside_it(root, tmp_path):
+    folder = train(tmp_path, root, "data.roi=[[0,0],[0.5,0],[0.5,1],[0,1]]")
+    before, after = rebuilt(folder, tmp_path / "again")
+    for source in (before, after):
+        heats = [np.asarray(decoded(image["heat"]).convert("RGBA")) for image in images_of(source)]
+        assert all((heat[:, heat.shape[1] // 2 + 1 :, 3] == 0).all() for heat in heats)
+        assert max(heat[..., 3].max() for heat in heats) > 0
+    assert after == before
+
+
+def test_rebuilt_report_of_tiles_keeps_their_masks(root, tmp_path):
+    folder = train(tmp_path, root, "data.image_size=48", "data.tile=48", "data.tile_overlap=8")
+    before, after = rebuilt(folder, tmp_path / "again")
+    assert sum(image["truth"] not in (None, "") for image in images_of(after)) >= 7
+    assert after == before
 
 
 def test_rebuild_says_what_is_missing(tmp_path):
-    with pytest.raises(SystemExit, match=r"UserError: Expected the folder of a finished run with metrics\.json"):
-        main([f"run={tmp_path}"])
-    with pytest.raises(SystemExit, match="Expected one argument"):
-        main([])
+    ran = command("report", f"run={tmp_path}", cwd=tmp_path)
+    assert ran.code == 1
+    assert "UserError: Expected the folder of a finished run, with a whole metrics.json" in flat(ran.out)
+    assert "There is no default for run" in flat(command("report", cwd=tmp_path).out)
+
+
+def test_rebuild_refuses_predictions_without_masks(tmp_path):
+    (tmp_path / "predictions.csv").write_text("path,label,defect,score,threshold,decision\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"predictions\.csv has no column mask: .* Train or evaluate again"):
+        read_results(tmp_path, {}, {})
 
 
 def test_rebuild_refuses_maps_that_do_not_fit(tmp_path):
@@ -432,7 +498,7 @@ def test_nothing_is_escaped_twice(run):
     assert html.unescape(run[3]).count("&amp;") == 0
 
 
-def test_training_leaves_the_report_of_its_figures(run_folder):
+def test_training_leaves_the_report_of_its_metrics(run_folder):
     page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
     metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
     called = [image["score"] > page.script["threshold"] for image in page.script["images"]]

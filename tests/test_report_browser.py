@@ -10,7 +10,7 @@ import torch
 from report_run import AWKWARD, THRESHOLD, make_metrics, make_results, make_run, write_history
 from scipy.stats import binom
 
-from anomaly_lightning import metrics as figures
+from anomaly_lightning import metrics
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results
 
@@ -76,9 +76,9 @@ def gallery(page) -> list[int]:
     return page.eval_on_selector_all("#gallery .tile", "tiles => tiles.map(tile => Number(tile.dataset.index))")
 
 
-def check_figures(page, results: Results, threshold: float) -> None:
+def check_metrics(page, results: Results, threshold: float) -> None:
     settled(page)
-    image, _ = figures.image_metrics(results.scores, results.labels, threshold, bootstrap=0)
+    image, _ = metrics.image_metrics(results.scores, results.labels, threshold, bootstrap=0)
     for name, count in image["confusion"].items():
         assert text(page, f"#{name}") == str(count)
     for name in ("precision", "recall", "f1"):
@@ -99,7 +99,7 @@ def drag(page, place: int) -> None:
 
 def test_first_view_is_the_calibrated_threshold(page, results):
     assert threshold_of(page) == THRESHOLD
-    check_figures(page, results, THRESHOLD)
+    check_metrics(page, results, THRESHOLD)
     assert page.locator("#honesty").is_hidden()
     assert page.locator("#reset").is_disabled()
 
@@ -107,7 +107,7 @@ def test_first_view_is_the_calibrated_threshold(page, results):
 @pytest.mark.parametrize("place", [0, 137, 400, 731, 1000])
 def test_slider_shows_what_python_computes(page, results, place):
     drag(page, place)
-    check_figures(page, results, threshold_of(page))
+    check_metrics(page, results, threshold_of(page))
     assert page.locator("#honesty").is_visible()
     found = sum(
         float(score) > threshold_of(page)
@@ -120,14 +120,14 @@ def test_slider_shows_what_python_computes(page, results, place):
 @pytest.mark.parametrize("threshold", [0.4, 0.75, 1.5, 2.25, 7.0])
 def test_typed_threshold_shows_what_python_computes(page, results, threshold):
     page.fill("#exact", str(threshold))
-    check_figures(page, results, threshold)
+    check_metrics(page, results, threshold)
 
 
 @pytest.mark.parametrize("threshold", [THRESHOLD, 0.6, 2.75])
 def test_intervals_of_shares_are_those_of_python(page, results, threshold):
     page.fill("#exact", str(threshold))
     settled(page)
-    image, _ = figures.image_metrics(results.scores, results.labels, threshold, bootstrap=10)
+    image, _ = metrics.image_metrics(results.scores, results.labels, threshold, bootstrap=10)
     for name in ("precision", "recall"):
         low, high = image["ci95"][name]
         assert f"95 %: {low:.3f} to {high:.3f}" in text(page, f"#{name}")
@@ -170,7 +170,7 @@ def test_interval_of_f1_is_the_sum_over_all_resamples(page, counts):
 def test_interval_of_f1_is_that_of_resampled_images(page, tp, bad, fp, good):
     """Python draws images, the page sums over draws: apart by no more than chance and a step of F1, here 0.01."""
     called = torch.cat([torch.arange(bad) < tp, torch.arange(good) < fp])
-    image, _ = figures.image_metrics(called.float(), torch.arange(bad + good) < bad, 0.5, bootstrap=5000)
+    image, _ = metrics.image_metrics(called.float(), torch.arange(bad + good) < bad, 0.5, bootstrap=5000)
     shown = page.evaluate("counts => f1Interval(counts)", confusion(tp, bad, fp, good))
     assert shown == pytest.approx(image["ci95"]["f1"], abs=0.01)
 
@@ -188,7 +188,7 @@ def test_slider_obeys_the_keyboard_and_says_its_value(page, results):
     page.focus("#slider")
     page.keyboard.press("End")
     assert float(page.get_attribute("#slider", "aria-valuetext")) == pytest.approx(threshold_of(page), rel=1e-3)
-    check_figures(page, results, threshold_of(page))
+    check_metrics(page, results, threshold_of(page))
     sync_api.expect(page.locator("#spoken")).to_contain_text("8 missed, 0 false alarms")
 
 
@@ -196,7 +196,7 @@ def test_button_goes_back_to_the_calibrated_threshold(page, results):
     drag(page, 10)
     page.click("#reset")
     assert threshold_of(page) == THRESHOLD
-    check_figures(page, results, THRESHOLD)
+    check_metrics(page, results, THRESHOLD)
     assert page.locator("#honesty").is_hidden()
 
 

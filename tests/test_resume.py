@@ -29,7 +29,7 @@ def checkpoint(folder, name):
 
 
 def threshold(folder):
-    return float(checkpoint(folder, "best")["state_dict"]["threshold"])
+    return float(checkpoint(folder, "best")["state_dict"]["model.threshold"])
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_it_goes_on_in_a_new_folder_and_ends_as_the_uninterrupted_run(killed, un
         epochs = {int(row["epoch"]) for row in csv.DictReader(stream) if row.get("val/loss")}
     assert min(epochs) == done + 1, "it did not start anew"
     assert threshold(tmp_path) == threshold(uninterrupted)
-    weights = {name: value for name, value in whole["state_dict"].items() if name.startswith("detector.network")}
+    weights = {name: value for name, value in whole["state_dict"].items() if name.startswith("model.detector.network")}
     assert weights
     assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in weights.items())
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there_is_named(widget, tmp_path)
 def test_going_on_with_other_weights_is_refused(killed, widget, tmp_path):
     last = killed / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
-    content["anomaly_lightning"]["weights_sha256"] = "0" * 64
+    content["card"]["backbone"]["weights_sha256"] = "0" * 64
     torch.save(content, tmp_path / "other.ckpt")
     ran = command("train", *widget, *QUIET, f"run_dir={tmp_path}/run", f"ckpt={tmp_path}/other.ckpt", cwd=tmp_path)
     assert ran.code == 1

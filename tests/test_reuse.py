@@ -8,14 +8,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Category, Sample
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training import reuse
 from anomaly_lightning.training.compose import plain
 
-BACKBONE = {"name": "tiny", "library": "tiny", "taps": ["layer2"], "weights": "random", "pretrained": None}
+BACKBONE = {"name": "tiny", "library": "tiny", "layers": ["layer2"], "weights": "random", "pretrained": None}
 
 
 def identity(*overrides, backbone=None, fingerprint="data", weights="0" * 64, versions=None, run_dir="/here/0"):
@@ -34,7 +34,7 @@ def base():
     [
         "category=bottle", "seed=1", "test=false", "bootstrap=10", "features.grid=16", "features.neighbourhood=5",
         "features.precision=bf16",
-        "model=pca", "model.latent=16", "optimizer.lr=0.01", "scoring.sigma=2", "scoring.reduction=mean",
+        "model=pca", "model.network.latent=16", "optimizer.lr=0.01", "scoring.sigma=2", "scoring.reduction=mean",
         "threshold=quantile", "threshold.k=2", "pixel_threshold.q=0.9", "trainer.max_epochs=3",
         "trainer.precision=bf16-mixed", "trainer.devices=2", "data.split=pooled_80_20", "data.validation_share=0.3",
         "data.image_size=128", "data.resize=letterbox", "data.batch_size=16", "data.on_corrupt=skip",
@@ -65,7 +65,7 @@ def test_data_weights_backbone_and_versions_are_in_the_identity(base):
     others = [
         identity(fingerprint="other"),
         identity(weights="1" * 64),
-        identity(backbone={**BACKBONE, "taps": ["layer3"]}),
+        identity(backbone={**BACKBONE, "layers": ["layer3"]}),
         identity(versions={"torch": "2.15"}),
     ]
     assert len({base, *others}) == 5
@@ -93,7 +93,7 @@ def test_the_fingerprint_follows_images_masks_and_roles(tmp_path):
         train = tuple(Sample(tmp_path / f"{index}.png") for index in range(5))
         test = (Sample(tmp_path / "5.png"), Sample(tmp_path / "6.png", defect, tmp_path / "mask.png"))
         category = Category(name="widget", train=train, test=test)
-        return MVNetDataModule(category, ImageTransform((8, 6), (0.5,) * 3, (0.5,) * 3, "stretch")).fingerprint()
+        return MVNetDataModule(category, ImageTransform((8, 6), (0.5,) * 3, (0.5,) * 3, "stretch")).fingerprint
 
     for index in range(7):
         Image.new("RGB", (6, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")

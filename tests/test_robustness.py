@@ -13,7 +13,7 @@ from PIL import Image
 from toy import BARE, SMALL, command, flat, save, texture
 
 from anomaly_lightning.cli import DISK_TROUBLE, disk_trouble
-from anomaly_lightning.deploy.prediction import output_names
+from anomaly_lightning.deploy.outputs import output_names
 from anomaly_lightning.runtime.names import below, distinct, folder_name, save_image
 
 ODD = ["with space.png", "größe 部品.png", "two\nlines.png", "semi;colon'quote.png", "[brackets].png", "-dash.png"]

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,10 @@ from toy import BARE, DEFECTS, SMALL, command, flat, save, texture
 
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.metrics import PixelMetrics
-from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.runtime.card import RegionCard
+from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import read_image
-from anomaly_lightning.runtime.region import RegionScoring, Roi
+from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 
@@ -21,11 +23,17 @@ LEFT = "data.roi=[[0,0],[0.5,0],[0.5,1],[0,1]]"
 TRANSFORM = ImageTransform((64, 48), (0.5,) * 3, (0.5,) * 3)
 
 
+def scoring_of(region=None, **settings):
+    """Scoring of 8 x 6 cells over 64 x 48 pixels, of a region where one is given."""
+    seen = None if region is None else torch.from_numpy(TRANSFORM.mask(region.mask(region.size)))
+    return Scoring(**settings, grid=(8, 6), size=(64, 48), region=seen)
+
+
 def test_a_polygon_in_pixels_or_fractions_is_what_numpy_says():
     wanted = np.zeros((60, 84), bool)
     wanted[15:45, 21:63] = True
-    pixels = Roi.from_config([[21, 15], [63, 15], [63, 45], [21, 45]], (60, 84))
-    fractions = Roi.from_config([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]], (60, 84))
+    pixels = Region.from_config([[21, 15], [63, 15], [63, 45], [21, 45]], (60, 84))
+    fractions = Region.from_config([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]], (60, 84))
     np.testing.assert_array_equal(pixels.mask((60, 84)), wanted)
     np.testing.assert_array_equal(fractions.mask((60, 84)), wanted)
     assert (pixels.fixed, fractions.fixed) == (True, False)
@@ -35,31 +43,31 @@ def test_a_polygon_in_pixels_or_fractions_is_what_numpy_says():
 def test_a_mask_file_survives_the_way_through_plain_values(tmp_path):
     values = np.random.default_rng(0).random((60, 84)) > 0.5
     file = save(values.astype(np.uint8) * 255, tmp_path / "roi.png")
-    roi = Roi.from_plain(json.loads(json.dumps(Roi.from_config(str(file), (60, 84)).plain())))
+    card = msgspec.json.encode(Region.from_config(str(file), (60, 84)).card())
+    roi = Region.from_card(msgspec.json.decode(card, type=RegionCard))
     np.testing.assert_array_equal(roi.mask((60, 84)), values)
 
 
 def test_the_score_is_that_of_the_region(tmp_path):
     errors = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(0))
     errors[:, :, 4:] += 50
-    roi = Roi.from_config([[0, 0], [0.5, 0], [0.5, 1], [0, 1]], (60, 84))
+    roi = Region.from_config([[0, 0], [0.5, 0], [0.5, 1], [0, 1]], (60, 84))
     for reduction in ("max", "top", "mean"):
-        plain = Scoring(sigma=0, reduction=reduction)
-        maps, scores = RegionScoring.of(plain, roi, TRANSFORM)(errors, (64, 48))
+        plain = scoring_of(sigma=0, reduction=reduction)
+        maps, scores = scoring_of(roi, sigma=0, reduction=reduction)(errors)
         assert (maps[:, :, 24:] == 0).all()
-        only, _ = plain(torch.where(torch.arange(6) < 3, errors, 0.0), (64, 48))
-        expected = Scoring(sigma=0, reduction=reduction)
+        only, _ = plain(torch.where(torch.arange(6) < 3, errors, 0.0))
         np.testing.assert_allclose(maps[:, :, :24], only[:, :, :24])
-        np.testing.assert_allclose(scores, expected.scores(only[:, :, :24]))
+        np.testing.assert_allclose(scores, plain.scores(only[:, :, :24]))
 
 
 def grazing(columns, rows):
     """A region of the first columns and rows of images of 64 x 48 pixels (H x W), and its maps of errors."""
     right, bottom = columns / 48, rows / 64
-    roi = Roi.from_config([[0, 0], [right, 0], [right, bottom], [0, bottom]], (64, 48))
-    scoring = RegionScoring.of(Scoring(sigma=0), roi, TRANSFORM)
+    roi = Region.from_config([[0, 0], [right, 0], [right, bottom], [0, bottom]], (64, 48))
+    scoring = scoring_of(roi, sigma=0)
     assert int(scoring.region.sum()) == columns * rows
-    return scoring.region, lambda errors: scoring.maps(errors, (64, 48))
+    return scoring.region, scoring.maps
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(25, 64), (25, 33), (31, 39), (24, 32), (1, 1)])
@@ -67,7 +75,7 @@ def test_a_cell_at_the_border_counts_if_one_pixel_of_it_lies_inside(columns, row
     errors = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(0)) + 1
     region, maps = grazing(columns, rows)
     cells = region.numpy().reshape(8, 8, 6, 8).any((1, 3))  # 8 x 8 pixels a cell
-    whole = Scoring(sigma=0).maps(errors * torch.from_numpy(cells), (64, 48))
+    whole = scoring_of(sigma=0).maps(errors * torch.from_numpy(cells))
     np.testing.assert_allclose(maps(errors), np.where(region, whole, 0), rtol=1e-6)
     beyond = torch.where(torch.from_numpy(cells), errors, 100.0)
     np.testing.assert_array_equal(maps(beyond), maps(errors))
@@ -94,13 +102,13 @@ def test_pixels_outside_are_not_counted():
 )
 def test_what_is_no_region_is_refused(given, words):
     with pytest.raises(DataError, match=words):
-        Roi.from_config(given, (60, 84))
+        Region.from_config(given, (60, 84))
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
     file = save(np.full((30, 30), 255, np.uint8), tmp_path / "roi.png")
     with pytest.raises(DataError, match="is 30x30 pixels, but the images are 84x60"):
-        Roi.from_config(str(file), (60, 84))
+        Region.from_config(str(file), (60, 84))
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +158,12 @@ def test_evaluate_and_predict_look_at_the_same_region(looked, tmp_path):
     again = next(tmp_path.glob("outputs/evaluate/*/predictions.csv"))
     trained = [float(row["score"]) for row in rows(run / "predictions.csv")]
     assert [float(row["score"]) for row in rows(again)] == pytest.approx(trained, rel=1e-3)
-    predictor = Predictor.from_checkpoint(checkpoint, "cpu")
-    said = predictor(read_image(folder / "data" / "widget" / "test" / "right" / "0.png"))
+    inspector = Inspector.load(checkpoint, "cpu")
+    said = inspector(read_image(folder / "data" / "widget" / "test" / "right" / "0.png"))
     assert (said.anomaly_map[:, 42:] == 0).all()
     assert (said.anomaly_map[:, :42] > 0).any()
     with pytest.raises(DataError, match="another aspect"):
-        predictor(Image.new("RGB", (84, 120)))
+        inspector(Image.new("RGB", (84, 120)))
 
 
 def test_a_image_of_another_size_is_refused_before_training(looked, tmp_path):

@@ -11,13 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from toy import BARE, COUNTS, composed, save
 
-from anomaly_lightning.bench import latency
-from anomaly_lightning.cli import PACKAGE
 from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.places import PACKAGE
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.runtime import allocator
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training import compose
 from anomaly_lightning.training.callbacks.calibration import normal_pixels
@@ -95,7 +97,7 @@ def test_a_second_run_on_the_same_images_computes_nothing(widget, tmp_path, monk
     cache = f"cache.dir={tmp_path / 'cache'}"
     changes = {
         "first": (),
-        "latent": ("model.latent=3",),
+        "latent": ("model.network.latent=3",),
         "threshold": ("threshold=quantile",),
         "model": ("model=pca",),
     }
@@ -122,7 +124,13 @@ def peak_mb(tmp_path_factory):
                 values = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
                 save(values, place / "noise" / folder / f"{number}.png")
         data = ("category=custom", "category.name=noise", f"data.root={place}", "data.image_size=64")
-        small = ("backbone=tiny", "model.memory=200", "trainer.max_epochs=1", "bootstrap=0", "trainer.accelerator=cpu")
+        small = (
+            "backbone=tiny",
+            "model.memory.size=200",
+            "trainer.max_epochs=1",
+            "bootstrap=0",
+            "trainer.accelerator=cpu",
+        )
         kept = ("features.grid=32", "cache.dtype=float32", f"cache.dir={place / 'cache'}")
         train(place, *data, *small, *BARE, *kept, *overrides, f"hydra.run.dir={place / 'run'}")
         return json.loads((place / "run" / "metrics.json").read_text())["peak_memory_mb"]
@@ -161,14 +169,14 @@ def test_peak_memory_does_not_grow_with_the_images_unless_they_are_to_be_kept_in
 
 
 def test_pixels_of_normals_are_all_of_them_or_evenly_spaced_ones():
-    module = SimpleNamespace(scoring=Scoring(sigma=0.0), size=SIZE)
+    model = SimpleNamespace(scoring=Scoring(sigma=0.0, grid=SIZE, size=SIZE))
     error_maps = torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0))
-    everything = normal_pixels(module, error_maps)
+    everything = normal_pixels(model, error_maps)
     np.testing.assert_array_equal(everything, error_maps.flatten().double().numpy())
-    some = normal_pixels(module, error_maps, limit=500)
+    some = normal_pixels(model, error_maps, limit=500)
     assert 250 < len(some) <= 500
     assert set(some) <= set(everything)
-    columns = normal_pixels(module, torch.arange(10.0).expand(40, *SIZE).contiguous(), limit=500)
+    columns = normal_pixels(model, torch.arange(10.0).expand(40, *SIZE).contiguous(), limit=500)
     assert set(columns) == set(range(10)), "every column is seen"
 
 
@@ -180,17 +188,17 @@ def test_scores_do_not_depend_on_the_precision_of_the_training(widget, tmp_path)
     kept, _ = module.evaluated()
     validation = session.data.val_dataloader()
     with torch.no_grad():
-        wanted = [module.scoring(module.detector.error_map(batch["features"]), module.size)[1] for batch in validation]
+        wanted = [module.model.read(module.model.error_map(batch["features"]))[1] for batch in validation]
     torch.testing.assert_close(kept, torch.cat(wanted))
 
 
 def test_latency_is_that_of_the_trainers_device_though_trainers_leave_modules_on_the_cpu(widget, tmp_path, monkeypatch):
     """No GPU is needed to see where the module was sent last before the first image."""
     session = TrainingSession(composed(*widget, *BARE, "bootstrap=0", f"run_dir={tmp_path}"))
-    events, read, move, leave = [], latency.read_image, AnomalyModule.to, AnomalyModule.cpu
-    monkeypatch.setattr(AnomalyModule, "to", lambda self, *a, **k: events.append(a[0]) or move(self, *a, **k))
+    events, read, move, leave = [], ImageTransform.read, AnomalyModel.to, AnomalyModule.cpu
+    monkeypatch.setattr(AnomalyModel, "to", lambda self, *a, **k: events.append(a[0]) or move(self, *a, **k))
     monkeypatch.setattr(AnomalyModule, "cpu", lambda self: events.append("left") or leave(self))
-    monkeypatch.setattr(latency, "read_image", lambda path: events.append("image") or read(path))
+    monkeypatch.setattr(ImageTransform, "read", lambda self, path: events.append("image") or read(self, path))
     session.run()
     before = events[: events.index("image")]
     assert "left" in before
@@ -203,7 +211,11 @@ def test_batches_for_a_gpu_come_from_pinned_memory(widget, tmp_path, device, mod
     session = TrainingSession(composed(*widget, *BARE, f"cache.mode={mode}", f"run_dir={tmp_path}"))
     session.data.trainer = session.trainer
     session.data.setup("fit")
-    session.data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), current_epoch=0)
+    session.data.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+        current_epoch=0,
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
+    )
     for name in ("train", "val", "test", "statistics", "held_out"):
         assert getattr(session.data, f"{name}_dataloader")().pin_memory == (device == "cuda"), name
 

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.scoring import Scoring, anomaly_map, gaussian_blur, image_score
+from anomaly_lightning.scoring import Scoring, gaussian_blur, image_score
+
+SIZES = {"grid": (8, 6), "size": (64, 48)}
+
+
+def anomaly_map(errors, size, sigma):
+    return Scoring(sigma, grid=tuple(errors.shape[1:]), size=size).maps(errors)
 
 
 def maps(*shape, seed=0):
@@ -50,7 +56,7 @@ def test_height_and_width_are_not_swapped():
 
 
 def test_reductions_by_hand():
-    values = torch.tensor([[[4.0, 1.0, 2.0], [8.0, 5.0, 10.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]]])
+    values = torch.tensor([[4.0, 1.0, 2.0, 8.0, 5.0, 10.0], [0.0, 0.0, 0.0, 0.0, 0.0, 6.0]])
     assert image_score(values, "max").tolist() == [10, 6]
     assert image_score(values, "mean").tolist() == [5, 1]
     assert image_score(values, "top", 0.5).tolist() == pytest.approx([23 / 3, 2])  # three of six pixels
@@ -61,17 +67,18 @@ def test_reductions_by_hand():
 def test_scores_keep_the_unit_of_the_errors():
     errors = maps(2, 8, 6).float()
     for reduction in ("max", "top", "mean"):
-        scoring = Scoring(sigma=2.0, reduction=reduction)
-        _, small = scoring(errors, (64, 48))
-        _, large = scoring(1e6 * errors, (64, 48))
+        scoring = Scoring(sigma=2.0, reduction=reduction, **SIZES)
+        _, small = scoring(errors)
+        _, large = scoring(1e6 * errors)
         torch.testing.assert_close(large, 1e6 * small, rtol=1e-5, atol=0)
 
 
 def test_a_image_is_scored_alone():
     errors = maps(4, 8, 6).float()
-    found, scores = Scoring()(errors, (64, 48))
+    scoring = Scoring(**SIZES)
+    found, scores = scoring(errors)
     for index in range(4):
-        alone, score = Scoring()(errors[index : index + 1], (64, 48))
+        alone, score = scoring(errors[index : index + 1])
         torch.testing.assert_close(alone[0], found[index])
         torch.testing.assert_close(score[0], scores[index])
 
@@ -87,7 +94,7 @@ def test_a_image_is_scored_alone():
 )
 def test_what_makes_no_sense_is_refused_by_its_name(settings, named):
     with pytest.raises(UserError, match=named):
-        Scoring(**settings)
+        Scoring(**settings, **SIZES)
 
 
 def on_the_sample(values):
@@ -106,13 +113,13 @@ def beside_the_sample(values):
 @pytest.mark.parametrize("arrange", [lambda values: values, on_the_sample, beside_the_sample])
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.2, 0.9])
 def test_the_top_share_is_numpys_wherever_the_largest_lie(arrange, share):
-    values = arrange(maps(3, 4096)).view(3, 64, 64)
+    values = arrange(maps(3, 4096))
     count = round(share * 4096)
-    expected = np.sort(values.numpy().reshape(3, -1))[:, -count:].mean(1)
+    expected = np.sort(values.numpy())[:, -count:].mean(1)
     np.testing.assert_allclose(image_score(values, "top", share), expected, rtol=1e-12)
 
 
 def test_a_value_that_is_no_number_is_not_lost_among_the_largest():
-    values = maps(1, 64, 64)
-    values[0, 5, 7] = torch.nan  # at no sixteenth place
+    values = maps(1, 64 * 64)
+    values[0, 5 * 64 + 7] = torch.nan  # at no sixteenth place
     assert torch.isnan(image_score(values, "top", 0.01)).all()

@@ -4,7 +4,6 @@ import socket
 from collections import Counter
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,14 +14,14 @@ class Rows:
     """Keeps ten times the row under each row."""
 
     def batch(self, rows):
-        return torch.from_numpy(rows).float()[:, None] * 10
+        return torch.tensor(rows).float()[:, None] * 10
 
 
 def batches(count, batch_size, epoch=None, **options):
     """What a process serves of `count` images that lie in the rows from 100 on: a list of batches."""
     from anomaly_lightning.features.batches import KeptBatches
 
-    rows = np.arange(100, 100 + count)
+    rows = range(100, 100 + count)
     epochs = None if epoch is None else (lambda: epoch)
     kept = KeptBatches("features", Rows(), rows, LABELS[:count], batch_size, epochs, **options)
     served = list(kept)

@@ -130,6 +130,8 @@ def test_sets_that_overlap_or_train_on_defects_are_refused():
         ({"policy": "random"}, r"data\.split=random: expected one of official, pooled_80_20"),
         ({"validation_share": 0.0}, r"data\.validation_share=0\.0"),
         ({"validation_share": 1.0}, r"data\.validation_share=1\.0"),
+        ({"selection_share": 1.0}, r"data\.selection_share=1\.0: expected 0, or a share below 1"),
+        ({"selection_share": -0.1}, r"data\.selection_share=-0\.1"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_name(settings, named):
@@ -152,3 +154,26 @@ def test_samples_can_be_left_out():
     out = {splits.train[0], splits.validation[1], splits.test[2]}
     assert set(roles(splits.without(out))["train"]) == set(roles(splits)["train"]) - {s.path for s in out}
     assert splits.without(out).counts() == {"train": 39, "validation": 9, "test_good": 19, "test_defect": 30}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_normals_that_choose_come_from_the_held_out_ones_and_change_nothing_else(policy):
+    whole, parted = make_splits(category(), policy, 3), make_splits(category(), policy, 3, selection_share=0.4)
+    assert (parted.train, parted.test) == (whole.train, whole.test)
+    assert whole.selection == ()
+    held_out = set(whole.validation)
+    assert set(parted.selection) | set(parted.validation) == held_out
+    assert len(parted.selection) == int(0.4 * len(held_out))
+    assert len(parted.selection) + len(parted.validation) == len(held_out)
+    assert parted.counts() == whole.counts() | {
+        "selection": len(parted.selection),
+        "validation": len(parted.validation),
+    }
+    assert (whole.choosing, parted.choosing) == ("validation", "selection")
+    assert parted.selection != make_splits(category(), policy, 4, selection_share=0.4).selection
+
+
+@pytest.mark.parametrize("share", [0.1, 0.95])
+def test_too_few_held_out_normals_are_not_parted(share):
+    with pytest.raises(DataError, match=rf"data\.selection_share={share}: of 10 held-out normals"):
+        make_splits(category(), selection_share=share)

@@ -6,15 +6,13 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
-from anomaly_lightning.detectors.parts import (
-    ChannelMoments,
-    PatchMemory,
-    PatchSample,
-    PositionWhitening,
-    PrincipalAxes,
-    Projection,
-    greedy_k_center,
-)
+from anomaly_lightning.detectors.parts.coreset import PatchSample, greedy_k_center
+from anomaly_lightning.detectors.parts.grid import surroundings
+from anomaly_lightning.detectors.parts.moments import ChannelMoments
+from anomaly_lightning.detectors.parts.patch_memory import PatchMemory
+from anomaly_lightning.detectors.parts.principal import PrincipalAxes
+from anomaly_lightning.detectors.parts.projection import Projection
+from anomaly_lightning.detectors.parts.whitening import PositionWhitening
 
 SHAPE = (5, 3, 4)  # C, h, w
 
@@ -121,7 +119,8 @@ def test_principal_axes_start_anew_after_finish():
 def whitened(
     residuals: torch.Tensor, prior: float, held: torch.Tensor | None = None, rank: int = SHAPE[0]
 ) -> PositionWhitening:
-    whitening = PositionWhitening(SHAPE[0], SHAPE[1:], prior, rank)
+    whitening = PositionWhitening(prior, 99, rank)
+    whitening.build(SHAPE[0], SHAPE[1:], 0)
     for batch in residuals.split(8):
         whitening.observe(batch)
     if held is not None:
@@ -192,7 +191,8 @@ def test_scales_of_positions_are_not_trusted_where_held_out_normals_are_larger()
 
 def test_whitening_loads_into_a_fresh_one_and_says_the_same():
     whitening = whitened(features(20), 8.0, rank=2)
-    fresh = PositionWhitening(SHAPE[0], SHAPE[1:], 8.0, 2)
+    fresh = PositionWhitening(8.0, 99, 2)
+    fresh.build(SHAPE[0], SHAPE[1:], 0)
     assert not fresh.fitted
     fresh.load_state_dict(whitening.state_dict())
     assert fresh.fitted
@@ -200,7 +200,8 @@ def test_whitening_loads_into_a_fresh_one_and_says_the_same():
 
 
 def memory_of(data: torch.Tensor, size: int, seed: int = 0) -> PatchMemory:
-    memory = PatchMemory(data.shape[1], size, unit=2.0, seed=seed)
+    memory = PatchMemory(size, data.shape[1], sparse=False)
+    memory.build(data.shape[1], data.shape[2:], seed)
     for batch in data.split(3):
         memory.observe(batch)
     memory.finish()
@@ -208,13 +209,14 @@ def memory_of(data: torch.Tensor, size: int, seed: int = 0) -> PatchMemory:
 
 
 def vectors_of(data: torch.Tensor) -> np.ndarray:
-    return data.permute(0, 2, 3, 1).reshape(-1, data.shape[1]).double().numpy()
+    """Patches, averages over 3 x 3 positions, (N h w, C)."""
+    return surroundings(data).permute(0, 2, 3, 1).reshape(-1, data.shape[1]).double().numpy()
 
 
 def test_memory_is_the_distance_to_the_nearest_vector():
     data, images = features(2), features(3, seed=5)
     memory = memory_of(data, 100)
-    brute = cdist(vectors_of(images), vectors_of(data)).min(1) / 2**0.5
+    brute = cdist(vectors_of(images), vectors_of(data)).min(1) / SHAPE[0] ** 0.5
     np.testing.assert_allclose(memory(images).flatten(), brute, atol=1e-4, rtol=1e-4)
     assert int(memory.count) == 24
 
@@ -253,4 +255,4 @@ def test_a_sample_is_even_and_bounded_and_does_not_depend_on_the_batches():
 
 
 def test_unfilled_rows_of_the_memory_are_never_nearest():
-    assert memory_of(features(1) + 100, 1000)(torch.zeros(1, *SHAPE)).min() > 50
+    assert memory_of(features(1) + 100, 1000)(torch.zeros(1, *SHAPE)).min() > 40

@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data import synthetic
+from anomaly_lightning.places import CONFIG_DIR
 
 CATEGORIES = sorted(file.stem for file in (CONFIG_DIR / "category").glob("*.yaml") if file.stem != "custom")
 LAUNCHERS = {

@@ -82,4 +82,4 @@ def test_zero_draws_never():
 
     callback = LearningHeatmaps(every_n_epochs=0)
     callback.on_train_epoch_end(Trainer(), AnomalyModule.__new__(AnomalyModule))
-    assert callback._features is None
+    assert callback._inputs is None

@@ -76,7 +76,7 @@ def test_the_threshold_says_what_it_is_made_of(metrics):
 
 
 def test_predictions_are_one_row_a_test_image_and_agree_with_the_figures(predictions, metrics, root):
-    assert list(predictions[0]) == ["path", "label", "defect", "score", "threshold", "decision"]
+    assert list(predictions[0]) == ["path", "label", "defect", "score", "threshold", "decision", "mask"]
     listed = [row["path"] for row in predictions]
     on_disk = {str(path) for path in (root / "widget" / "test").rglob("*.png")}
     assert len(listed) == len(on_disk)

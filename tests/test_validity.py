@@ -2,10 +2,10 @@
 
 import csv
 import io
-import json
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,8 @@ from anomaly_lightning.data.samples import read_category
 from anomaly_lightning.data.synthetic import CATEGORIES, generate
 from anomaly_lightning.errors import CheckpointError
 from anomaly_lightning.runtime.appearance import image_statistics
-from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.runtime.card import ValidityCard
+from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.runtime.validity import Validity, fit_validity
 
@@ -197,11 +198,12 @@ def test_too_few_normals_know_nothing():
     assert Validity.fit(statistics(np.random.default_rng(0), 7)) is None
 
 
-def test_it_survives_plain_values_and_refuses_those_of_another_version():
+def test_it_survives_a_card_and_refuses_those_of_another_version():
     known = Validity.fit(statistics(np.random.default_rng(0), 10))
-    assert Validity.from_plain(json.loads(json.dumps(known.plain()))) == known
+    card = msgspec.json.decode(msgspec.json.encode(known.card()), type=ValidityCard)
+    assert Validity.from_card(card) == known
     with pytest.raises(CheckpointError, match="validity=false"):
-        Validity.from_plain({**known.plain(), "figures": ["brightness"]})
+        Validity.from_card(msgspec.structs.replace(card, measures=("brightness",)))
 
 
 def decisions(folder):
@@ -224,9 +226,9 @@ def test_predict_says_invalid_with_a_reason_and_can_be_told_not_to(checkpoint, t
     assert decisions(tmp_path / "off")["black.png"]["decision"] in ("OK", "NG")
 
 
-def test_the_checkpoint_carries_it_and_the_predictor_says_it(checkpoint):
-    settings = torch.load(checkpoint, weights_only=True)["anomaly_lightning"]
-    assert settings["validity"]["normals"] == 15
-    said = Predictor.from_checkpoint(checkpoint, "cpu")(Image.new("RGB", (84, 60)))
-    assert (said.verdict, said.invalid) == ("INVALID", "black")
-    assert Predictor.from_checkpoint(checkpoint, "cpu", validity=False)(Image.new("RGB", (84, 60))).invalid is None
+def test_the_checkpoint_carries_it_and_the_inspector_says_it(checkpoint):
+    card = torch.load(checkpoint, weights_only=True)["card"]
+    assert card["validity"]["normals"] == 15
+    said = Inspector.load(checkpoint, "cpu")(Image.new("RGB", (84, 60)))
+    assert (said.verdict, said.reason) == ("INVALID", "black")
+    assert Inspector.load(checkpoint, "cpu", validity=False)(Image.new("RGB", (84, 60))).reason is None

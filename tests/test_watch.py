@@ -17,7 +17,7 @@ from toy import save, texture
 from anomaly_lightning.deploy.journal import Journal, identity
 from anomaly_lightning.deploy.watching import Watcher
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.runtime.inspector import Predictor
+from anomaly_lightning.runtime.inspector import Inspector
 
 PATIENCE = 60
 
@@ -69,6 +69,7 @@ def test_nothing_is_lost_or_repeated_over_a_kill_and_a_stop_is_clean(checkpoint,
     names = Counter(line["name"] for line in lines(output))
     assert len(names) == 50
     assert set(names.values()) == {1}
+    assert all(set(region) == {"box", "area", "peak"} for line in lines(output) for region in line["regions"])
     for name in names:
         assert (output / "heatmaps" / f"{name}.png").is_file()
         assert (output / "masks" / f"{name}.png").is_file()
@@ -82,8 +83,8 @@ def watching(checkpoint, tmp_path):
     def watch(count, seconds=20.0, meanwhile=None, **changed):
         journal = Journal(tmp_path / "out" / "decisions.jsonl")
         settings = {"poll_s": 0.02, "settle_s": 0.15, "patience_s": 0.6, **changed}
-        predictor = Predictor.from_checkpoint(checkpoint, "cpu")
-        watcher = Watcher(predictor, tmp_path / "in", journal, tmp_path / "out", **settings)
+        inspector = Inspector.load(checkpoint, "cpu")
+        watcher = Watcher(inspector, tmp_path / "in", journal, tmp_path / "out", **settings)
         stop = threading.Timer(seconds, watcher.stop.set)
         helper = threading.Thread(target=meanwhile or (lambda: None))
         stop.start()
@@ -171,7 +172,7 @@ def test_watch_and_input_together_are_refused(checkpoint, tmp_path):
 
     ran = command("predict", f"checkpoint={checkpoint}", "input=x.png", f"watch={tmp_path}", cwd=tmp_path)
     assert ran.code == 1
-    assert "state one of them" in flat(ran.out)
+    assert "set one of them" in flat(ran.out)
     ran = command("predict", f"checkpoint={checkpoint}", f"watch={tmp_path / 'none'}", cwd=tmp_path)
     assert ran.code == 1
     assert "expected a folder that is there" in flat(ran.out)

@@ -103,7 +103,7 @@ def test_weights_that_torchvision_does_not_have_are_named():
 
 
 def test_timms_weights_that_can_not_be_had_are_named(hub):
-    given = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.taps=[layer2]")
+    given = ("backbone=timm", "backbone.architecture=resnet10t", "backbone.layers=[layer2]")
     with pytest.raises(WeightsError, match=r"resnet10t\.c3_in1k.*backbone\.weights="):
         build_backbone(composed(*given, "backbone.pretrained=c3_in1k"))
 

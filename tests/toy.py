@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -16,7 +17,19 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from anomaly_lightning import cli
+from anomaly_lightning.configs import register_resolvers
+from anomaly_lightning.places import CONFIG_DIR
+from anomaly_lightning.runtime.card import (
+    SCHEMA,
+    BackboneCard,
+    DataCard,
+    DetectorCard,
+    FeaturesCard,
+    ModelCard,
+    ScoringCard,
+    ThresholdsCard,
+)
+from anomaly_lightning.runtime.transform import ImageTransform
 
 HEIGHT, WIDTH = 60, 84  # not square, and not the shape that the backbone sees either
 DEFECTS = {"scratch": 3, "spot": 4}
@@ -27,13 +40,30 @@ SMALL = (
     "debug=fast",
     "data.image_size=[64,48]",
     "features.grid=[8,6]",
-    "model.width=8",
-    "model.latent=4",
-    "model.stages=2",
+    "model.network.width=8",
+    "model.network.latent=4",
     "trainer.accelerator=cpu",
 )
 # Neither images nor logs, where a test looks at numbers alone.
 BARE = ("callbacks.panels=null", "callbacks.heatmaps=null", "logger.tensorboard=null", "logger.history=null")
+
+
+def card(transform: ImageTransform, **changed: Any) -> ModelCard:
+    """A model card for an engine made by hand; both thresholds are 0."""
+    made = ModelCard(
+        schema=SCHEMA,
+        version="",
+        category="toy",
+        seed=0,
+        transform=transform.card(),
+        backbone=BackboneCard("", {}, "", ""),
+        features=FeaturesCard({}, "float32", (0, 0, 0)),
+        detector=DetectorCard("", {}),
+        scoring=ScoringCard(0.0, "max", 1.0),
+        data=DataCard("", {}, "official", 0.2, 0),
+        thresholds=ThresholdsCard(score=0.0, pixel=0.0),
+    )
+    return made.replace(**changed)
 
 
 def texture(rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -79,9 +109,9 @@ def composed(*overrides: str, config: str = "train", with_hydra: bool = False) -
 
 @functools.cache
 def _composed(overrides: tuple[str, ...], config: str, with_hydra: bool) -> DictConfig:
-    cli.register_resolvers()
+    register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(cli.CONFIG_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(config, overrides=list(overrides), return_hydra_config=with_hydra)
 
 

@@ -1,5 +1,5 @@
 """What the benchmark command measures: stages of a prediction, parts of a training run, memory.
 
-Figures in seconds say little about another machine, so each stands beside a ratio to something that was measured in the
-same run, in turn with it.
+Seconds say little about another machine, so each stands beside a ratio to something that was measured in the same run,
+in turn with it.
 """

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.bench import inference, training
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.training import compose
 from anomaly_lightning.training.module import AnomalyModule
-from anomaly_lightning.training.session import quieten
+from anomaly_lightning.training.quiet import quieten
 
 
 def measure(cfg: DictConfig) -> dict[str, Any]:
@@ -26,23 +26,22 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     pl.seed_everything(cfg.seed, verbose=False)
     extractor = compose.build_extractor(cfg)
-    images, resolved = compose.build_images(cfg, extractor.backbone)
+    images, resolved = built = compose.build_datamodule(cfg, extractor.backbone)
     data = training.store_data(cfg, images, extractor)
     memory, comparison = {"start": run_files.peak_memory_mb()}, None
     try:
-        own, module = training.run(training.variant(cfg, "own"), images, extractor, data, cfg.test)
+        own, module = training.run(training.variant(cfg, "own"), built, extractor, data, cfg.test)
         methods = {_name(module): own}
         memory["training"] = run_files.peak_memory_mb()
         predictions = _predictions(cfg, module, images)
         memory["predictions"] = run_files.peak_memory_mb()
         if baseline is not None:
-            other, name = _baseline_run(baseline, data)
+            other, name = _baseline_run(baseline, built, data)
             methods[f"{name} (baseline)"] = other
             comparison = training.comparison(own, other)
     finally:
-        data.store.close()
         shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
-    figures = {
+    measured = {
         "machine": {**run_files.environment(), "load_average": _load()},
         "resolved": {"data": resolved.where, "why": resolved.why, **_what(cfg, module, images)},
         "inference": predictions,
@@ -51,8 +50,8 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         "naive": _naive(cfg, module, own),
         "peak_memory_mb": {**memory, "gpu": run_files.peak_gpu_memory_mb()},
     }
-    run_files.write_json(Path(cfg.run_dir) / "benchmark.json", figures)
-    return figures
+    run_files.write_json(Path(cfg.run_dir) / "benchmark.json", measured)
+    return measured
 
 
 def _baseline(cfg: DictConfig) -> DictConfig | None:
@@ -72,9 +71,9 @@ def _baseline(cfg: DictConfig) -> DictConfig | None:
     return training.variant(changed, "baseline", model=OmegaConf.load(file))
 
 
-def _baseline_run(baseline: DictConfig, data: FeatureDataModule) -> tuple[dict[str, Any], str]:
+def _baseline_run(baseline: DictConfig, built: compose.Built, data: FeatureDataModule) -> tuple[dict[str, Any], str]:
     """Seconds by part of the baseline's run on the features that are there already, and its name."""
-    parts, module = training.run(baseline, data.images, data.extractor, data, baseline.test)
+    parts, module = training.run(baseline, built, data.extractor, data, baseline.test)
     return parts, _name(module)
 
 
@@ -84,16 +83,16 @@ def _predictions(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule
     sizes = {"single": 1, "batch": cfg.bench.batch_size}
     measured = {}
     for name, size in sizes.items():
-        times = inference.stages(module, images.transform, samples, size, max(3, rounds // size), warmup)
+        times = inference.stages(module.model, images.transform, samples, size, max(3, rounds // size), warmup)
         measured[name] = {"images": size, "stages": times}
     return measured
 
 
 def _naive(cfg: DictConfig, module: AnomalyModule, own: dict[str, Any]) -> dict[str, Any] | None:
     """The naive loop and how many times faster the store is, its build included; None where that makes no sense."""
-    if cfg.bench.naive_epochs == 0 or not module.detector.trainable:
+    if cfg.bench.naive_epochs == 0 or module.trained is None:
         return None
-    loop = training.naive(cfg, module.extractor, cfg.bench.naive_epochs, own["epochs"])
+    loop = training.naive(cfg, module.model.extractor, cfg.bench.naive_epochs, own["epochs"])
     with_store = own["features_s"] + own["fit_s"]
     return {**loop, "with_store_s": with_store, "speedup": loop["extrapolated_s"] / with_store}
 
@@ -101,17 +100,17 @@ def _naive(cfg: DictConfig, module: AnomalyModule, own: dict[str, Any]) -> dict[
 def _what(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule) -> dict[str, Any]:
     return {
         "category": str(cfg.category.name),
-        "backbone": module.extractor.backbone.name,
-        "model": module.settings["model"],
-        "features": module.settings["shape"],
+        "backbone": module.model.extractor.backbone.name,
+        "model": module.card.detector.name,
+        "features": list(module.card.features.shape),
         "image_size": list(images.transform.size),
-        "precision": {"features": module.extractor.precision.name, "training": str(cfg.trainer.precision)},
+        "precision": {"features": module.model.extractor.precision.name, "training": str(cfg.trainer.precision)},
         "counts": images.splits.counts(),
     }
 
 
 def _name(module: AnomalyModule) -> str:
-    return str(module.settings["model"]["_target_"]).split(".")[-2]
+    return module.card.detector.name
 
 
 def _load() -> list[float] | None:

@@ -1,4 +1,4 @@
-"""The benchmark's figures as tables for people."""
+"""What the benchmark measured, as tables for people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(figures: Mapping[str, Any]) -> None:
+def show(measured: Mapping[str, Any]) -> None:
     """Print all tables."""
     console = Console()
-    for name, block in figures["inference"].items():
+    for name, block in measured["inference"].items():
         console.print(_stages(name, block))
-    console.print(_training(figures))
-    for line in _words(figures):
+    console.print(_training(measured))
+    for line in _words(measured):
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -27,8 +27,8 @@ def _stages(name: str, block: Mapping[str, Any]) -> Table:
     return table
 
 
-def _training(figures: Mapping[str, Any]) -> Table:
-    methods = figures["training"]
+def _training(measured: Mapping[str, Any]) -> Table:
+    methods = measured["training"]
     table = Table(title="training, seconds", title_justify="left")
     table.add_column("part")
     for name in methods:
@@ -39,24 +39,24 @@ def _training(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def _words(figures: Mapping[str, Any]) -> list[str]:
+def _words(measured: Mapping[str, Any]) -> list[str]:
     lines = []
-    if (both := figures["comparison"]) is not None:
+    if (both := measured["comparison"]) is not None:
         lines.append(
             f"all stages, feature pass to test: {both['own_s']:.2f} s; baseline, charged with the same feature pass, "
             f"{both['baseline_s']:.2f} s: {both['ratio']:.2f} times; baseline's fit and test alone "
             f"{both['baseline_fit_and_test_s']:.2f} s: {both['ratio_to_fit_and_test']:.2f} times"
         )
-    if (naive := figures["naive"]) is not None:
+    if (naive := measured["naive"]) is not None:
         lines.append(
             f"naive loop: {naive['epoch_s']:.2f} s an epoch, {naive['extrapolated_s']:.0f} s for "
             f"{naive['extrapolated_to']}; with the store, its build included, {naive['with_store_s']:.0f} s: "
             f"{naive['speedup']:.1f} times faster"
         )
-    told = {name: value for name, value in figures["peak_memory_mb"].items() if value is not None}
-    if told:
-        lines.append("peak memory so far, MB: " + ", ".join(f"{name} {value:.0f}" for name, value in told.items()))
-    machine = figures["machine"]
+    known = {name: value for name, value in measured["peak_memory_mb"].items() if value is not None}
+    if known:
+        lines.append("peak memory so far, MB: " + ", ".join(f"{name} {value:.0f}" for name, value in known.items()))
+    machine = measured["machine"]
     lines.append(
         f"{machine['hardware']['cpus']} CPUs, {machine['hardware']['torch_threads']} threads, load "
         f"{machine['load_average']}, torch {machine['versions']['torch']}, Python {machine['versions']['python']}"

@@ -32,7 +32,7 @@ class Rounds:
         return result
 
     def summary(self, base: str, images: int = 1) -> dict[str, dict[str, float]]:
-        """Figures of each name.
+        """Times and ratios of each name.
 
         Args:
             base: Name of the work that the others are compared with.
@@ -43,11 +43,11 @@ class Rounds:
             time over that of `base` in the same round), `cpu_ratio` (of the sums of CPU time).
         """
         counted = {name: np.array(spent[self.warmup :]) for name, spent in self.durations.items()}
-        return {name: _figures(spent, counted[base], images) for name, spent in counted.items()}
+        return {name: _ratios(spent, counted[base], images) for name, spent in counted.items()}
 
 
-def _figures(spent: np.ndarray, base: np.ndarray, images: int) -> dict[str, float]:
-    """Figures of (rounds, 2) seconds of wall and CPU time."""
+def _ratios(spent: np.ndarray, base: np.ndarray, images: int) -> dict[str, float]:
+    """Times and ratios of (rounds, 2) seconds of wall and CPU time."""
     p50, p95, p99 = np.percentile(1000 * spent[:, 0] / images, (50, 95, 99))
     return {
         "p50_ms": float(p50),

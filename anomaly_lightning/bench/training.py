@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.training import compose, finish
+from anomaly_lightning.training import compose, describe, finish
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -62,20 +62,20 @@ def variant(cfg: DictConfig, name: str, **changes: Any) -> DictConfig:
     return changed
 
 
-def store_data(cfg: DictConfig, images: MVNetDataModule, extractor: FeatureExtractor) -> FeatureDataModule:
+def store_data(cfg: DictConfig, source: MVNetDataModule, extractor: FeatureExtractor) -> FeatureDataModule:
     """Datamodule over a store of this benchmark's own, so that it really is built."""
     folder = Path(cfg.run_dir) / "cache"
-    store = compose.store_for(extractor, images.transform, "disk", folder, cfg.cache.dtype)
-    return FeatureDataModule(images, extractor, store, workers=max(1, cfg.data.workers))
+    store = compose.store_for(extractor, source.transform, "disk", folder, cfg.cache.dtype)
+    return FeatureDataModule(source, extractor, store, workers=max(1, cfg.data.workers))
 
 
 def run(
-    cfg: DictConfig, images: MVNetDataModule, extractor: FeatureExtractor, data: pl.LightningDataModule, test: bool
+    cfg: DictConfig, built: compose.Built, extractor: FeatureExtractor, data: pl.LightningDataModule, test: bool
 ) -> tuple[dict[str, Any], AnomalyModule]:
     """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module."""
     pl.seed_everything(cfg.seed, verbose=False)
-    module = compose.build_module(cfg, extractor, images.transform)
-    trainer = compose.build_trainer(cfg, module.detector.trainable)
+    module = compose.build_module(cfg, describe.build_card(cfg, extractor, *built), extractor)
+    trainer, source = compose.build_trainer(cfg, len(module.players)), built[0]
     watch, clock, before = Stopwatch(), run_files.Clock(), getattr(data, "computed", 0)
     trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
     with clock.stage("features_s"):
@@ -85,10 +85,10 @@ def run(
         finish.fit(trainer, module, data, None)
     with clock.stage("calibrate_s"):
         finish.finalise(trainer, module, data, Path(cfg.run_dir) / "checkpoints")
-    if test and images.splits.test:
+    if test and source.splits.test:
         with clock.stage("test_s"):
             trainer.test(module, datamodule=data, verbose=False)
-            Results.of(module, images.splits.test, images.transform).metrics(cfg.bootstrap, cfg.seed)
+            Results.of(module, source.splits.test).metrics(cfg.bootstrap, cfg.seed)
     module.to(trainer.strategy.root_device)  # a trainer that is done leaves it on the CPU
     epochs = watch.epochs_s()
     parts = {"statistics_s": watch.statistics_s(), "epoch_s": sum(epochs) / len(epochs), "epochs": len(epochs)}
@@ -127,7 +127,7 @@ def naive(cfg: DictConfig, extractor: FeatureExtractor, epochs: int, wanted: int
         wanted: Epochs that the fit is extrapolated to.
     """
     changed = variant(cfg, "naive", cache__mode="off", trainer__max_epochs=epochs)
-    images, _ = compose.build_images(changed, extractor.backbone)
-    parts, _ = run(changed, images, extractor, images, test=False)
+    built = compose.build_datamodule(changed, extractor.backbone)
+    parts, _ = run(changed, built, extractor, built[0], test=False)
     extrapolated = parts["fit_s"] + (wanted - epochs) * parts["epoch_s"]
     return {"epochs": epochs, "epoch_s": parts["epoch_s"], "extrapolated_to": wanted, "extrapolated_s": extrapolated}

@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -13,7 +15,8 @@ from anomaly_lightning.data.dataset import ImageDataset
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.reading import check_images, content_hash
+from anomaly_lightning.runtime.files import ContentHashes
+from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.runtime.transform import ImageTransform
 
 ON_CORRUPT = ("error", "skip")
@@ -26,8 +29,10 @@ def _mask_files(mask: Path | None) -> list[Path]:
     return sorted(path for path in mask.iterdir() if path.is_file()) if mask.is_dir() else [mask]
 
 
-def _file_hash(path: Path) -> str:
-    return content_hash(path) if path.is_file() else "missing"
+def watched(splits: Splits, trainer: pl.Trainer | None) -> str:
+    """Role of the set that validation looks at: in a fit the one that chooses, else the one that calibrates."""
+    fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+    return splits.choosing if fitting else "validation"
 
 
 class MVNetDataModule(pl.LightningDataModule):
@@ -37,15 +42,17 @@ class MVNetDataModule(pl.LightningDataModule):
         category: What the layout holds, as `data.samples.read_category` lists it.
         transform: From image to `images`; every path of a run uses this one.
         split: Split policy, "official" or "pooled_80_20".
-        validation_share: Share of the training normals that validate.
+        validation_share: Share of the training normals that are held out.
+        selection_share: Share of those that choose the epoch and other settings; see `data.splits.make_splits`.
         batch_size: Images a batch.
         workers: Processes that load images; 0 = the training process itself.
         seed: Seed of the split and of the shuffling.
         on_corrupt: What an unreadable image does: "error" (all are named before training), or "skip".
 
     Attributes:
-        splits: The three sets, less what was skipped.
+        splits: The sets, less what was skipped.
         skipped: Unreadable images that were left out, with the reason.
+        content_hash: Content hash of a file; each file is hashed once a run, whoever asks.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class MVNetDataModule(pl.LightningDataModule):
         transform: ImageTransform,
         split: str = "official",
         validation_share: float = 0.2,
+        selection_share: float = 0.0,
         batch_size: int = 32,
         workers: int = 0,
         seed: int = 0,
@@ -66,8 +74,9 @@ class MVNetDataModule(pl.LightningDataModule):
             raise DataError(f"data.batch_size={batch_size}: expected 1 or more images.")
         self.category, self.transform, self.split = category, transform, split
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
-        self.splits: Splits = make_splits(category, split, seed, validation_share)
+        self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share)
         self.skipped: dict[Path, str] = {}
+        self.content_hash = ContentHashes()
         self._checked = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -76,7 +85,7 @@ class MVNetDataModule(pl.LightningDataModule):
             self.leave_out(check_images([sample.path for sample in self.samples()]))
 
     def samples(self) -> tuple[Sample, ...]:
-        """Samples of all three sets."""
+        """Samples of all sets."""
         return tuple(sample for role in ROLES for sample in getattr(self.splits, role))
 
     def leave_out(self, unreadable: Mapping[Path, str]) -> None:
@@ -93,20 +102,24 @@ class MVNetDataModule(pl.LightningDataModule):
                 "Fix or remove them, or leave them out with data.on_corrupt=skip."
             )
         self.skipped |= unreadable
-        self.splits = self.splits.without({sample for sample in self.samples() if sample.path in unreadable})
-        if not self.splits.train or not self.splits.validation:
-            raise DataError(f"No readable training or validation image of {self.category.name} is left.")
+        before = self.splits
+        self.splits = before.without({sample for sample in self.samples() if sample.path in unreadable})
+        lost = [role for role in ROLES[:3] if getattr(before, role) and not getattr(self.splits, role)]
+        if lost:
+            raise DataError(f"No readable {lost[0]} image of {self.category.name} is left.")
 
     def dataset(self, role: str) -> ImageDataset:
-        """Images of the set "train", "validation" or "test"."""
+        """Images of one of the sets `ROLES`."""
         return ImageDataset(getattr(self.splits, role), self.transform)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of what the category holds: roles, defect names, and the content of every image and mask."""
         digest = hashlib.sha256()
         for role, samples in (("train", self.category.train), ("test", self.category.test)):
             for sample in samples:
-                content = [_file_hash(file) for file in (sample.path, *_mask_files(sample.mask))]
+                files = (sample.path, *_mask_files(sample.mask))
+                content = [self.content_hash(file) if file.is_file() else "missing" for file in files]
                 digest.update(json.dumps([role, sample.defect, *content]).encode())
         return digest.hexdigest()
 
@@ -129,12 +142,12 @@ class MVNetDataModule(pl.LightningDataModule):
         return self._loader("train")
 
     def held_out_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches of validation normals."""
-        return self._loader("validation")
+        """Batches of the held-out normals that settings are chosen on."""
+        return self._loader(self.splits.choosing)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Batches of validation normals."""
-        return self._loader("validation")
+        """Batches of held-out normals: in a fit those that choose the epoch, else those that give the threshold."""
+        return self._loader(watched(self.splits, self.trainer))
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches of test images."""

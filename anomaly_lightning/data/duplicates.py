@@ -6,7 +6,7 @@ and is nearly the same in two versions of one image. Crops, turns and mirrors ar
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import fft
 
-from anomaly_lightning.runtime.reading import ImageError, content_hash
+from anomaly_lightning.runtime.reading import ImageError
 
 THUMB = 32
 LOW = 12  # the hash has LOW * LOW - 1 bits: signs of the lowest cosine coefficients without the mean
@@ -43,17 +43,19 @@ def same_content(hashes: Sequence[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def leaks(training: Iterable[Path], test: Iterable[Path]) -> list[tuple[Path, Path]]:
+def leaks(
+    training: Iterable[Path], test: Iterable[Path], content_hash: Callable[[Path], str]
+) -> list[tuple[Path, Path]]:
     """Pairs of a training and a test file with the same content; files that can't be opened are passed over."""
-    known = {content: path for path in training if (content := _content(path))}
-    return [(known[content], path) for path in test if (content := _content(path)) in known]
 
+    def content(path: Path) -> str | None:
+        try:
+            return content_hash(path)
+        except ImageError:
+            return None
 
-def _content(path: Path) -> str | None:
-    try:
-        return content_hash(path)
-    except ImageError:
-        return None
+    known = {found: path for path in training if (found := content(path))}
+    return [(known[found], path) for path in test if (found := content(path)) in known]
 
 
 def near_duplicates(thumbs: NDArray[np.float32], same: Sequence[str]) -> list[tuple[int, int]]:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomaly_lightning.data.masks import MASK_NAMES, MaskFinder, refuse_shared_masks
-from anomaly_lightning.data.samples import GOOD, IMAGE_SUFFIXES, Category, Sample, images_in
+from anomaly_lightning.data.samples import GOOD, Category, Sample
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, images_in
 
 UNNAMED_DEFECT = "defect"
 

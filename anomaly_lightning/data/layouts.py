@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_lightning.data.masks import MaskFinder
-from anomaly_lightning.data.samples import GOOD, Category, Sample, images_in
+from anomaly_lightning.data.samples import GOOD, Category, Sample
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import images_in
 
 VISA_SPLIT = Path("split_csv") / "1cls.csv"
 VISA_DEFECT = "anomaly"  # the split file tells good from bad, not the types

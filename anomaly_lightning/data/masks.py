@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_lightning.data.samples import Sample, images_in
+from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.reading import ImageError, read_image, read_mask, read_mask_values
+from anomaly_lightning.runtime.files import images_in
+from anomaly_lightning.runtime.reading import ImageError, image_size, read_mask, read_mask_values
 
 # The customary names of a mask, by the stem of its image; the first that is there is taken.
 MASK_NAMES = ("{}_mask", "{}_gt", "{}_label", "mask_{}", "{}")
@@ -97,7 +98,7 @@ def _findings(sample: Sample) -> list[str]:
 
 def _misfits(sample: Sample, file: Path) -> list[str]:
     mask = read_mask(file)
-    width, height = read_image(sample.path).size
+    height, width = image_size(sample.path)
     found = []
     if mask.shape != (height, width):
         found.append(f"is {mask.shape[1]}x{mask.shape[0]}, but its image {sample.path} is {width}x{height}")

@@ -1,14 +1,12 @@
 """Folder layouts as lists of samples: pure functions that look at names, never into files."""
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, images_in
 
 GOOD = "good"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -39,24 +37,6 @@ class Category:
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
-
-
-def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
-    """Sorting key that puts 2.png before 10.png; digits compare as numbers, the rest without case."""
-    parts = re.split(r"(\d+)", path.as_posix().lower())
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)
-
-
-def images_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """Image files of a folder in natural order; hidden files are left out.
-
-    Args:
-        folder: Where to look; a folder that does not exist holds nothing.
-        recursive: Whether to look into folders below, too.
-    """
-    found: Iterable[Path] = folder.rglob("*") if recursive else folder.glob("*")
-    images = (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
-    return sorted(images, key=natural_key)
 
 
 def categories_in(root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which images are for training, validation and testing: pure, seeded, and blind to the test set."""
+"""Which images are for training, selection, validation and testing: pure, seeded, and blind to the test set."""
 
 from dataclasses import dataclass, replace
 
@@ -8,25 +8,44 @@ from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.errors import DataError
 
 POLICIES = ("official", "pooled_80_20")
-ROLES = ("train", "validation", "test")
+LEAST = 2  # held-out normals; of one alone no spread can be told
+ROLES = ("train", "selection", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint sets; `train` and `validation` hold normals only."""
+    """Disjoint sets, of which only `test` may hold defects.
+
+    Attributes:
+        train: What the detector is fitted on.
+        validation: Held-out normals that the thresholds are calibrated on.
+        test: What is tested on.
+        selection: Held-out normals that choose the epoch and other settings; empty = `validation` does that, too.
+    """
 
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    selection: tuple[Sample, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse sets that overlap, and defects where only normals may be."""
         paths = [sample.path for role in ROLES for sample in getattr(self, role)]
         if len(set(paths)) != len(paths):
-            raise DataError("An image stands in two of the sets training, validation, test, or twice in one.")
-        defective = [sample.path for sample in self.train + self.validation if sample.label]
+            raise DataError(f"An image stands in two of the sets {', '.join(ROLES)}, or twice in one.")
+        defective = [sample.path for sample in self.normals if sample.label]
         if defective:
             raise DataError(f"Training and validation hold images of good parts only, but {defective[0]} is defective.")
+
+    @property
+    def normals(self) -> tuple[Sample, ...]:
+        """All normals that a run may look at before the test."""
+        return self.train + self.selection + self.validation
+
+    @property
+    def choosing(self) -> str:
+        """Role of the held-out normals that choose the epoch and other settings."""
+        return "selection" if self.selection else "validation"
 
     def without(self, samples: set[Sample]) -> "Splits":
         """The same sets less some samples."""
@@ -38,13 +57,20 @@ class Splits:
         defects = sum(sample.label for sample in self.test)
         return {
             "train": len(self.train),
+            **({"selection": len(self.selection)} if self.selection else {}),
             "validation": len(self.validation),
             "test_good": len(self.test) - defects,
             "test_defect": defects,
         }
 
 
-def make_splits(category: Category, policy: str = "official", seed: int = 0, validation_share: float = 0.2) -> Splits:
+def make_splits(
+    category: Category,
+    policy: str = "official",
+    seed: int = 0,
+    validation_share: float = 0.2,
+    selection_share: float = 0.0,
+) -> Splits:
     """Split one category.
 
     `official` splits train/good into training and validation normals and tests on all of test/. `pooled_80_20` pools
@@ -55,22 +81,42 @@ def make_splits(category: Category, policy: str = "official", seed: int = 0, val
         category: What the layout holds.
         policy: "official" or "pooled_80_20".
         seed: Seed of the permutation; 0 is a seed.
-        validation_share: Share of the training normals that validate, in (0, 1); at least one image.
+        validation_share: Share of the training normals that are held out, in (0, 1); at least one image.
+        selection_share: Share of the held-out normals that choose the epoch and other settings, in [0, 1), so that the
+            others give the threshold and nothing else; 0 = all do both. It changes nothing about the training set.
 
     Raises:
-        DataError: Unknown policy, a share outside (0, 1), or too few normals.
+        DataError: Unknown policy, a share out of its range, or too few normals.
     """
     if policy not in POLICIES:
         raise DataError(f"data.split={policy}: expected one of {', '.join(POLICIES)}.")
     if not 0 < validation_share < 1:
         raise DataError(f"data.validation_share={validation_share}: expected a share between 0 and 1.")
-    if policy == "official":
-        train, validation = _cut(category.train, seed, validation_share, category.name)
-        return Splits(train, validation, category.test)
-    pool = category.train + tuple(sample for sample in category.test if not sample.label)
-    rest, test_good = _cut(pool, seed, 0.2, category.name)
-    train, validation = _cut(rest, seed, validation_share, category.name)
-    return Splits(train, validation, test_good + tuple(sample for sample in category.test if sample.label))
+    if not 0 <= selection_share < 1:
+        raise DataError(f"data.selection_share={selection_share}: expected 0, or a share below 1.")
+    normals, test = category.train, category.test
+    if policy == "pooled_80_20":
+        pool = category.train + tuple(sample for sample in category.test if not sample.label)
+        normals, test_good = _cut(pool, seed, 0.2, category.name)
+        test = test_good + tuple(sample for sample in category.test if sample.label)
+    train, held_out = _cut(normals, seed, validation_share, category.name)
+    validation, selection = _set_apart(held_out, seed, selection_share)
+    return Splits(train, validation, test, selection)
+
+
+def _set_apart(held_out: tuple[Sample, ...], seed: int, share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Split held-out normals into (those that give the threshold, those that choose)."""
+    if share == 0:
+        return held_out, ()
+    chosen = int(len(held_out) * share)
+    if min(chosen, len(held_out) - chosen) < LEAST:
+        raise DataError(
+            f"data.selection_share={share}: of {len(held_out)} held-out normals {chosen} would choose the epoch and "
+            f"{len(held_out) - chosen} would give the threshold; expected at least {LEAST} for either. "
+            "Add good images, raise data.validation_share, or set data.selection_share=0: all of them then do both."
+        )
+    validation, selection = _cut(held_out, seed, share, "the held-out set")
+    return validation, selection
 
 
 def _cut(normals: tuple[Sample, ...], seed: int, share: float, name: str) -> tuple[tuple[Sample, ...], ...]:
@@ -79,7 +125,6 @@ def _cut(normals: tuple[Sample, ...], seed: int, share: float, name: str) -> tup
     if count < 2:
         raise DataError(f"{name} has {count} image(s) of good parts to split; expected at least 2 (better 50).")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    # Two normals at least, where there are enough: of one alone no spread can be told.
-    taken = set(order[: max(min(2, count // 2), int(count * share))])
+    taken = set(order[: max(min(LEAST, count // 2), int(count * share))])
     rest = tuple(sample for i, sample in enumerate(normals) if i not in taken)
     return rest, tuple(sample for i, sample in enumerate(normals) if i in taken)

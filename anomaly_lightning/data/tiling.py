@@ -1,95 +1,27 @@
-"""Large images in pieces: where the tiles lie, how they become training images, how their maps become one again."""
+"""Large images in pieces: how tiles become training images."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from anomaly_lightning.data.samples import GOOD, Sample
-from anomaly_lightning.data.splits import Splits
-from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.reading import ImageError, content_hash, read_image, read_mask
-
-Box = tuple[int, int, int, int]  # top, left, height, width in pixels
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How images are cut.
-
-    Attributes:
-        size: (height, width) of a tile in pixels of the image; smaller images are one tile.
-        overlap: Pixels that neighbours share, at least.
-    """
-
-    size: tuple[int, int]
-    overlap: int
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense, by the names it has on the command line."""
-        if min(self.size) < 8:
-            raise DataError(f"data.tile={list(self.size)}: expected one number or [height, width], at least 8 pixels.")
-        if not 0 <= self.overlap <= min(self.size) // 2:
-            raise DataError(f"data.tile_overlap={self.overlap}: expected 0 to half a tile ({min(self.size) // 2}).")
-
-    @classmethod
-    def from_config(cls, tile: int | Sequence[int], overlap: int) -> "Tiling":
-        """Tiling as `data.tile` (one number or [height, width]) and `data.tile_overlap` state it."""
-        pair = [tile, tile] if isinstance(tile, int) else list(tile)
-        if len(pair) != 2:
-            raise DataError(f"data.tile={tile}: expected one number or [height, width].")
-        return cls((int(pair[0]), int(pair[1])), int(overlap))
-
-    def boxes(self, size: tuple[int, int]) -> list[Box]:
-        """Tiles that cover an image of (H, W), row by row, evenly spread; all of one size."""
-        height, width = min(self.size[0], size[0]), min(self.size[1], size[1])
-        rows, columns = _starts(size[0], height, self.overlap), _starts(size[1], width, self.overlap)
-        return [(top, left, height, width) for top in rows for left in columns]
-
-    def blend(self, maps: Iterable[tuple[Box, Tensor]], size: tuple[int, int]) -> Tensor:
-        """One map (H, W) float32 of the maps of all tiles, each (height, width) of its box.
-
-        Where tiles overlap their weights fall linearly towards their edges, so that no edge shows. Two maps of the
-        image's size are held, and one tile's at a time.
-        """
-        total, weights = torch.zeros(size), torch.zeros(size)
-        for (top, left, height, width), values in maps:
-            weight = _ramp(height, self.overlap)[:, None] * _ramp(width, self.overlap)
-            total[top : top + height, left : left + width] += values * weight
-            weights[top : top + height, left : left + width] += weight
-        return total.div_(weights)
+from anomaly_lightning.data.splits import ROLES, Splits
+from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.reading import ImageError, read_image, read_mask
+from anomaly_lightning.runtime.tiles import Tiling, crop
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along one axis: the first at 0, the last ends with the image."""
-    if tile >= length:
-        return [0]
-    count = -(-(length - overlap) // (tile - overlap))
-    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
-
-
-def _ramp(length: int, overlap: int) -> Tensor:
-    """Weights (length,) float32 along one axis: 1 in the middle, falling over the overlap to either edge."""
-    place = torch.arange(length) + 0.5
-    return (torch.minimum(place, length - place) / max(overlap, 1)).clamp(max=1.0)
-
-
-def crop(image: Image.Image, box: Box) -> Image.Image:
-    """One tile of an image."""
-    top, left, height, width = box
-    return image.crop((left, top, left + width, top + height))
-
-
-def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, dict[Path, str], list[Path]]:
+def tiled_splits(
+    splits: Splits, tiling: Tiling, cache: Path, white: int | None = None
+) -> tuple[Splits, dict[Path, str], list[Path]]:
     """The same sets with the tiles of each image in its place, so that no image has tiles in two sets.
 
     Tiles are kept as PNG files below `cache`, by the content of image and mask, and made once. A tile of a defective
@@ -100,6 +32,7 @@ def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, d
         splits: Sets of whole images.
         tiling: How they are cut.
         cache: The cache folder.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
 
     Returns:
         The sets of tiles; images that can't be read, with the reason; defects without a mask.
@@ -114,25 +47,24 @@ def tiled_splits(splits: Splits, tiling: Tiling, cache: Path) -> tuple[Splits, d
                 unknown.append(sample.path)
                 continue
             try:
-                found += _tiles_of(sample, tiling, cache)
+                found += _tiles_of(sample, tiling, cache, white)
             except ImageError as error:
                 unreadable[sample.path] = error.reason
         return tuple(found)
 
-    train, validation, test = (tiles(samples) for samples in (splits.train, splits.validation, splits.test))
-    return replace(splits, train=train, validation=validation, test=test), unreadable, unknown
+    return replace(splits, **{role: tiles(getattr(splits, role)) for role in ROLES}), unreadable, unknown
 
 
-def _tiles_of(sample: Sample, tiling: Tiling, cache: Path) -> list[Sample]:
+def _tiles_of(sample: Sample, tiling: Tiling, cache: Path, white: int | None) -> list[Sample]:
     """Tiles of one image; cut where the cache has none."""
     mask = None if sample.mask is None else read_mask(sample.mask)
     marked = b"" if mask is None else np.packbits(mask).tobytes()
     # With the path: two images of the same content stay two samples.
     key = [str(sample.path.absolute()), content_hash(sample.path), hashlib.sha256(marked).hexdigest()]
-    key += [str(tiling), sample.defect]
+    key += [str(tiling), sample.defect, str(white)]
     folder = cache / "tiles" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     if not folder.is_dir():
-        _cut(sample, mask, tiling, folder)
+        _cut(sample, mask, tiling, folder, white)
     found = []
     for path in sorted(folder.glob("tile_*.png")):
         truth = folder / path.name.replace("tile_", "mask_")
@@ -141,9 +73,9 @@ def _tiles_of(sample: Sample, tiling: Tiling, cache: Path) -> list[Sample]:
     return found
 
 
-def _cut(sample: Sample, mask: "np.ndarray | None", tiling: Tiling, folder: Path) -> None:
+def _cut(sample: Sample, mask: "np.ndarray | None", tiling: Tiling, folder: Path, white: int | None) -> None:
     """Write the tiles of one image, and the masks of those that show a defect, whole or not at all."""
-    image = read_image(sample.path)
+    image = read_image(sample.path, white=white)
     if mask is not None and mask.shape != (image.height, image.width):
         raise ImageError(sample.path, f"its mask is {mask.shape[1]}x{mask.shape[0]}, another size than the image")
     making = folder.with_name(f".making-{uuid4().hex}")

@@ -17,13 +17,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from PIL import Image
-
-from anomaly_lightning.data.samples import images_in
 from anomaly_lightning.deploy.journal import Identity, Journal, identity
 from anomaly_lightning.errors import DataError, UserError
-from anomaly_lightning.runtime.inspector import Prediction, Predictor
-from anomaly_lightning.runtime.reading import read_image
+from anomaly_lightning.runtime.files import images_in
+from anomaly_lightning.runtime.inspection import Inspection
+from anomaly_lightning.runtime.inspector import Inspector
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Watcher:
     """Scores what arrives in one folder until it is told to stop.
 
     Args:
-        predictor: Calibrated.
+        inspector: Of a calibrated model.
         folder: Looked at with all folders below.
         journal: Where the lines go.
         output: The folder of the outputs; where it lies below `folder`, what it holds is no input.
@@ -58,7 +56,7 @@ class Watcher:
 
     def __init__(
         self,
-        predictor: Predictor,
+        inspector: Inspector,
         folder: Path,
         journal: Journal,
         output: Path,
@@ -70,13 +68,13 @@ class Watcher:
             raise UserError(f"watch={folder}: expected a folder that is there.")
         if min(poll_s, settle_s, patience_s) < 0:
             raise UserError("poll_s, settle_s and patience_s are seconds, 0 or more.")
-        self.predictor, self.folder, self.journal, self.output = predictor, folder, journal, output
+        self.inspector, self.folder, self.journal, self.output = inspector, folder, journal, output
         self.poll_s, self.settle_s, self.patience_s = poll_s, settle_s, patience_s
         self.stop = threading.Event()
         self._waiting: dict[Path, Seen] = {}
 
-    def results(self) -> Iterator[tuple[Path, Identity, tuple[Image.Image, Prediction] | DataError]]:
-        """Each image with its prediction, or with why it can't be read, as they arrive; ends when stopped."""
+    def results(self) -> Iterator[tuple[Path, Identity, Inspection | DataError]]:
+        """Each image with what is said of it, or with why it can't be read, as they arrive; ends when stopped."""
         while not self.stop.is_set():
             for file, which in self._settled():
                 result = self._score(file, which)
@@ -103,18 +101,15 @@ class Watcher:
         self._waiting = waiting
         return sorted(ready, key=lambda item: item[1][2])
 
-    def _score(self, file: Path, which: Identity) -> tuple[Image.Image, Prediction] | DataError | None:
+    def _score(self, file: Path, which: Identity) -> Inspection | DataError | None:
         """What is said of a file; None where it changed meanwhile, or may yet become whole."""
         try:
-            image = read_image(file)
-            self.predictor.check(image, file)
+            said = self.inspector(file)
         except DataError as error:
             unchanged = identity(file, self.folder) == which
             patient = time.monotonic() - self._waiting[file].since < self.patience_s
             return error if unchanged and not patient else None
-        if identity(file, self.folder) != which:
-            return None
-        return image, self.predictor(image)
+        return said if identity(file, self.folder) == which else None
 
 
 @contextmanager

@@ -1,67 +1,94 @@
 """The contract every method keeps, so that a new one is one file here and one yaml in conf/model.
 
-Nothing here knows Lightning, Hydra, images or thresholds: a detector sees features and returns errors.
+Nothing here knows Lightning, Hydra, files or thresholds: a detector sees tensors and returns errors.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+Normals = Iterable[Tensor]
+"""Batches (B, ...) float of normal images' inputs, on the detector's device; may be walked any number of times."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a detector will see.
+
+    Attributes:
+        features: (C, h, w) of an image's features.
+        image: (H, W) of the network's input in pixels.
+    """
+
+    features: tuple[int, int, int]
+    image: tuple[int, int]
+
 
 class Detector(nn.Module):
-    """Learns what normal features look like and measures how far others are from it.
+    """Learns what normal inputs look like and measures how far others are from it.
 
-    Life of a detector: `build` with the shape of an image's features; `observe` every training batch once,
-    `finish`; then, where `trainable`, gradient steps on `loss` of what `condense` makes of features; then, where
-    `refines`, `refine` every training batch once more with the trained weights, `refine_held_out` the validation
-    normals, `finish_refine`. After `finish`, `error_map` may be called at any time. An `observe` that follows a
-    `finish` starts anew. All state is in parameters and buffers, so that a checkpoint is loaded by `build` and
+    Life of a detector: `build` once, `prepare` with the training normals, then `error_map`. Methods with gradients are
+    `TrainedDetector`. All state is in parameters and buffers, so that a checkpoint is loaded by `build` and
     `load_state_dict`.
 
     Attributes:
-        trainable: Whether `loss` is to be minimised by gradient steps.
-        condenses: Whether `condense` makes less of features, worth keeping for all epochs.
-        refines: Whether a pass of `refine` over the training features is wanted after the gradient steps.
+        inputs: What it sees: "features" (B, C, h, w) float of the backbone, or "images" (B, 3, H, W) float.
     """
 
-    trainable: bool = False
-    condenses: bool = False
-    refines: bool = False
+    inputs: ClassVar[Literal["features", "images"]] = "features"
 
-    def build(self, shape: tuple[int, int, int]) -> None:
-        """Make what depends on the features' shape (C, h, w); called once, before anything else."""
+    def build(self, spec: Spec) -> None:
+        """Make what depends on the inputs' shapes; called once, before anything else."""
 
-    def observe(self, features: Tensor) -> None:
-        """Take one training batch (B, C, h, w) float into the statistics (means, covariances, memory banks)."""
+    def grid(self, spec: Spec) -> tuple[int, int]:
+        """(h, w) of its error maps: that of the features, unless a method says otherwise."""
+        return spec.features[1:]
 
-    def finish(self) -> None:
-        """Turn what was observed into buffers; idempotent."""
+    def prepare(self, normals: Normals) -> None:
+        """Compute statistics of the training normals, before any gradient step; a second call starts from scratch."""
 
-    def condense(self, features: Tensor) -> Tensor:
-        """What `loss` looks at of features (B, C, h, w) float: (B, ...) float; the features themselves here.
-
-        Must not depend on parameters, on the epoch or on chance: it is computed once after `finish`.
-        """
-        return features
-
-    def loss(self, condensed: Tensor) -> Tensor:
-        """Loss to minimise for what `condense` gave, (B, ...) float: () float. Only for `trainable` detectors."""
-        raise NotImplementedError(f"{type(self).__name__} is fitted without gradients: it has no loss")
-
-    def refine(self, features: Tensor) -> None:
-        """Take one training batch (B, C, h, w) float into the statistics that need the trained weights."""
-
-    def refine_held_out(self, features: Tensor) -> None:
-        """Take one batch (B, C, h, w) float of normals that were not trained on, after all `refine` batches.
-
-        For a few numbers that training images can't tell (they all were rebuilt too well), never for more: the
-        threshold is calibrated on the same normals.
-        """
-
-    def finish_refine(self) -> None:
-        """Turn what `refine` took in into buffers; idempotent."""
-
-    def error_map(self, features: Tensor) -> Tensor:
-        """Raw error of features (B, C, h, w) float: (B, h, w) float, >= 0, larger = more anomalous.
+    def error_map(self, inputs: Tensor) -> Tensor:
+        """Raw error of inputs (B, ...) float: (B, h, w) float, >= 0, larger = more anomalous.
 
         Never normalised or clipped, and never dependent on `self.training`.
         """
         raise NotImplementedError
+
+
+class TrainedDetector(Detector):
+    """A detector with losses to minimise between `prepare` and `conclude`.
+
+    Attributes:
+        condenses: Whether `condense` makes less of the inputs, worth keeping for all epochs.
+    """
+
+    condenses: bool = False
+
+    def condense(self, inputs: Tensor) -> Tensor:
+        """What `losses` looks at of inputs (B, ...) float: (B, ...) float; the inputs themselves here.
+
+        Must not depend on parameters, on the epoch or on chance: it is computed once after `prepare`.
+        """
+        return inputs
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the player that trains them; each player has an optimizer of its own (a GAN has two)."""
+        return {"all": list(self.parameters())}
+
+    def losses(self, batch: Tensor, player: str) -> dict[str, Tensor]:
+        """Losses of one player for what `condense` gave, (B, ...) float: each () float.
+
+        "total" is minimised, the others are logged beside it.
+        """
+        raise NotImplementedError
+
+    def conclude(self, normals: Normals, held_out: Normals) -> None:
+        """Compute statistics that need the trained weights.
+
+        Args:
+            normals: The training normals.
+            held_out: Normals that were not trained on, for a few numbers that training images can't give (they all
+                were rebuilt too well), never for more: the threshold may be calibrated on the same normals.
+        """

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.detectors.base import Detector, Normals, Spec
 from anomaly_lightning.errors import UserError
 
 POSITIONS_AT_ONCE = 64  # bounds what the factorisation holds beside the statistics
@@ -39,64 +39,57 @@ class PaDiM(Detector):
                 f"{reduced}, {shrinkage}, {epsilon}."
             )
         self.reduced, self.shrinkage, self.epsilon, self.seed = reduced, shrinkage, epsilon, seed
-        self._count, self._sum, self._products = 0, torch.empty(0), torch.empty(0)
 
-    def build(self, shape: tuple[int, int, int]) -> None:
+    def build(self, spec: Spec) -> None:
         """Draw the channels and make the buffers for features of shape (C, h, w)."""
-        channels, positions = shape[0], shape[1] * shape[2]
+        channels, positions = spec.features[0], spec.features[1] * spec.features[2]
         kept = channels if self.reduced is None else min(self.reduced, channels)
         order = torch.randperm(channels, generator=torch.Generator().manual_seed(self.seed))
         self.register_buffer("channels", order[:kept].sort().values)
         self.register_buffer("mean", torch.full((positions, kept), torch.nan))
         self.register_buffer("whitening", torch.full((positions, kept, kept), torch.nan))
 
-    def observe(self, features: Tensor) -> None:
-        """Take (B, C, h, w) float into the sums and the outer products of each position, in float64."""
-        vectors = self._vectors(features).double()  # (h w, B, c)
-        if self._count == 0:
-            self._sum = vectors.new_zeros(self.mean.shape)
-            self._products = vectors.new_zeros(self.whitening.shape)
-        self._count += vectors.shape[1]
-        self._sum += vectors.sum(1)
-        self._products.baddbmm_(vectors.transpose(1, 2), vectors)
-
-    def finish(self) -> None:
-        """Set means and inverse Cholesky factors, and free the sums.
+    def prepare(self, normals: Normals) -> None:
+        """Set means and inverse Cholesky factors from features (B, C, h, w) float, in one pass with float64 sums.
 
         Raises:
             UserError: One image only: it has no covariance.
         """
-        if self._count == 0:
-            return
-        if self._count == 1:
-            raise UserError("PaDiM needs at least 2 training images for a covariance; got 1. Add good images.")
-        mean = self._sum / self._count
+        count, total, products = self._sums(normals)
+        if count < 2:
+            raise UserError(f"model=padim needs at least 2 training images for a covariance; got {count}. Add images.")
+        mean = total / count
         self.mean.copy_(mean)
-        common = (self._products.mean(0) - self._count * (mean.T @ mean) / len(mean)) / (self._count - 1)
+        common = (products.mean(0) - count * (mean.T @ mean) / len(mean)) / (count - 1)
         for start in range(0, len(mean), POSITIONS_AT_ONCE):
             block = slice(start, start + POSITIONS_AT_ONCE)
-            covariance = self._covariance(block, mean)
+            centre = mean[block]
+            covariance = (products[block] - count * centre[:, :, None] * centre[:, None, :]) / (count - 1)
             covariance.lerp_(common.expand_as(covariance), self.shrinkage)
             covariance.diagonal(dim1=1, dim2=2).add_(self.epsilon)
             self.whitening[block] = _inverse_factor(covariance).to(self.whitening.dtype)
-        self._count, self._sum, self._products = 0, torch.empty(0), torch.empty(0)
 
-    def error_map(self, features: Tensor) -> Tensor:
+    def _sums(self, normals: Normals) -> tuple[int, Tensor, Tensor]:
+        """Number of images, and sums (h w, c) and outer products (h w, c, c) of each position, float64."""
+        count = 0
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        products = torch.zeros_like(self.whitening, dtype=torch.float64)
+        for features in normals:
+            vectors = self._vectors(features).double()  # (h w, B, c)
+            count += vectors.shape[1]
+            total += vectors.sum(1)
+            products.baddbmm_(vectors.transpose(1, 2), vectors)
+        return count, total, products
+
+    def error_map(self, inputs: Tensor) -> Tensor:
         """Mahalanobis distance of each position: (B, h, w) float for features (B, C, h, w) float."""
-        batch, _, height, width = features.shape
-        offsets = self._vectors(features).to(self.mean.dtype) - self.mean[:, None]  # (h w, B, c)
+        offsets = self._vectors(inputs).to(self.mean.dtype) - self.mean[:, None]  # (h w, B, c)
         whitened = offsets @ self.whitening.transpose(1, 2)
-        return torch.linalg.vector_norm(whitened, dim=2).T.reshape(batch, height, width)
+        return torch.linalg.vector_norm(whitened, dim=2).T.unflatten(1, inputs.shape[-2:])
 
     def _vectors(self, features: Tensor) -> Tensor:
         """Kept channels of features (B, C, h, w) by position: (h w, B, c)."""
-        return features[:, self.channels].flatten(2).permute(2, 0, 1)
-
-    def _covariance(self, block: slice, mean: Tensor) -> Tensor:
-        """Sample covariance of a block of positions: (P, c, c) float64."""
-        centre = mean[block]
-        outer = centre[:, :, None] * centre[:, None, :]
-        return (self._products[block] - self._count * outer) / (self._count - 1)
+        return features.index_select(1, self.channels).flatten(2).permute(2, 0, 1)
 
 
 def _inverse_factor(covariance: Tensor) -> Tensor:

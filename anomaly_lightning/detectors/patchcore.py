@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly_lightning.detectors.base import Detector
-from anomaly_lightning.detectors.parts import PatchSample, greedy_k_center
+from anomaly_lightning.detectors.base import Detector, Normals, Spec
+from anomaly_lightning.detectors.parts.coreset import PatchSample, greedy_k_center
 from anomaly_lightning.errors import UserError
 
 DISTANCES_AT_ONCE = 2**22  # entries of one block of the distance matrix: 16 MB in float32
+ROWS_AT_ONCE = 256  # bounds the table of neighbours while it is made
 
 
 class PatchCore(Detector):
@@ -38,7 +39,8 @@ class PatchCore(Detector):
         seed: Of the sample and the projection.
     """
 
-    memory: Tensor  # (bank, C)
+    memory: Tensor  # (m, C), m <= bank
+    support: Tensor  # (m, b) int64, the b nearest entries of each entry in the bank, itself first
 
     def __init__(
         self,
@@ -60,43 +62,41 @@ class PatchCore(Detector):
             raise UserError(f"model.neighbourhood must be odd and 1 or more; got {neighbourhood}.")
         self.bank, self.pool, self.projection = bank, pool, projection
         self.neighbourhood, self.neighbours, self.seed = neighbourhood, neighbours, seed
-        self.register_buffer("memory", torch.empty(0, 0))
-        self._sample = PatchSample(pool, seed)
 
-    def observe(self, features: Tensor) -> None:
-        """Take patches of (B, C, h, w) float into the pool."""
-        self._sample.observe(self._averaged(features))
+    def build(self, spec: Spec) -> None:
+        """Make the buffers for features of shape (C, h, w)."""
+        self.register_buffer("memory", torch.empty(0, spec.features[0]))
+        self.register_buffer("support", torch.empty(0, 1, dtype=torch.int64))
 
-    def finish(self) -> None:
-        """Choose the bank from the pool, and free the pool; idempotent."""
-        if len(self._sample) == 0:
-            return
-        points = patches = self._sample.vectors
+    def prepare(self, normals: Normals) -> None:
+        """Choose the bank from a sample of the patches of features (B, C, h, w) float."""
+        sample = PatchSample(self.pool, self.seed)
+        for features in normals:
+            sample.observe(self._averaged(features))
+        points = patches = sample.vectors
         if self.projection is not None and self.projection < points.shape[1]:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(points.shape[1], self.projection, generator=generator)
             points = points @ (directions / self.projection**0.5).to(points)
         self.memory = patches[greedy_k_center(points, min(self.bank, len(points)))].to(self.memory).clone()
-        self._sample.clear()
+        self.support = _neighbours_of_each(self.memory, min(self.neighbours, len(self.memory)))
 
-    def error_map(self, features: Tensor) -> Tensor:
+    def error_map(self, inputs: Tensor) -> Tensor:
         """Re-weighted distance to the bank: (B, h, w) float for features (B, C, h, w) float."""
-        batch, _, height, width = features.shape
-        patches = self._averaged(features.to(self.memory.dtype)).permute(0, 2, 3, 1).flatten(0, 2)
-        distance, nearest = nearest_neighbours(patches, self.memory)
-        errors = distance.view(batch, -1)
-        top = errors.argmax(1) + torch.arange(batch, device=errors.device) * errors.shape[1]
-        return (errors * self._weight(patches[top], nearest[top])[:, None]).view(batch, height, width)
+        patches = self._averaged(inputs.to(self.memory.dtype)).flatten(2).transpose(1, 2)  # (B, h w, C)
+        distance, nearest = nearest_neighbours(patches.flatten(0, 1), self.memory)
+        errors, nearest = (values.unflatten(0, patches.shape[:2]) for values in (distance, nearest))
+        top = errors.argmax(1, keepdim=True)  # (B, 1)
+        patch = patches.gather(1, top[..., None].expand(-1, 1, patches.shape[2]))  # (B, 1, C)
+        weight = self._weight(patch, nearest.gather(1, top)[:, 0])
+        return (errors * weight[:, None]).unflatten(1, inputs.shape[-2:])
 
-    def _weight(self, patches: Tensor, nearest: Tensor) -> Tensor:
-        """Weight of equation 7 for top patches (B, C) with their nearest bank entries (B,): (B,) in [0, 1]."""
-        count = min(self.neighbours, len(self.memory))
-        if count == 1:
-            return torch.ones_like(patches[:, 0])
-        around = torch.cdist(self.memory[nearest], self.memory, compute_mode="donot_use_mm_for_euclid_dist")
-        around.scatter_(1, nearest[:, None], -1.0)  # m* itself comes first, duplicates or not
-        support = self.memory[around.topk(count, largest=False).indices]  # (B, count, C)
-        distances = torch.linalg.vector_norm(patches[:, None] - support, dim=2)
+    def _weight(self, patch: Tensor, nearest: Tensor) -> Tensor:
+        """Weight of equation 7 for top patches (B, 1, C) with their nearest bank entries (B,): (B,) in [0, 1]."""
+        if self.support.shape[1] == 1:
+            return torch.ones_like(patch[:, 0, 0])
+        around = self.memory[self.support[nearest]]  # (B, b, C)
+        distances = torch.linalg.vector_norm(patch - around, dim=2)
         return 1 - distances.softmax(1)[:, 0]
 
     def _averaged(self, features: Tensor) -> Tensor:
@@ -106,9 +106,21 @@ class PatchCore(Detector):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Give the bank the size of the one to be loaded."""
-        if (stored := state_dict.get(f"{prefix}memory")) is not None:
-            self.memory = self.memory.new_empty(stored.shape)
+        for name in ("memory", "support"):
+            if (stored := state_dict.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, getattr(self, name).new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _neighbours_of_each(memory: Tensor, count: int) -> Tensor:
+    """(m, count) int64: the nearest entries of each of memory (m, C), itself first, duplicates or not."""
+    found = []
+    for start in range(0, len(memory), ROWS_AT_ONCE):
+        block = memory[start : start + ROWS_AT_ONCE]
+        around = torch.cdist(block, memory, compute_mode="donot_use_mm_for_euclid_dist")
+        around[torch.arange(len(block)), start + torch.arange(len(block))] = -1.0
+        found.append(around.topk(count, largest=False).indices)
+    return torch.cat(found)
 
 
 def nearest_neighbours(patches: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,6 +132,7 @@ def nearest_neighbours(patches: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]
     centre = memory.mean(0)
     centred = memory - centre
     norms = centred.square().sum(1)
-    blocks = patches.split(max(1, DISTANCES_AT_ONCE // len(memory)))
+    whole = torch.compiler.is_exporting()
+    blocks = (patches,) if whole else patches.split(max(1, DISTANCES_AT_ONCE // len(memory)))
     nearest = torch.cat([torch.addmm(norms, block - centre, centred.T, alpha=-2).argmin(1) for block in blocks])
     return torch.linalg.vector_norm(patches - memory[nearest], dim=1), nearest

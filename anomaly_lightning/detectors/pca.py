@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.detectors.base import Detector, Normals, Spec
 from anomaly_lightning.errors import UserError
 
 
@@ -36,15 +36,14 @@ class PCA(Detector):
                 f"model.variance must lie between 0 and 1, model.components be 1 or more; got {variance}, {components}."
             )
         self.variance, self.components = variance, components
-        self._count, self._sum, self._products = 0, torch.empty(0), torch.empty(0)
 
-    def build(self, shape: tuple[int, int, int]) -> None:
+    def build(self, spec: Spec) -> None:
         """Make the buffers for features of shape (C, h, w).
 
         Raises:
             UserError: No channel would be left outside the subspace.
         """
-        channels = shape[0]
+        channels = spec.features[0]
         if max(self.components or 1, 1) >= channels:
             raise UserError(
                 f"The features have {channels} channels; model.components={self.components or 1} leaves nothing "
@@ -53,29 +52,28 @@ class PCA(Detector):
         self.register_buffer("mean", torch.full((channels,), torch.nan))
         self.register_buffer("residual", torch.full((channels, channels), torch.nan))
 
-    def observe(self, features: Tensor) -> None:
-        """Take (B, C, h, w) float into the sum and the outer products of the channel vectors, in float64."""
-        vectors = features.double().transpose(0, 1).flatten(1)  # (C, B h w)
-        if self._count == 0:
-            self._sum, self._products = torch.zeros_like(vectors[:, 0]), vectors.new_zeros(len(vectors), len(vectors))
-        self._count += vectors.shape[1]
-        self._sum += vectors.sum(1)
-        self._products.addmm_(vectors, vectors.T)
+    def prepare(self, normals: Normals) -> None:
+        """Set mean and residual projection from features (B, C, h, w) float, in one pass with float64 sums.
 
-    def finish(self) -> None:
-        """Set the mean and the projection onto the residual; at least one direction stays outside the subspace."""
-        if self._count == 0:
-            return
-        mean = self._sum / self._count
-        variances, directions = torch.linalg.eigh(self._products / self._count - torch.outer(mean, mean))
+        At least one direction stays outside the subspace.
+        """
+        count = 0
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        products = torch.zeros_like(self.residual, dtype=torch.float64)
+        for features in normals:
+            vectors = features.double().transpose(0, 1).flatten(1)  # (C, B h w)
+            count += vectors.shape[1]
+            total += vectors.sum(1)
+            products.addmm_(vectors, vectors.T)
+        mean = total / count
+        variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
         outside = directions[:, : len(mean) - self._dimension(variances.flip(0).clamp_min(0))]  # ascending order
         self.mean.copy_(mean)
         self.residual.copy_(outside @ outside.T)
-        self._count, self._sum, self._products = 0, torch.empty(0), torch.empty(0)
 
-    def error_map(self, features: Tensor) -> Tensor:
+    def error_map(self, inputs: Tensor) -> Tensor:
         """Squared norm of the residual: (B, h, w) float for features (B, C, h, w) float."""
-        offsets = features.to(self.mean.dtype) - self.mean[:, None, None]
+        offsets = inputs.to(self.mean.dtype) - self.mean[:, None, None]
         return torch.einsum("ij,bjhw->bihw", self.residual, offsets).square().sum(1)
 
     def _dimension(self, variances: Tensor) -> int:

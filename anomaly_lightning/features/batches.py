@@ -1,10 +1,9 @@
 """Whole batches straight from where features, or what is left of them, are kept: nothing is done image by image."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -15,8 +14,26 @@ Batch = dict[str, Tensor]
 class Source(Protocol):
     """Where batches are read from."""
 
-    def batch(self, rows: np.ndarray) -> Tensor:
-        """What is kept under rows (B,) int64: (B, ...) float32, a new tensor at every call."""
+    def batch(self, keys: Sequence[Any]) -> Tensor:
+        """What is kept under B keys: (B, ...) float32, a new tensor at every call."""
+
+
+class Repeated(Iterable[Tensor]):
+    """Batches that are made anew each time they are walked.
+
+    Args:
+        walk: Makes an iterator over them.
+
+    Attributes:
+        walked: Whether anybody has looked at them.
+    """
+
+    def __init__(self, walk: Callable[[], Iterator[Tensor]]) -> None:
+        self.walk, self.walked = walk, False
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.walked = True
+        return self.walk()
 
 
 class KeptBatches(IterableDataset[Batch]):
@@ -28,7 +45,7 @@ class KeptBatches(IterableDataset[Batch]):
     Args:
         name: What the tensor is called: `features` (B, C, h, w) float32 or `condensed` (B, ...) float32.
         source: Where it is kept.
-        rows: (N,) int64, the row of each image of the set.
+        keys: What the source finds each of the N images of the set by.
         labels: (N,) bool.
         batch_size: Images a batch, all processes together.
         epoch: The epoch that shuffles, or None for the fixed order.
@@ -40,14 +57,14 @@ class KeptBatches(IterableDataset[Batch]):
         self,
         name: str,
         source: Source,
-        rows: np.ndarray,
+        keys: Sequence[Any],
         labels: Tensor,
         batch_size: int,
         epoch: Callable[[], int] | None = None,
         seed: int = 0,
         shared: bool = True,
     ) -> None:
-        self.name, self.source, self.rows, self.labels = name, source, rows, labels
+        self.name, self.source, self.keys, self.labels = name, source, keys, labels
         self.epoch, self.seed = epoch, seed
         distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
@@ -55,16 +72,16 @@ class KeptBatches(IterableDataset[Batch]):
         self.batch_size = max(1, batch_size // self.processes)
 
     def __len__(self) -> int:
-        return math.ceil(math.ceil(len(self.rows) / self.processes) / self.batch_size)
+        return math.ceil(math.ceil(len(self.keys) / self.processes) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for chosen in torch.split(self._order(), self.batch_size):
-            kept = self.source.batch(self.rows[chosen.numpy()])
+            kept = self.source.batch([self.keys[place] for place in chosen.tolist()])
             yield {self.name: kept, "label": self.labels[chosen], "index": chosen}
 
     def _order(self) -> Tensor:
         """Places of this process's images in the set, in the order they are served."""
-        count = len(self.rows)
+        count = len(self.keys)
         if self.epoch is None:
             order = torch.arange(count)
         else:

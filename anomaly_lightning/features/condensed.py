@@ -1,13 +1,11 @@
 """What a detector's loss looks at of every image, kept for the epochs of one fit."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from anomaly_lightning.features.store.rowfile import RowReader
 
 
 class CondensedFile:
@@ -22,9 +20,8 @@ class CondensedFile:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - open as long as this object
-        self._shape: tuple[int, ...] = ()
-        self._reader: RowReader | None = None
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object
+        self._shape: torch.Size | None = None
 
     def append(self, condensed: Tensor) -> None:
         """Keep some more images: (B, ...) float, each as large as those before.
@@ -33,20 +30,20 @@ class CondensedFile:
             OSError: The disk is full.
         """
         rows = condensed.detach().to("cpu", torch.float32).contiguous()
-        if self._reader is None:
-            self._shape = tuple(rows.shape[1:])
-            self._reader = RowReader(self._file, rows[:1].numel() * rows.itemsize)
-        if tuple(rows.shape[1:]) != self._shape:
-            raise ValueError(f"expected rows of shape {self._shape}, got {tuple(rows.shape[1:])}")
-        rest = rows.numpy().reshape(-1).view(np.uint8).data
-        while len(rest):
-            rest = rest[self._file.write(rest) :]
+        if self._shape is None:
+            self._shape = rows.shape[1:]
+        if rows.shape[1:] != self._shape:
+            raise ValueError(f"expected rows of shape {tuple(self._shape)}, got {tuple(rows.shape[1:])}")
+        self._file.write(rows.numpy().data)
+        self._file.flush()
 
-    def batch(self, rows: np.ndarray) -> Tensor:
-        """Images (B,) int64 in any order, numbered as they were appended: (B, ...) float32, a new tensor."""
-        kept = torch.empty(len(rows), *self._shape)
-        if self._reader is None or self._reader.read_into(rows.tolist(), kept.view(torch.uint8).view(-1).numpy().data):
-            raise ValueError(f"a row of {rows.tolist()} was never appended")
+    def batch(self, keys: Sequence[int]) -> Tensor:
+        """Images in any order, numbered as they were appended: (B, ...) float32, a new tensor."""
+        kept = torch.empty(len(keys), *(self._shape or ()))
+        for number, row in zip(keys, kept.view(len(keys), -1).numpy() if len(keys) else (), strict=True):
+            self._file.seek(number * row.nbytes)
+            if self._shape is None or self._file.readinto(row.data) < row.nbytes:
+                raise ValueError(f"row {number} was never appended")
         return kept
 
     def close(self) -> None:

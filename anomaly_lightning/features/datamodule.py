@@ -4,24 +4,25 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.dataset import ImageDataset
+from anomaly_lightning.data.datamodule import MVNetDataModule, watched
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.features.backbone import FeatureExtractor
 from anomaly_lightning.features.batches import Batch, KeptBatches, Source
 from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
-from anomaly_lightning.features.store import FeatureStore
-from anomaly_lightning.runtime.reading import ImageError, content_hash
+from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.store import FeatureStore, LostError
+from anomaly_lightning.runtime.appearance import Statistics, image_statistics
+from anomaly_lightning.runtime.files import ContentHashes
+from anomaly_lightning.runtime.reading import ImageError, read_image
 from anomaly_lightning.runtime.transform import ImageTransform
+from anomaly_lightning.runtime.validity import MOST
 
 
 def _reason(error: Exception) -> str:
@@ -43,6 +44,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     Attributes:
         computed: Images whose features were computed by this process.
+        appearances: Statistics of the normals that were decoded for it, so that the validity check needn't.
         features_s: Seconds that the passes took.
     """
 
@@ -61,7 +63,8 @@ class FeatureDataModule(pl.LightningDataModule):
         self.images, self.extractor, self.store = images, extractor, store
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
-        self._rows: dict[str, np.ndarray] | None = None
+        self.appearances: dict[Path, Statistics] = {}
+        self._keys: dict[Path, str] | None = None
         self._condensed: dict[str, CondensedFile] = {}
 
     @property
@@ -74,46 +77,73 @@ class FeatureDataModule(pl.LightningDataModule):
         """The image datamodule's transform."""
         return self.images.transform
 
+    @property
+    def content_hash(self) -> ContentHashes:
+        """The image datamodule's hashes of files."""
+        return self.images.content_hash
+
     def setup(self, stage: str | None = None) -> None:
-        """Fill the store with what it lacks of the three sets, once."""
-        if self._rows is not None:
+        """Fill the store with what it lacks of the sets, once."""
+        if self._keys is not None:
             return
         start = time.perf_counter()
-        samples = [sample for role in self.roles for sample in getattr(self.images.splits, role)]
-        keys, unreadable = self._keys(samples)
-        readable = [sample for sample in samples if sample.path not in unreadable]
-        unreadable |= self._fill(readable, keys)
+        samples = [sample for role in self.roles for sample in self._samples(role)]
+        self._keys, unreadable = self._hashed(samples)
+        unreadable |= self._fill([sample for sample in samples if sample.path not in unreadable])
         self.images.leave_out(unreadable)
-        self._rows = {role: self._rows_of(role, keys) for role in self.roles}
         self.features_s += time.perf_counter() - start
 
-    def _keys(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
+    def batch(self, keys: Sequence[str]) -> Tensor:
+        """Stored features (B, C, h, w) float32; those that are damaged or were removed meanwhile are computed anew."""
+        try:
+            return self.store.batch(keys)
+        except LostError as error:
+            lost = set(error.keys)
+            self._fill([sample for role in self.roles for sample in self._samples(role) if self._key(sample) in lost])
+            return self.store.batch(keys)
+
+    def _samples(self, role: str) -> tuple[Sample, ...]:
+        samples: tuple[Sample, ...] = getattr(self.images.splits, role)
+        return samples
+
+    def _key(self, sample: Sample) -> str:
+        assert self._keys is not None, "setup comes first"
+        return self._keys[sample.path]
+
+    def _hashed(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
         """Content hash of each image, and the reason for each that has none."""
         keys: dict[Path, str] = {}
         unreadable: dict[Path, str] = {}
         for sample in samples:
             try:
-                keys[sample.path] = content_hash(sample.path)
+                keys[sample.path] = self.content_hash(sample.path)
             except (DataError, OSError) as error:
                 unreadable[sample.path] = _reason(error)
         return keys, unreadable
 
-    def _fill(self, samples: Sequence[Sample], keys: dict[Path, str]) -> dict[Path, str]:
-        """Compute what is missing; returns the images that can't be read."""
-        dataset = ImageDataset(samples, self.images.transform)
+    def _fill(self, samples: Sequence[Sample]) -> dict[Path, str]:
+        """Compute what is missing; returns the images that can't be read, with the reason."""
         device = self._device()
         extractor = self.extractor.to(device)
+        normals = {sample.path for sample in self.splits.normals}
+        looked_at = normals if len(normals) <= MOST else set()
+
+        def load(index: int) -> Tensor:
+            path = samples[index].path
+            image = read_image(path, white=self.transform.white)
+            if path in looked_at:
+                self.appearances[path] = image_statistics(image)
+            return torch.from_numpy(self.transform(image))
 
         def compute(images: Tensor) -> Tensor:
             # From pinned memory a copy to a GPU does not wait for what the GPU is at.
             waiting = images.pin_memory() if device.type == "cuda" else images
             return extractor(waiting.to(device, non_blocking=True))
 
-        wanted = [keys[sample.path] for sample in samples]
         filled = fill(
             self.store,
-            wanted,
-            dataset.images,
+            [self._key(sample) for sample in samples],
+            load,
             compute,
             batch_size=self.batch_size,
             workers=self.workers,
@@ -121,9 +151,6 @@ class FeatureDataModule(pl.LightningDataModule):
         )
         self.computed += filled.computed
         return {samples[index].path: _reason(error) for index, error in filled.failures.items()}
-
-    def _rows_of(self, role: str, keys: dict[Path, str]) -> np.ndarray:
-        return self.store.rows([keys[sample.path] for sample in getattr(self.images.splits, role)])
 
     def condense(self, condense: Callable[[Tensor], Tensor]) -> None:
         """Serve for the rest of this fit, in place of features, what a function makes of them, computed once here.
@@ -137,7 +164,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.teardown("fit")
         assert self.trainer is not None, "it is called in a fit"
         folder = Path(self.trainer.default_root_dir)
-        for role in ("train", "validation"):
+        for role in ("train", self.splits.choosing):
             kept = CondensedFile(folder)
             for batch in self._loader(role, shared=False):
                 kept.append(condense(batch["features"]))
@@ -152,30 +179,30 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def _loader(self, role: str, epoch: Callable[[], int] | None = None, shared: bool = True) -> DataLoader[Batch]:
         """Batches of features of a set."""
-        if self._rows is None:
-            self.setup()
-        assert self._rows is not None
-        return self._batches("features", self.store, self._rows[role], role, epoch, shared)
+        self.setup()
+        return self._batches(
+            "features", self, [self._key(sample) for sample in self._samples(role)], role, epoch, shared
+        )
 
     def _fitting_loader(self, role: str, epoch: Callable[[], int] | None = None) -> DataLoader[Batch]:
         """Batches of what there is to fit with: condensed where that was asked for, else features."""
         if role not in self._condensed:
             return self._loader(role, epoch)
-        rows = np.arange(len(getattr(self.images.splits, role)))
-        return self._batches("condensed", self._condensed[role], rows, role, epoch, shared=True)
+        kept = self._condensed[role]
+        return self._batches("condensed", kept, range(len(self._samples(role))), role, epoch, shared=True)
 
     def _batches(
         self,
         name: str,
         source: Source,
-        rows: np.ndarray,
+        keys: Sequence[str] | Sequence[int],
         role: str,
         epoch: Callable[[], int] | None,
         shared: bool,
     ) -> DataLoader[Batch]:
-        labels = torch.tensor([sample.label for sample in getattr(self.images.splits, role)], dtype=torch.bool)
+        labels = torch.tensor([sample.label for sample in self._samples(role)], dtype=torch.bool)
         size, seed = self.images.batch_size, self.images.seed
-        batches = KeptBatches(name, source, rows, labels, size, epoch, seed, shared)
+        batches = KeptBatches(name, source, keys, labels, size, epoch, seed, shared)
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")
 
     def _device(self) -> torch.device:
@@ -191,12 +218,12 @@ class FeatureDataModule(pl.LightningDataModule):
         return self._loader("train", shared=False)
 
     def held_out_dataloader(self) -> DataLoader[Batch]:
-        """Batches of all validation normals, the same in every process of a distributed run."""
-        return self._loader("validation", shared=False)
+        """Batches of all normals that settings are chosen on, the same in every process of a distributed run."""
+        return self._loader(self.splits.choosing, shared=False)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of validation normals."""
-        return self._fitting_loader("validation")
+        """Batches of held-out normals: in a fit those that choose the epoch, else those that give the threshold."""
+        return self._fitting_loader(watched(self.splits, self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of test images."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomaly_lightning.features.store.base import FeatureStore, first_positions
+from anomaly_lightning.features.store import FeatureStore
 
 
 class Filled(NamedTuple):
@@ -37,7 +37,7 @@ def fill(
 ) -> Filled:
     """Compute the features of those keys that the store lacks, and append them batch by batch.
 
-    Processes that want the same keys take turns, so that no feature is computed twice.
+    Two processes that want the same keys at the same time both compute them.
     While one batch is computed the next is decoded and the one before is written. What is in flight is bounded by
     three batches, whatever the number of keys. An image that can't be loaded does not stop the others; an error of
     `compute` or of the store does, and what was appended before stays.
@@ -54,30 +54,12 @@ def fill(
     Raises:
         CacheError: The store could not take the features.
     """
-    if not _missing(store, keys):
-        _report(on_progress, 0, 0)
-        return Filled(0, {})
-    with store.filling(keys):
-        missing = _missing(store, keys)  # another process may have been here meanwhile
-        failed = _fill(store, missing, load, compute, batch_size, workers, on_progress)
-    failures = {position: failed[key] for position, key in enumerate(keys) if key in failed}
-    return Filled(len(missing) - len(failed), failures)
-
-
-def _fill(
-    store: FeatureStore,
-    missing: dict[str, int],
-    load: Callable[[int], Tensor],
-    compute: Callable[[Tensor], Tensor],
-    batch_size: int,
-    workers: int,
-    on_progress: Callable[[int, int], None] | None,
-) -> dict[str, Exception]:
-    """Append the features of the missing keys; returns the errors of those that could not be loaded."""
+    missing = store.missing(keys)
+    positions = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))  # of each key, the first
     failed: dict[str, Exception] = {}
     done = 0
     _report(on_progress, 0, len(missing))
-    loaded = _loaded(load, missing, workers, 2 * batch_size)
+    loaded = _loaded(load, {key: positions[key] for key in missing}, workers, 2 * batch_size)
     with closing(loaded), ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
         for batch in _batches(loaded, batch_size):
@@ -92,14 +74,8 @@ def _fill(
             _report(on_progress, done, len(missing))
         if written is not None:
             written.result()
-    return failed
-
-
-def _missing(store: FeatureStore, keys: Sequence[str]) -> dict[str, int]:
-    """Position of the first occurrence of each key that the store lacks."""
-    positions = first_positions(keys)
-    rows = store.rows(list(positions)).tolist()
-    return {key: position for (key, position), row in zip(positions.items(), rows, strict=True) if row < 0}
+    failures = {position: failed[key] for position, key in enumerate(keys) if key in failed}
+    return Filled(len(missing) - len(failed), failures)
 
 
 def _loaded(

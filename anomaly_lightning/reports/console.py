@@ -1,15 +1,30 @@
 """The words a command prints: what was resolved before it starts, what came out when it ends."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 HEADLINE = ("precision", "recall", "f1", "f1_floor", "f1_oracle", "auroc", "false_alarm_rate", "miss_rate")
 PIXEL = ("auroc", "aupro", "f1", "iou")
+
+
+def progress_bar() -> Progress:
+    """Progress display that draws on a terminal and stays silent elsewhere."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        transient=True,
+        disable=not sys.stdout.isatty(),
+    )
 
 
 def banner(resolved: Mapping[str, Any]) -> None:
@@ -21,25 +36,24 @@ def banner(resolved: Mapping[str, Any]) -> None:
 
 
 def number(value: Any) -> str:
-    """A figure in four digits, a dash where it is undefined."""
+    """A number in four digits, a dash where it is undefined."""
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = None) -> None:
-    """Show the figures and where everything lies."""
+    """Show the metrics and where everything lies."""
     console = Console()
     image, pixel = metrics["image"], metrics["pixel"]
     if image:
-        figures = Table(
-            title=f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}", title_justify="left"
-        )
-        figures.add_column("figure")
-        figures.add_column("value", justify="right")
+        title = f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}"
+        table = Table(title=title, title_justify="left")
+        table.add_column("metric")
+        table.add_column("value", justify="right")
         for name in HEADLINE:
-            figures.add_row(name, number(image[name]))
+            table.add_row(name, number(image.get(name)))
         for name in PIXEL:
-            figures.add_row(f"pixel {name}", number((pixel or {}).get(name)))
-        console.print(figures)
+            table.add_row(f"pixel {name}", number((pixel or {}).get(name)))
+        console.print(table)
     for warning in metrics["threshold"].get("warnings", []):
         console.print(warning, style="yellow", highlight=False)
     for what, why in metrics["notes"].items():
@@ -50,20 +64,21 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
         highlight=False,
     )
-    places = {
-        "report": folder / "report.html",
-        "checkpoint": checkpoint,
-        "figures": folder / "metrics.json",
-        "predictions": folder / "predictions.csv",
-    }
-    places |= {"heatmaps": folder / "heatmaps", "tensorboard": folder / "tensorboard"}
-    for name, place in places.items():
-        if place is not None and place.exists():
-            console.print(f"{name:<12}{place}", soft_wrap=True, highlight=False)
+    files = {"report": folder / "report.html", "checkpoint": checkpoint, "metrics": folder / "metrics.json"}
+    files |= {"predictions": folder / "predictions.csv", "heatmaps": folder / "heatmaps"}
+    files |= {"tensorboard": folder / "tensorboard"}
+    places({name: path for name, path in files.items() if path is not None and path.exists()})
+
+
+def places(found: Mapping[str, Path]) -> None:
+    """Show where files lie."""
+    console = Console()
+    for name, path in found.items():
+        console.print(f"{name:<12}{path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def audit_tables(
-    counts: Mapping[str, Mapping[str, int]], findings: Mapping[str, list[str]], kinds: Mapping[str, str], told: int
+    counts: Mapping[str, Mapping[str, int]], findings: Mapping[str, list[str]], kinds: Mapping[str, str], shown: int
 ) -> None:
     """Show what an audit counted and found.
 
@@ -71,27 +86,27 @@ def audit_tables(
         counts: Name of a count -> value -> number of images.
         findings: Kind -> words of each finding.
         kinds: Kind -> what it means.
-        told: Findings of one kind that are shown.
+        shown: Findings of one kind that are printed.
     """
     console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("what", "value", "images"):
         table.add_column(name, justify="right" if name == "images" else "left", overflow="fold")
     for what, values in counts.items():
-        for value, number_of in list(values.items())[:told]:
+        for value, number_of in list(values.items())[:shown]:
             table.add_row(what, value, str(number_of))
-        if len(values) > told:
-            table.add_row(what, f"and {len(values) - told} others", "")
+        if len(values) > shown:
+            table.add_row(what, f"and {len(values) - shown} others", "")
     console.print(table)
     for kind, words in findings.items():
         console.print(f"\n[bold]{kind}[/bold] ({len(words)}): {kinds[kind]}", highlight=False)
-        for line in words[:told]:
+        for line in words[:shown]:
             console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
-        if len(words) > told:
-            console.print(f"  and {len(words) - told} more, see audit.html", highlight=False)
+        if len(words) > shown:
+            console.print(f"  and {len(words) - shown} more, see audit.html", highlight=False)
 
 
-def ranking(rows: list[dict[str, Any]]) -> None:
+def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
     """Show the normals that look least like the others."""
     console = Console()
     console.print("\n[bold]normals, the most anomalous first[/bold] (z: robust standard deviations above the median)")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,21 +11,24 @@ from torch import Tensor
 from anomaly_lightning import metrics
 from anomaly_lightning.calibration import shift_warning
 from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.reading import image_size, read_mask
+from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.scoring import Scoring, build_scoring
 from anomaly_lightning.training.module import AnomalyModule
 
 
-def threshold_block(module: AnomalyModule, results: "Results | None") -> dict[str, Any]:
+def threshold_block(card: ModelCard, results: "Results | None") -> dict[str, Any]:
     """The block "threshold" of metrics.json; warns where the images at hand don't look like the normals.
 
     The labels of the images at hand have no say in it.
     """
-    block = {"value": float(module.threshold), **module.calibration}
-    scores = block.pop("scores", None)
-    if scores and results is not None:
-        shift = shift_warning(scores, results.scores)
+    if card.thresholds is None:
+        return {"value": None, "warnings": []}
+    block: dict[str, Any] = {"value": card.thresholds.score, **card.thresholds.promise}
+    if card.thresholds.scores and results is not None:
+        shift = shift_warning(list(card.thresholds.scores), results.scores)
         block["warnings"] = [*block["warnings"], *([shift] if shift else [])]
     return block
 
@@ -37,8 +41,7 @@ class Results:
         samples: The N images.
         scores: (N,) float, raw errors.
         error_maps: (N, h, w) float, raw errors.
-        scoring: From error maps to anomaly maps.
-        transform: Between the images' pixels and those that the backbone saw.
+        card: What the model is.
         threshold: Of the scores; NaN = not calibrated.
         pixel_threshold: Of the maps; NaN = not calibrated.
     """
@@ -46,17 +49,31 @@ class Results:
     samples: Sequence[Sample]
     scores: Tensor
     error_maps: Tensor
-    scoring: Scoring
-    transform: ImageTransform
+    card: ModelCard
     threshold: float
     pixel_threshold: float
 
     @classmethod
-    def of(cls, module: AnomalyModule, samples: Sequence[Sample], transform: ImageTransform) -> "Results":
+    def of(cls, module: AnomalyModule, samples: Sequence[Sample]) -> "Results":
         """Results of the module's last evaluation, whose set was `samples`."""
         scores, error_maps = module.evaluated()
-        thresholds = float(module.threshold), float(module.pixel_threshold)
-        return cls(tuple(samples), scores, error_maps, module.scoring, transform, *thresholds)
+        thresholds = float(module.model.threshold), float(module.model.pixel_threshold)
+        return cls(tuple(samples), scores, error_maps, module.card, *thresholds)
+
+    @cached_property
+    def transform(self) -> ImageTransform:
+        """Between the images' pixels and those that the network saw."""
+        return ImageTransform.from_card(self.card.transform)
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """From error maps to anomaly maps."""
+        return build_scoring(self.card, (self.error_maps.shape[1], self.error_maps.shape[2]))
+
+    @cached_property
+    def region(self) -> Region | None:
+        """Where to look; None = everywhere."""
+        return None if self.card.region is None else Region.from_card(self.card.region)
 
     @property
     def labels(self) -> Tensor:
@@ -64,9 +81,15 @@ class Results:
         return torch.tensor([sample.label for sample in self.samples], dtype=torch.bool)
 
     def anomaly_map(self, index: int, size: tuple[int, int]) -> Tensor:
-        """Anomaly map of one image in its own pixels, (H, W) = `size`, float."""
-        seen = self.scoring.maps(self.error_maps[index : index + 1], self.transform.size)
-        return self.scoring.own(self.transform.restore(seen[0], size))
+        """Anomaly map of one image in its own pixels, (H, W) = `size`, float; 0 outside the region."""
+        seen = self.scoring.maps(self.error_maps[index : index + 1])[0]
+        own = torch.from_numpy(self.transform.restore(seen.numpy(), size))
+        inside = self.inside(size)
+        return own if inside is None else own * inside
+
+    def inside(self, size: tuple[int, int]) -> Tensor | None:
+        """Which of an image's own pixels count, (H, W) bool for (H, W) = `size`; None = all of them."""
+        return None if self.region is None else torch.from_numpy(self.region.mask(size).copy())
 
     def truth(self, index: int) -> Tensor | None:
         """Mask of one image in its own pixels, (H, W) bool: all False for a good one, None for an unknown one."""
@@ -84,7 +107,7 @@ class Results:
             truth = self.truth(index)
             if truth is not None:
                 size = (truth.shape[0], truth.shape[1])
-                pixels.update(self.anomaly_map(index, size), truth, defects[index], self.scoring.inside(size))
+                pixels.update(self.anomaly_map(index, size), truth, defects[index], self.inside(size))
         pixel, pixel_notes = pixels.compute(bootstrap // 5, seed)
         rows, defect_notes = metrics.by_defect(self.scores, self.labels, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}

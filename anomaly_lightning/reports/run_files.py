@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import platform
 import subprocess
@@ -17,13 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.reports.run_folder import write_text
+from anomaly_lightning.runtime.decision import exceeds
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+PREDICTIONS = ("path", "label", "defect", "score", "threshold", "decision", "mask")  # columns of predictions.csv
 PACKAGES = (
     "torch",
     "torchvision",
@@ -61,7 +64,7 @@ class Clock:
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware, as run.json has them."""
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
         "git_commit": git_commit(),
         "hardware": {
             "platform": platform.platform(),
@@ -72,6 +75,11 @@ def environment() -> dict[str, Any]:
         },
         "command": sys.argv,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that compute."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:
@@ -94,7 +102,7 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mb() -> float | None:
-    """Largest resident size that this process has had, in MiB; None where the system does not tell."""
+    """Largest resident size that this process has had, in MiB; None where the system does not say."""
     if (status := Path("/proc/self/status")).is_file():  # Linux, where getrusage starts from the parent's peak
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
         if "VmHWM" in lines:
@@ -112,25 +120,34 @@ def peak_gpu_memory_mb() -> float | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all; refuses NaN and infinity, which JSON does not have."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def finite(value: float) -> float | None:
-    """The value, None where it is NaN or infinite."""
-    return value if math.isfinite(value) else None
+    write_text(path, json.dumps(content, indent=2, default=str, allow_nan=False) + "\n")
 
 
 def write_predictions(path: Path, results: Results) -> None:
-    """Write predictions.csv: path, label, defect, score, threshold, decision; one row a test image, raw scores."""
+    """Write predictions.csv: one row a test image with its raw score; an empty mask is an unknown or needless one."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["path", "label", "defect", "score", "threshold", "decision"])
+        writer.writerow(PREDICTIONS)
         for sample, score in zip(results.samples, results.scores.tolist(), strict=True):
-            decision = int(score > results.threshold)
+            decision = int(exceeds(score, results.threshold))
             row = [sample.path, int(sample.label), sample.defect, repr(score), repr(results.threshold), decision]
-            writer.writerow(row)
+            writer.writerow([*row, sample.mask])
+
+
+def read_predictions(path: Path) -> list[dict[str, str]]:
+    """Rows of predictions.csv.
+
+    Raises:
+        UserError: A column is missing.
+    """
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if missing := sorted(set(PREDICTIONS) - set(reader.fieldnames or ())):
+            raise UserError(
+                f"{path} has no column {', '.join(missing)}: another version of anomaly_lightning wrote it. "
+                "Train or evaluate again with this one."
+            )
+        return list(reader)
 
 
 def write_error_maps(path: Path, results: Results) -> None:

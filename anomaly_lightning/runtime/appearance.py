@@ -1,17 +1,15 @@
-"""What can be said of an image without any model: brightness, contrast, sharpness, colours, size."""
+"""What can be said of an image without any model: brightness, contrast, texture, colours, size."""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
-# Images are looked at no larger than this: the figures mean the same for all cameras, and cost little.
+# Images are looked at no larger than this: the statistics mean the same for all cameras, and cost little.
 LONG_SIDE = 512
 DARK, BRIGHT = 8, 247  # levels of 255 at and beyond which a pixel counts as black or as saturated
 BINS = 16
-TINY = 1e-3
 # Scales and directions of `Statistics.texture`, in its order: pixels, and the axis of (height, width).
 TEXTURES = {
     "fine_across": (1, 1),
@@ -26,7 +24,7 @@ _BLOCKS = 8  # a side, to tell the calm half of an image
 
 @dataclass(frozen=True)
 class Statistics:
-    """Figures of one image; levels are of 255.
+    """Statistics of one image; levels are of 255.
 
     Attributes:
         height: In pixels of the file.
@@ -35,7 +33,6 @@ class Statistics:
         contrast: Standard deviation of the grey levels.
         dark: Share of the pixels that are black.
         bright: Share of the pixels that are saturated.
-        sharpness: Variance of the Laplacian of the grey levels.
         red_green: Mean of red - green.
         blue_yellow: Mean of blue - (red + green) / 2.
         texture: Mean squared second difference of the grey levels by `TEXTURES`: 6 numbers.
@@ -49,7 +46,6 @@ class Statistics:
     contrast: float
     dark: float
     bright: float
-    sharpness: float
     red_green: float
     blue_yellow: float
     texture: tuple[float, ...]
@@ -57,17 +53,14 @@ class Statistics:
     histogram: tuple[float, ...]
 
     def plain(self) -> dict[str, object]:
-        """The figures that are single numbers, for files that people read."""
+        """The statistics that are single numbers, for files that people read."""
         return {name: value for name, value in asdict(self).items() if not isinstance(value, tuple)}
 
 
 def image_statistics(image: Image.Image) -> Statistics:
-    """Figures of one RGB image of any size."""
+    """Statistics of one RGB image of any size."""
     width, height = image.size
-    scale = LONG_SIDE / max(width, height)
-    if scale < 1:
-        smaller = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = image.resize(smaller, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    image = shrunk(image)
     values = np.asarray(image)  # (h, w, 3) uint8
     levels = image.convert("L")
     grey = np.asarray(levels, dtype=np.float32)
@@ -80,13 +73,21 @@ def image_statistics(image: Image.Image) -> Statistics:
         contrast=float(grey.std(dtype=np.float64)),
         dark=float((grey <= DARK).mean()),
         bright=float((grey >= BRIGHT).mean()),
-        sharpness=float(ndimage.laplace(grey).var(dtype=np.float64)),
         red_green=float(red - green),
         blue_yellow=float(blue - (red + green) / 2),
         texture=texture,
         calm=calm,
         histogram=_histogram(values),
     )
+
+
+def shrunk(image: Image.Image) -> Image.Image:
+    """The image with a long side of at most `LONG_SIDE` pixels."""
+    scale = LONG_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    smaller = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(smaller, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def _texture(grey: Image.Image, scale: int, axis: int) -> tuple[float, float]:
@@ -109,17 +110,3 @@ def _histogram(values: NDArray[np.uint8]) -> tuple[float, ...]:
     steps = values.reshape(-1, 3).astype(np.intp) * BINS // 256
     counts = [np.bincount(steps[:, channel], minlength=BINS) for channel in range(3)]
     return tuple(float(share) for share in np.concatenate(counts) / pixels)
-
-
-def robust_z(values: NDArray[np.float64], floor: float, reference: NDArray[np.float64] | None = None) -> NDArray:
-    """How many robust standard deviations each of (N,) values lies from the median of `reference` (the values).
-
-    Args:
-        values: (N,).
-        floor: Smallest standard deviation that is believed: identical values have none.
-        reference: (M,) values whose median and 1.4826 * median absolute deviation count.
-    """
-    known = values if reference is None else reference
-    middle = np.median(known)
-    spread = 1.4826 * np.median(np.abs(known - middle))
-    return np.asarray((values - middle) / max(spread, floor))

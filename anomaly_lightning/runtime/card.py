@@ -18,6 +18,11 @@ Value = str | int | float | bool | list[Any] | dict[str, Any] | None
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A block of the card: immutable, and an unknown or mistyped key is an error."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return plain
+
 
 class TransformCard(Part, frozen=True):
     """How an image becomes network input; see `runtime.transform.ImageTransform`.
@@ -134,6 +139,7 @@ class DataCard(Part, frozen=True):
         places: `layout` and the folders or files that `data.sources.resolve` takes.
         split: Split policy.
         validation_share: Share of the training normals that were held out.
+        selection_share: Share of those that chose the epoch and other settings, and gave no threshold.
         seed: Of the split.
     """
 
@@ -142,6 +148,7 @@ class DataCard(Part, frozen=True):
     split: str
     validation_share: float
     seed: int
+    selection_share: float = 0.0
 
 
 class ModelCard(Part, frozen=True):
@@ -171,11 +178,6 @@ class ModelCard(Part, frozen=True):
     thresholds: ThresholdsCard | None = None
     validity: ValidityCard | None = None
     versions: dict[str, str | None] = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values that `from_dict` takes."""
-        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
-        return plain
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "the model card") -> "ModelCard":

@@ -1,157 +1,166 @@
-"""A trained detector for use in code: images in, scores, decisions and maps in the images' own pixels out."""
+"""A trained model for use in code: images in, verdicts, scores and maps in the images' own pixels out. No torch."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, overload
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from anomaly_lightning.data.tiling import Box, Tiling, crop
-from anomaly_lightning.errors import UserError
+from anomaly_lightning.errors import DataError, NotCalibratedError
 from anomaly_lightning.runtime.appearance import image_statistics
-from anomaly_lightning.runtime.region import RegionScoring
+from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.engines import Engine, load_engine
+from anomaly_lightning.runtime.inspection import Inspection
+from anomaly_lightning.runtime.reading import Source, as_image
+from anomaly_lightning.runtime.region import Region
+from anomaly_lightning.runtime.tiles import Box, Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.validity import Validity
-from anomaly_lightning.training.checkpoint import load_module
-from anomaly_lightning.training.module import AnomalyModule
 
-TILES_AT_ONCE = 8  # bounds what a large image holds beside its own map
+BATCH = 8  # images, or tiles, that go through the engine at once
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What is said of one image.
+class _Seen:
+    """An image before the engine: RGB, the network's input (3, h, w) (None with tiles), and why it is INVALID."""
 
-    Attributes:
-        score: Raw error, larger = more anomalous.
-        decision: Whether the score is above the threshold: the part is called defective.
-        anomaly_map: (H, W) float in the image's own pixels, same unit as the score.
-        mask: (H, W) bool, where the map is above the pixel threshold.
-        review: Whether the score is in the band below the threshold (threshold.review_budget) for an operator.
-        invalid: Why the image is not of the kind that the model knows (its score means nothing then); None if it is.
-    """
-
-    score: float
-    decision: bool
-    anomaly_map: Tensor
-    mask: Tensor
-    review: bool = False
-    invalid: str | None = None
-
-    @property
-    def verdict(self) -> str:
-        """One word for the image: INVALID, NG, REVIEW or OK."""
-        if self.invalid is not None:
-            return "INVALID"
-        return "NG" if self.decision else "REVIEW" if self.review else "OK"
+    image: Image.Image
+    planes: NDArray[np.float32] | None
+    reason: str | None
 
 
-class Predictor:
-    """Scores images with a trained module.
+class Inspector:
+    """Inspects images with a trained model.
 
     Args:
-        module: Calibrated.
-        transform: The one it was trained with.
-        device: "auto" (a GPU where there is one), or a torch device.
-        tiling: How large images are cut; None = they are scored whole.
-        validity: What tells images of another kind; None = all are taken.
+        card: What the model is.
+        engine: What computes its maps and scores.
+        validity: Whether to call images of another kind INVALID, where the card knows how.
 
     Raises:
-        NotCalibratedError: The module has no threshold.
-        UserError: There is no such device.
+        NotCalibratedError: The model has no threshold.
     """
 
-    def __init__(
-        self,
-        module: AnomalyModule,
-        transform: ImageTransform,
-        device: str = "auto",
-        validity: Validity | None = None,
-        tiling: Tiling | None = None,
-    ) -> None:
-        module.decide(torch.zeros(1))
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.module = module.to(torch.device(device)).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
-        self.transform, self.validity, self.tiling = transform, validity, tiling
+    def __init__(self, card: ModelCard, engine: Engine, validity: bool = True) -> None:
+        if card.thresholds is None:
+            raise NotCalibratedError
+        self.card, self.engine, self.thresholds = card, engine, card.thresholds
+        self.transform = ImageTransform.from_card(card.transform)
+        self._region = None if card.region is None else Region.from_card(card.region)
+        self._tiling = None if card.tiling is None else Tiling.from_card(card.tiling)
+        self._validity = Validity.from_card(card.validity) if validity and card.validity is not None else None
 
     @classmethod
-    def from_checkpoint(
+    def load(
         cls, path: str | Path, device: str = "auto", trust: Sequence[str] = (), validity: bool = True
-    ) -> "Predictor":
-        """Predictor of a run's best.ckpt; see `checkpoint.load_module` for what it raises.
+    ) -> "Inspector":
+        """Inspector of a trained model.
 
         Args:
-            path: The checkpoint.
-            device: As above.
-            trust: Further packages whose detectors may be created.
-            validity: Whether to tell images of another kind, where the checkpoint knows how.
+            path: A run's best.ckpt.
+            device: "auto" (a GPU where there is one), or what the engine calls a device.
+            trust: Further packages whose detectors may be created from what the file says.
+            validity: As above.
+
+        Raises:
+            CheckpointError: The file can't be used; the message says why.
+            NotCalibratedError: Its run has not come to the calibration.
+            UserError: There is no such device, or the framework that reads the file is not installed.
         """
-        module, transform, settings = load_module(Path(path), trust)
-        known = settings.get("validity") if validity else None
-        checked, data = None if known is None else Validity.from_plain(known), settings.get("data", {})
-        cut = None if data.get("tile") is None else Tiling.from_config(data["tile"], data["tile_overlap"])
-        return cls(module, transform, device, checked, cut)
+        return cls(*load_engine(Path(path), device, trust), validity)
 
-    def check(self, image: Image.Image, path: Path | str = "the image") -> None:
-        """Raise `DataError` where the model looks at a region of its own and the image does not fit that."""
-        scoring = self.module.scoring
-        if isinstance(scoring, RegionScoring) and scoring.roi is not None:
-            scoring.roi.check((image.height, image.width), path)
-
-    def invalid(self, image: Image.Image) -> str | None:
-        """Why an RGB image is not of the kind that the model knows; None where it is, or nobody knows."""
-        return None if self.validity is None else self.validity.reason(image_statistics(image))
-
-    def __call__(self, image: Image.Image) -> Prediction:
-        """What is said of one RGB image; raises `DataError` where it does not fit the model's region."""
-        self.check(image)
-        if self.tiling is not None:
-            said = self._tiled(image, self.tiling)
-        else:
-            said = self.batch([self.transform(image)], [(image.height, image.width)])[0]
-        return replace(said, invalid=self.invalid(image))
-
-    @torch.inference_mode()
-    def batch(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """What is said of some images that went through the transform.
+    @overload
+    def __call__(self, source: Source) -> Inspection: ...
+    @overload
+    def __call__(self, source: list[Any] | tuple[Any, ...]) -> list[Inspection]: ...
+    def __call__(self, source: Source | list[Any] | tuple[Any, ...]) -> Inspection | list[Inspection]:
+        """What is said of an image, or of each of a list.
 
         Args:
-            images: Each (3, H, W) float32.
-            sizes: (H, W) of each image in its own pixels.
+            source: A path; a PIL image of any mode, as `Image.open` gives it; an array (H, W, 3) uint8 in RGB order; or
+                a list of these.
+
+        Raises:
+            DataError: An image can't be read, or does not fit the model's region.
+            UserError: It is none of these; the message says what it has to become.
         """
-        maps, scores = self.module(torch.stack(list(images)).to(self.module.device))
-        decisions = self.module.decide(scores).tolist()
-        predictions = []
-        for anomaly_map, score, decision, size in zip(maps.cpu(), scores.tolist(), decisions, sizes, strict=True):
-            own = self.module.scoring.own(self.transform.restore(anomaly_map, size))
-            predictions.append(self._prediction(score, decision, own))
-        return predictions
+        if not isinstance(source, list | tuple):
+            return self._inspect([self._look(source)])[0]
+        found = []
+        for said in self.stream(source):
+            if isinstance(said, DataError):
+                raise said
+            found.append(said)
+        return found
 
-    def _prediction(self, score: float, decision: bool, own: Tensor) -> Prediction:
-        """What follows from a score and a map (H, W) float in the image's own pixels."""
-        lower = self.module.calibration.get("review")
-        review = lower is not None and not decision and score > lower
-        return Prediction(score, decision, own, own > float(self.module.pixel_threshold), review)
+    def stream(
+        self, sources: Iterable[Source], batch_size: int = BATCH, workers: int = 2
+    ) -> Iterator[Inspection | DataError]:
+        """What is said of each image, or why it can't be read, in order; decoding overlaps with scoring.
 
-    def _tiled(self, image: Image.Image, tiling: Tiling) -> Prediction:
+        Args:
+            sources: As above, read ahead by one batch.
+            batch_size: Images that are scored at once; with tiles it is one image, whose tiles make the batches.
+            workers: Threads that decode.
+        """
+        waiting, size = iter(sources), 1 if self._tiling else batch_size
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            ahead = [pool.submit(self._try, source) for source in islice(waiting, size)]
+            while ahead:
+                seen = [future.result() for future in ahead]
+                ahead = [pool.submit(self._try, source) for source in islice(waiting, size)]
+                said = iter(self._inspect([item for item in seen if isinstance(item, _Seen)]))
+                yield from (next(said) if isinstance(item, _Seen) else item for item in seen)
+
+    def _try(self, source: Source) -> _Seen | DataError:
+        try:
+            return self._look(source)
+        except DataError as error:
+            return error
+
+    def _look(self, source: Source) -> _Seen:
+        """All that can be said of an image before the engine."""
+        image = as_image(source, self.transform.white)
+        if self._region is not None:
+            self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
+        reason = None if self._validity is None else self._validity.reason(image_statistics(image))
+        return _Seen(image, self.transform(image) if self._tiling is None else None, reason)
+
+    def _inspect(self, seen: Sequence[_Seen]) -> list[Inspection]:
+        if self._tiling is not None:
+            return [self._tiled(item, self._tiling) for item in seen]
+        planes = [item.planes for item in seen if item.planes is not None]
+        if not planes:
+            return []
+        maps, scores = self.engine.run(np.stack(planes))
+        return [
+            self._said(item, score, self.transform.restore(values, (item.image.height, item.image.width)))
+            for item, values, score in zip(seen, maps, scores.tolist(), strict=True)
+        ]
+
+    def _said(self, seen: _Seen, score: float, own: NDArray[np.float32]) -> Inspection:
+        """What follows from a score and a map (H, W) in the image's own pixels."""
+        if self._region is not None:
+            own = own * self._region.mask((own.shape[0], own.shape[1]))
+        known = self.thresholds
+        return Inspection(seen.image, score, own, known.score, known.pixel, known.review, seen.reason)
+
+    def _tiled(self, seen: _Seen, tiling: Tiling) -> Inspection:
         """What is said of a large image, tile by tile: its score is that of its most anomalous tile, as calibrated."""
-        size, scores = (image.height, image.width), list[float]()
+        size, scores = (seen.image.height, seen.image.width), list[float]()
         boxes = tiling.boxes(size)
 
-        def maps() -> Iterator[tuple[Box, Tensor]]:
-            for start in range(0, len(boxes), TILES_AT_ONCE):
-                some = boxes[start : start + TILES_AT_ONCE]
-                images = [self.transform(crop(image, box)) for box in some]
-                for box, said in zip(some, self.batch(images, [box[2:] for box in some]), strict=True):
-                    scores.append(said.score)
-                    yield box, said.anomaly_map
+        def maps() -> Iterator[tuple[Box, NDArray[np.float32]]]:
+            for start in range(0, len(boxes), BATCH):
+                some = boxes[start : start + BATCH]
+                found, worst = self.engine.run(np.stack([self.transform(crop(seen.image, box)) for box in some]))
+                scores.extend(worst.tolist())
+                yield from ((box, self.transform.restore(own, box[2:])) for box, own in zip(some, found, strict=True))
 
         own = tiling.blend(maps(), size)
-        decision = bool(self.module.decide(torch.tensor([max(scores)], device=self.module.device))[0])
-        return self._prediction(max(scores), decision, own)
+        return self._said(seen, max(scores), own)

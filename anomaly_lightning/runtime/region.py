@@ -1,34 +1,29 @@
-"""Where to look: a region of the images of one fixed camera, for score, heatmap and figures alike.
+"""Where to look: a region of the images of one fixed camera, for score, heatmap and metrics alike.
 
-What lies outside has error 0, is no part of any score or threshold, and is not counted in pixel figures. The detector
+What lies outside has error 0, is no part of any score or threshold, and is not counted in pixel metrics. The detector
 itself still sees whole images: a cell of the feature grid that lies wholly outside is dropped, one at the region's
 border counts.
 """
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.card import RegionCard
 from anomaly_lightning.runtime.reading import read_mask
-from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring, anomaly_map, image_score
 
 FINE = 4  # a polygon is drawn so many times finer than the pixels; a pixel is inside where most of it is
 
 
 @dataclass(frozen=True)
-class Roi:
+class Region:
     """A region of an image.
 
     Attributes:
@@ -44,8 +39,8 @@ class Roi:
     fixed: bool
 
     @classmethod
-    def from_config(cls, value: str | Sequence[Sequence[float]], size: tuple[int, int]) -> "Roi":
-        """Region that `data.roi` states.
+    def from_config(cls, value: str | Sequence[Sequence[float]], size: tuple[int, int]) -> "Region":
+        """Region that `data.roi` sets.
 
         Args:
             value: A mask file (non-zero = look here), or corners [x, y]: fractions if all lie in [0, 1], else pixels.
@@ -59,19 +54,19 @@ class Roi:
             if mask.shape != tuple(size):
                 raise DataError(
                     f"data.roi={value} is {mask.shape[1]}x{mask.shape[0]} pixels, but the images are "
-                    f"{size[1]}x{size[0]}. Draw it on one of the images, or state corners as fractions."
+                    f"{size[1]}x{size[0]}. Draw it on one of the images, or give corners as fractions."
                 )
             packed = base64.b64encode(zlib.compress(np.packbits(mask).tobytes())).decode()
-            roi = cls(size, None, packed, fixed=True)
+            region = cls(size, None, packed, fixed=True)
         else:
             corners = _corners(value)
             fractions = all(0 <= number <= 1 for corner in corners for number in corner)
             scale = (1.0, 1.0) if fractions else (float(size[1]), float(size[0]))
             polygon = tuple((x / scale[0], y / scale[1]) for x, y in corners)
-            roi = cls(size, polygon, None, fixed=not fractions)
-        if not roi.mask(size).any():
+            region = cls(size, polygon, None, fixed=not fractions)
+        if not region.mask(size).any():
             raise DataError(f"data.roi={value}: nothing of an image of {size[1]}x{size[0]} pixels lies inside.")
-        return roi
+        return region
 
     def mask(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """The region at any size: (H, W) bool, True = look here."""
@@ -94,7 +89,7 @@ class Roi:
         if self.fixed and tuple(size) != tuple(self.size):
             raise DataError(
                 f"{path} is {size[1]}x{size[0]} pixels, but data.roi was drawn for images of "
-                f"{self.size[1]}x{self.size[0]}. Take images of one camera, or state data.roi in fractions."
+                f"{self.size[1]}x{self.size[0]}. Take images of one camera, or give data.roi in fractions."
             )
         if abs(size[1] * self.size[0] - size[0] * self.size[1]) > 0.02 * size[0] * self.size[1]:
             raise DataError(
@@ -102,17 +97,14 @@ class Roi:
                 "data.roi was given for: it would look at another part. Take images of one camera."
             )
 
-    def plain(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        polygon = None if self.polygon is None else [list(corner) for corner in self.polygon]
-        return {"size": list(self.size), "polygon": polygon, "bits": self.bits, "fixed": self.fixed}
+    def card(self) -> RegionCard:
+        """What `from_card` takes."""
+        return RegionCard(self.size, self.polygon, self.bits, self.fixed)
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> "Roi":
-        """What `plain` gave."""
-        polygon = None if values["polygon"] is None else tuple((float(x), float(y)) for x, y in values["polygon"])
-        height, width = values["size"]
-        return cls((int(height), int(width)), polygon, values["bits"], bool(values["fixed"]))
+    def from_card(cls, card: RegionCard) -> "Region":
+        """Make the region that a card describes."""
+        return cls(card.size, card.polygon, card.bits, card.fixed)
 
 
 def _corners(value: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
@@ -123,47 +115,3 @@ def _corners(value: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     if len(corners) < 3:
         raise DataError(f"data.roi={value}: a region has at least 3 corners [x, y]; got {len(corners)}.")
     return corners
-
-
-@dataclass(frozen=True)
-class RegionScoring(Scoring):
-    """Scoring that looks at one region.
-
-    Attributes:
-        roi: The region.
-        region: (H, W) bool, the region in pixels of the images as the backbone sees them.
-    """
-
-    roi: Roi | None = None
-    region: Tensor = field(default_factory=lambda: torch.ones(1, 1, dtype=torch.bool))
-
-    @classmethod
-    def of(cls, scoring: Scoring, roi: Roi, transform: ImageTransform) -> "RegionScoring":
-        """Scoring with the same settings, on this region of the images that go through the transform."""
-        region = transform.mask(torch.from_numpy(roi.mask(roi.size).copy()))
-        if not region.any():
-            raise DataError(f"data.roi: nothing of it is left in {region.shape[1]}x{region.shape[0]} pixels.")
-        return cls(scoring.sigma, scoring.reduction, scoring.share, roi, region)
-
-    def maps(self, error_map: Tensor, size: tuple[int, int]) -> Tensor:
-        """Anomaly maps (B, H, W) with 0 outside the region; see `Scoring.maps`."""
-        region = self.region.to(error_map.device)
-        cells = F.adaptive_max_pool2d(region[None].float(), error_map.shape[-2:]) > 0
-        return anomaly_map(error_map * cells, size, self.sigma) * region
-
-    def scores(self, maps: Tensor) -> Tensor:
-        """Scores (B,) of the region's part of maps (B, H, W)."""
-        return image_score(self.pixels(maps)[:, None], self.reduction, self.share)
-
-    def pixels(self, maps: Tensor) -> Tensor:
-        """Values (B, n) of the region's pixels of maps (B, H, W)."""
-        return maps[:, self.region.to(maps.device)]
-
-    def own(self, anomaly_map: Tensor) -> Tensor:
-        """A map in the image's own pixels, (H, W), with 0 outside the region."""
-        inside = self.inside((anomaly_map.shape[0], anomaly_map.shape[1]))
-        return anomaly_map if inside is None else anomaly_map * inside.to(anomaly_map.device)
-
-    def inside(self, size: tuple[int, int]) -> Tensor | None:
-        """The region in an image's own pixels, (H, W) bool."""
-        return None if self.roi is None else torch.from_numpy(self.roi.mask(size).copy())

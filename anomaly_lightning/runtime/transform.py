@@ -1,15 +1,16 @@
-"""The one way from an image to `images`, and back from a map to the image's pixels."""
+"""The one way from an image to the network's input, and back from a map to the image's pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.card import TransformCard
+from anomaly_lightning.runtime.reading import read_image
 
 RESIZE = ("stretch", "letterbox")
 
@@ -17,22 +18,28 @@ RESIZE = ("stretch", "letterbox")
 class ImageTransform:
     """Resize and normalise images; map what was computed back to their pixels.
 
-    Every path of a run uses one object, and the checkpoint stores its config: resizing with antialiasing in one path
-    and without in another shifts every score.
+    Every path of a run uses one object, and the model card stores it: resizing with antialiasing in one path and
+    without in another shifts every score.
 
     Args:
-        size: (height, width) of `images` in pixels; one number makes a square.
+        size: (height, width) of the network's input in pixels; one number makes a square.
         mean: Mean of the red, green, blue channel that the backbone expects, in [0, 1].
         std: Their standard deviations.
         resize: "stretch" fills the size and changes the aspect; "letterbox" keeps the aspect and pads with the mean
             colour, which is 0 after normalising.
+        white: Grey level that counts as white in images of 16 bits; None = 65535. See `conversion`.
 
     Raises:
         DataError: A size below 1, not three means and stds, a std of 0, or an unknown way to resize.
     """
 
     def __init__(
-        self, size: int | Sequence[int], mean: Sequence[float], std: Sequence[float], resize: str = "stretch"
+        self,
+        size: int | Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        resize: str = "stretch",
+        white: int | None = None,
     ) -> None:
         pair = (size, size) if isinstance(size, int) else tuple(size)
         if len(pair) != 2 or min(pair) < 1:
@@ -43,67 +50,70 @@ class ImageTransform:
             raise DataError(f"resize={resize}: expected one of {', '.join(RESIZE)}.")
         self.size = (int(pair[0]), int(pair[1]))
         self.mean, self.std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
-        self.resize = resize
+        self.resize, self.white = resize, white
+        self._normalised = _normalised(self.mean, self.std)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Make `images` of one RGB image of any size: (3, h, w) float32, normalised."""
+    def read(self, path: Path) -> Image.Image:
+        """An image file as `__call__` takes it; see `reading.read_image` for what it raises."""
+        return read_image(path, white=self.white)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Make the network's input of one RGB image of any size: (3, h, w) float32, normalised."""
         if image.mode != "RGB":
             raise ValueError(f"an image of mode {image.mode} came; read_image gives mode RGB")
         top, left, height, width = self._content((image.height, image.width))
-        resized = tv.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
-        planes = tv.pil_to_tensor(resized).contiguous()  # from interleaved colours normalising takes six times as long
-        scaled = tv.to_dtype(planes, torch.float32, scale=True)
-        images = torch.zeros(3, *self.size)
-        images[:, top : top + height, left : left + width] = tv.normalize(scaled, list(self.mean), list(self.std))
+        levels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))  # (height, width, 3) uint8
+        images = np.zeros((3, *self.size), np.float32)
+        for channel, table in enumerate(self._normalised):
+            images[channel, top : top + height, left : left + width] = table[levels[..., channel]]
         return images
 
-    def mask(self, mask: Tensor) -> Tensor:
-        """Bring a mask to the size of `images` by nearest neighbour: (H, W) bool -> (h, w) bool; padding is False."""
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Bring a mask to the network's size by nearest neighbour: (H, W) bool -> (h, w) bool; padding is False."""
         top, left, height, width = self._content((mask.shape[0], mask.shape[1]))
-        rows, columns = _nearest(height, mask.shape[0]), _nearest(width, mask.shape[1])
-        out = torch.zeros(self.size, dtype=torch.bool, device=mask.device)
-        out[top : top + height, left : left + width] = mask[rows][:, columns]
+        out = np.zeros(self.size, bool)
+        nearest = np.ix_(_nearest(height, mask.shape[0]), _nearest(width, mask.shape[1]))
+        out[top : top + height, left : left + width] = mask[nearest]
         return out
 
-    def restore(self, anomaly_map: Tensor, original: tuple[int, int]) -> Tensor:
-        """Bring a map over `images` back to the original image's pixels.
+    def restore(self, anomaly_map: NDArray[Any], original: tuple[int, int]) -> NDArray[np.float32]:
+        """Bring a map over the network's input back to the original image's pixels.
 
-        Bilinear with align_corners=False: for a map as large as `images` the same as cutting the padding off and
-        `F.interpolate`. A coarser map works, too; its cells whose centre lies in the padding never count.
+        Bilinear with align_corners=False: for a map as large as the input the same as cutting the padding off and
+        torch's `F.interpolate`. A coarser map works, too; its cells whose centre lies in the padding never count.
 
         Args:
-            anomaly_map: (..., h', w') float, covering `images` with its padding at any resolution.
+            anomaly_map: (..., h', w') float, covering the input with its padding at any resolution.
             original: (H, W) of the image in pixels.
 
         Returns:
-            (..., H, W) float.
+            (..., H, W) float32.
         """
         top, left, height, width = self._content(original)
-        rows = _Axis(anomaly_map.shape[-2], self.size[0], top, height, original[0])
-        columns = _Axis(anomaly_map.shape[-1], self.size[1], left, width, original[1])
-        return columns.interpolate(rows.interpolate(anomaly_map.mT).mT)
+        values = np.asarray(anomaly_map, np.float32)
+        low, high, weight = _axis(values.shape[-1], self.size[1], left, width, original[1])
+        values = _between(values[..., low], values[..., high], weight)
+        low, high, weight = _axis(values.shape[-2], self.size[0], top, height, original[0])
+        return _between(values[..., low, :], values[..., high, :], weight[:, None])
 
-    def to_config(self) -> dict[str, Any]:
-        """Plain dict that `from_config` takes."""
-        return {"size": list(self.size), "mean": list(self.mean), "std": list(self.std), "resize": self.resize}
+    def card(self) -> TransformCard:
+        """What `from_card` takes."""
+        return TransformCard(self.size, self.mean, self.std, self.resize, self.white)  # type: ignore[arg-type]
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "ImageTransform":
-        """Make the transform that `to_config` described.
+    def from_card(cls, card: TransformCard) -> "ImageTransform":
+        """Make the transform that a card describes.
 
         Raises:
-            DataError: Keys are missing or unknown, or a value is refused.
+            DataError: A value is refused.
         """
-        expected = {"size", "mean", "std", "resize"}
-        if set(config) != expected:
-            raise DataError(f"Transform config with keys {sorted(config)}: expected {sorted(expected)}.")
-        return cls(config["size"], config["mean"], config["std"], config["resize"])
+        return cls(card.size, card.mean, card.std, card.resize, card.white)
 
     def __repr__(self) -> str:
-        return f"ImageTransform({self.to_config()})"
+        return f"ImageTransform({self.card()})"
 
     def _content(self, original: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of an image of (H, W) inside `images`, in pixels of `images`."""
+        """(top, left, height, width) of an image of (H, W) inside the network's input, in pixels of the input."""
         if self.resize == "stretch":
             return 0, 0, *self.size
         scale = min(self.size[0] / original[0], self.size[1] / original[1])
@@ -111,35 +121,45 @@ class ImageTransform:
         return (self.size[0] - height) // 2, (self.size[1] - width) // 2, height, width
 
 
-class _Axis:
+def _normalised(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """What each level of each channel becomes, (3, 256) float32: the steps and roundings are torchvision's."""
+    scaled = np.arange(256, dtype=np.float32) * np.float32(1 / 255)
+    return (scaled - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+
+
+def _axis(
+    cells: int, canvas: int, start: int, length: int, original: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Linear interpolation along one axis, from the cells of a map to the pixels of the original image.
 
     Args:
         cells: Cells of the map along the axis; they cover the canvas evenly.
-        canvas: Length of `images` in its pixels.
+        canvas: Length of the network's input in its pixels.
         start: Where the image begins on the canvas.
         length: How long the image is on the canvas.
         original: Length of the original image in its pixels.
+
+    Returns:
+        The two cells that each pixel lies between, and the weight of the second: (original,) each.
     """
-
-    def __init__(self, cells: int, canvas: int, start: int, length: int, original: int) -> None:
-        per_pixel = cells / canvas
-        centres = start + (torch.arange(original, dtype=torch.float64) + 0.5) * (length / original)
-        inside = [c for c in range(cells) if start <= (c + 0.5) / per_pixel <= start + length]
-        nearest = min(cells - 1, int((start + length / 2) * per_pixel))
-        first, last = (inside[0], inside[-1]) if inside else (nearest, nearest)
-        position = (centres * per_pixel - 0.5).clamp(first, last)
-        self.low = position.floor().long()
-        self.high = (self.low + 1).clamp(max=last)
-        self.weight = position - self.low
-
-    def interpolate(self, values: Tensor) -> Tensor:
-        """(..., cells) -> (..., original), along the last axis."""
-        low, high = self.low.to(values.device), self.high.to(values.device)
-        weight = self.weight.to(values.device, values.dtype)
-        return torch.lerp(values[..., low], values[..., high], weight)
+    per_pixel = cells / canvas
+    centres = start + (np.arange(original) + 0.5) * (length / original)
+    inside = [c for c in range(cells) if start <= (c + 0.5) / per_pixel <= start + length]
+    nearest = min(cells - 1, int((start + length / 2) * per_pixel))
+    first, last = (inside[0], inside[-1]) if inside else (nearest, nearest)
+    position = (centres * per_pixel - 0.5).clip(first, last)
+    low = position.astype(np.intp)  # positions are >= 0
+    return low, np.minimum(low + 1, last), (position - low).astype(np.float32)
 
 
-def _nearest(out: int, original: int) -> Tensor:
-    """Indices of the original pixels that lie under the centres of `out` pixels: (out,) int64."""
-    return (((torch.arange(out, dtype=torch.float64) + 0.5) * original) / out).long().clamp(max=original - 1)
+def _between(low: NDArray[np.float32], high: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Low + weight * (high - low), in the memory of the two arrays."""
+    high -= low
+    high *= weight
+    low += high
+    return low
+
+
+def _nearest(out: int, original: int) -> NDArray[np.intp]:
+    """Indices of the original pixels that lie under the centres of `out` pixels: (out,)."""
+    return (((np.arange(out) + 0.5) * original) / out).astype(np.intp).clip(max=original - 1)

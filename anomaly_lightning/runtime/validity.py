@@ -6,8 +6,8 @@ the normals. Texture is looked at on three scales and in two directions: a blur 
 those along it, noise adds to them, another product has others. Less texture counts over the whole image, more of it
 in its calmer half alone: noise is everywhere, a defect is not, and a defect must not be called INVALID.
 
-Each figure has its own range: the median, and how far the normals reach to either side, at least 4 robust standard
-deviations. An image's distance is that of its worst figure, 1 at the end of the range. The limit comes from
+Each measure has its own range: the median, and how far the normals reach to either side, at least 4 robust standard
+deviations. An image's distance is that of its worst measure, 1 at the end of the range. The limit comes from
 cross-fitting: each normal is measured against ranges that it had no part in, and the limit lies above the largest
 distance so found, by a margin. For images drawn like the normals, the share that is refused is then at most about
 1 / (n + 1): the conformal bound, without the margin.
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from anomaly_lightning.errors import CheckpointError
 from anomaly_lightning.runtime.appearance import TEXTURES, Statistics, image_statistics
+from anomaly_lightning.runtime.card import ValidityCard
 from anomaly_lightning.runtime.reading import read_image
 
 FEWEST = 8  # normals; below that no spread can be told
@@ -35,8 +36,8 @@ MARGIN = 1.25  # the limit is so many times the largest distance of the normals
 LEAST_LIMIT = 2.4  # and at least that: a camera drifts, and a large defect is no other product
 LEAST_REACH = 4.0  # robust standard deviations that the normals reach to either side, at least
 
-# Name of each figure, and the smallest standard deviation that is believed of it.
-FIGURES = {
+# Name of each measure, and the smallest standard deviation that is believed of it.
+MEASURES = {
     "brightness": 3.0,
     "log_contrast": 0.06,
     "dark": 0.02,
@@ -82,7 +83,7 @@ class Validity:
     """What images of the training normals' kind look like.
 
     Attributes:
-        middle: Median of each figure of `FIGURES`, in its order.
+        middle: Median of each measure in `MEASURES`, in its order.
         below: How far the normals reach below it.
         above: How far the normals reach above it.
         histogram: Mean colour histogram, as `Statistics` has it.
@@ -113,9 +114,9 @@ class Validity:
     @classmethod
     def _of(cls, normals: Sequence[Statistics], limit: float = np.inf) -> "Validity":
         histogram = np.array([s.histogram for s in normals]).mean(0)
-        values = np.stack([_figures(s, histogram) for s in normals])  # (N, F)
+        values = np.stack([_measured(s, histogram) for s in normals])  # (N, F)
         middle = np.median(values, axis=0)
-        spread = np.maximum(1.4826 * np.median(np.abs(values - middle), axis=0), list(FIGURES.values()))
+        spread = np.maximum(1.4826 * np.median(np.abs(values - middle), axis=0), list(MEASURES.values()))
         below = np.maximum(LEAST_REACH * spread, middle - values.min(0))
         above = np.maximum(LEAST_REACH * spread, values.max(0) - middle)
         return cls(_floats(middle), _floats(below), _floats(above), _floats(histogram), limit, len(normals))
@@ -126,7 +127,7 @@ class Validity:
         return 1 / (self.normals + 1)
 
     def distances(self, statistics: Statistics) -> NDArray[np.float64]:
-        """How far each figure lies from its median, (F,); 1 at the end of the normals' range."""
+        """How far each measure lies from its median, (F,); 1 at the end of the normals' range."""
         return np.abs(self._signed(statistics))
 
     def reason(self, statistics: Statistics) -> str | None:
@@ -143,54 +144,70 @@ class Validity:
         worst = int(distances[_SIZES].argmax()) + _SIZES.start
         if distances[worst] <= self.limit:
             worst = int(distances.argmax())
-        name = list(FIGURES)[worst]
+        name = list(MEASURES)[worst]
         words = WORDS.get((name, int(np.sign(signed[worst]))), "far off the training images")
         if name in ("log_aspect", "log_height"):
             return f"{words}: {statistics.width}x{statistics.height}"
         return f"{words} ({distances[worst]:.1f} times the normals' range, limit {self.limit:.1f})"
 
-    def plain(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        lists = {name: list(getattr(self, name)) for name in ("middle", "below", "above", "histogram")}
-        return {**lists, "limit": self.limit, "normals": self.normals, "figures": list(FIGURES)}
+    def card(self) -> ValidityCard:
+        """What `from_card` takes."""
+        ranges = (self.middle, self.below, self.above, self.histogram)
+        return ValidityCard(tuple(MEASURES), *ranges, self.limit, self.normals)
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> "Validity":
-        """What `plain` gave.
+    def from_card(cls, card: ValidityCard) -> "Validity":
+        """Make the check that a card describes.
 
         Raises:
-            CheckpointError: It was written by another version, with other figures.
+            CheckpointError: It was written by another version, with other measures.
         """
-        if values["figures"] != list(FIGURES):
+        if card.measures != tuple(MEASURES):
             raise CheckpointError(
-                f"The checkpoint's validity check knows {values['figures']}, this version {list(FIGURES)}; "
+                f"The model's validity check measures {list(card.measures)}, this version {list(MEASURES)}; "
                 "switch it off with validity=false, or train again."
             )
-        lists = {name: _floats(values[name]) for name in ("middle", "below", "above", "histogram")}
-        return cls(**lists, limit=float(values["limit"]), normals=int(values["normals"]))
+        return cls(card.middle, card.below, card.above, card.histogram, card.limit, card.normals)
 
     def _signed(self, statistics: Statistics) -> NDArray[np.float64]:
-        """Signed distances (F,); some figures count to one side only."""
-        offset = _figures(statistics, np.array(self.histogram)) - np.array(self.middle)
+        """Signed distances (F,); some measures count to one side only."""
+        offset = _measured(statistics, np.array(self.histogram)) - np.array(self.middle)
         signed = np.asarray(offset / np.where(offset < 0, np.array(self.below), np.array(self.above)))
         return np.clip(signed, _LOWEST, _HIGHEST)
 
 
-def fit_validity(normals: Sequence[Path], seed: int = 0) -> Validity | None:
-    """Fit on image files of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8."""
+def fit_validity(
+    normals: Sequence[Path],
+    seed: int = 0,
+    white: int | None = None,
+    known: Mapping[Path, Statistics] | None = None,
+) -> Validity | None:
+    """Fit on images of good parts, no more than 1000 of them, drawn by the seed; None with fewer than 8.
+
+    Args:
+        normals: The files.
+        seed: Of the draw.
+        white: Grey level that counts as white in images of 16 bits; None = 65535.
+        known: Statistics of files that need not be read again.
+    """
     chosen = list(normals) if len(normals) <= MOST else random.Random(seed).sample(list(normals), MOST)
+    there = known or {}
+
+    def look(path: Path) -> Statistics:
+        return there[path] if path in there else image_statistics(read_image(path, white=white))
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return Validity.fit(list(pool.map(lambda path: image_statistics(read_image(path)), chosen)))
+        return Validity.fit(list(pool.map(look, chosen)))
 
 
-_DARK, _BRIGHT = (list(FIGURES).index(name) for name in ("dark", "bright"))
-_SIZES = slice(list(FIGURES).index("log_aspect"), list(FIGURES).index("log_height") + 1)
-_LOWEST = np.array([0.0 if name in _UPWARDS else -np.inf for name in FIGURES])
-_HIGHEST = np.array([0.0 if name in _DOWNWARDS else np.inf for name in FIGURES])
+_DARK, _BRIGHT = (list(MEASURES).index(name) for name in ("dark", "bright"))
+_SIZES = slice(list(MEASURES).index("log_aspect"), list(MEASURES).index("log_height") + 1)
+_LOWEST = np.array([0.0 if name in _UPWARDS else -np.inf for name in MEASURES])
+_HIGHEST = np.array([0.0 if name in _DOWNWARDS else np.inf for name in MEASURES])
 
 
-def _figures(s: Statistics, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The figures of one image, (F,), in the order of `FIGURES`."""
+def _measured(s: Statistics, histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The measures of one image, (F,), in the order of `MEASURES`."""
     colours = np.sqrt(((np.sqrt(np.array(s.histogram)) - np.sqrt(histogram)) ** 2).sum() / 6)  # Hellinger, in [0, 1]
     texture = np.log(np.array(s.texture) + _ROUNDING)
     calm = np.log(np.array(s.calm) + _SENSOR_NOISE)

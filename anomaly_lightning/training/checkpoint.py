@@ -1,58 +1,33 @@
-"""A checkpoint that needs nothing else to be loaded: weights of backbone and detector, thresholds, and settings.
+"""A checkpoint that needs nothing else to be loaded: weights of backbone and detector, thresholds, and the model card.
 
 Files are loaded weights-only, so that none can run code, and only detectors of this package, or of one that the
 caller names as trusted, are created from what a file says.
 """
 
-import importlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from anomaly_lightning.detectors.base import Detector
-from anomaly_lightning.errors import CheckpointError, NotCalibratedError
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.registry import create_detector
+from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.encoding import torch_dtype
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
-from anomaly_lightning.runtime.region import RegionScoring, Roi
-from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
-from anomaly_lightning.training.module import FROZEN, AnomalyModule
-
-KEY = "anomaly_lightning"
-FORMAT = 1
-TRUSTED = ("anomaly_lightning.detectors",)
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.scoring import build_scoring
+from anomaly_lightning.training.module import CARD, FROZEN
 
 
-def create_detector(config: Mapping[str, Any], trust: Sequence[str] = ()) -> Detector:
-    """Detector of a plain config: `_target_` names the class, the other keys are its arguments.
-
-    Args:
-        config: Say {"_target_": "anomaly_lightning.detectors.pca.PCA", "variance": 0.97}.
-        trust: Further packages whose detectors may be created.
-
-    Raises:
-        CheckpointError: The class is in no trusted package, or is no Detector.
-    """
-    module_name, _, class_name = str(config["_target_"]).rpartition(".")
-    if not any(module_name == name or module_name.startswith(f"{name}.") for name in (*TRUSTED, *trust)):
-        raise CheckpointError(
-            f"The detector {module_name}.{class_name} is in no trusted package ({', '.join(TRUSTED)}). "
-            f"If you trust it, say so with trust=[{module_name.partition('.')[0]}]."
-        )
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"There is no detector {config['_target_']} here ({error}).") from error
-    if not (isinstance(kind, type) and issubclass(kind, Detector)):
-        raise CheckpointError(f"{config['_target_']} is no Detector.")
-    return kind(**{key: value for key, value in config.items() if key != "_target_"})
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint file, loaded weights-only.
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelCard]:
+    """State dict and card of a checkpoint file, loaded weights-only.
 
     Raises:
         CheckpointError: No such file, damaged, made by something else, or one that would need to run code.
@@ -66,16 +41,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged, or would need to run code to be loaded: {reason}") from error
-    settings = content.get(KEY) if isinstance(content, dict) else None
-    if not isinstance(settings, dict) or "format" not in settings:
-        raise CheckpointError(f"{path} was not written by anomaly_lightning: it has no settings under {KEY!r}.")
-    if settings["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {settings['format']}, this version reads {FORMAT}.")
-    return content
+    if isinstance(content, dict) and "anomaly_lightning" in content:
+        raise CheckpointError(f"{path} was written by an early version of anomaly_lightning: train again.")
+    if not isinstance(content, dict) or not isinstance(content.get(CARD), dict):
+        raise CheckpointError(f"{path} was not written by anomaly_lightning: it holds no model card.")
+    state: dict[str, Any] = content["state_dict"]
+    return state, ModelCard.from_dict(content[CARD], str(path))
 
 
-def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, ImageTransform, dict[str, Any]]:
-    """Module ready to score images, the transform for them, and what the run said of itself.
+def load_model(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModel, ModelCard]:
+    """Model ready to score images, and its card.
 
     Args:
         path: A checkpoint of a run.
@@ -85,24 +60,63 @@ def load_module(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModule, I
         CheckpointError: The file can't be used; the message says why.
         NotCalibratedError: Its run has not come to the calibration.
     """
-    content = read_checkpoint(path)
-    settings = content[KEY]
-    if not any(name.startswith(FROZEN) for name in content["state_dict"]):
+    state, card = read_checkpoint(path)
+    if card.thresholds is None or not any(name.startswith(FROZEN) for name in state):
         raise NotCalibratedError  # written while fitting
     try:
-        backbone = Backbone(**{**settings["backbone"], "weights": RANDOM, "pretrained": None})
-        extractor = FeatureExtractor(backbone, **settings["features"])
-        detector = create_detector(settings["model"], trust)
-        detector.build(tuple(settings["shape"]))
-        transform = ImageTransform.from_config(settings["transform"])
-        scoring = Scoring(**settings["scoring"])
-        if settings.get("roi") is not None:
-            scoring = RegionScoring.of(scoring, Roi.from_plain(settings["roi"]), transform)
-        module = AnomalyModule(extractor, detector, scoring, transform.size)
-        module.load_state_dict(content["state_dict"])
+        model = build_model(card, trust)
+        model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this version of anomaly_lightning: {error}") from error
-    backbone.config = dict(settings["backbone"])
-    backbone.weights_sha256, backbone.weights_source = settings["weights_sha256"], settings["weights_source"]
-    module.settings = settings
-    return module.eval(), transform, settings
+    return model.eval(), card
+
+
+def build_model(card: ModelCard, trust: Sequence[str] = ()) -> AnomalyModel:
+    """Model as a card describes it, with random weights."""
+    backbone = Backbone(**{**card.backbone.arguments, "weights": RANDOM, "pretrained": None})  # type: ignore[arg-type]
+    backbone.arguments = dict(card.backbone.arguments)
+    backbone.weights_sha256, backbone.weights_source = card.backbone.weights_sha256, card.backbone.weights_source
+    extractor = FeatureExtractor(backbone, **card.features.arguments)  # type: ignore[arg-type]
+    return assemble(card, extractor, trust)
+
+
+def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] = ()) -> AnomalyModel:
+    """Model as a card describes it, on an extractor that is there already."""
+    spec = Spec(card.features.shape, card.transform.size)
+    detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
+    detector.build(spec)
+    dtype = torch_dtype(card.features.dtype)
+    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), dtype)
+
+
+class TorchEngine:
+    """Runs a model for `runtime.inspector.Inspector`.
+
+    Args:
+        model: Fitted; moved to the device.
+        device: "auto" (a GPU where there is one), or a torch device.
+
+    Raises:
+        UserError: There is no such device.
+    """
+
+    def __init__(self, model: AnomalyModel, device: str = "auto") -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.device = torch.device(device)
+            self.model = model.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def load(cls, path: Path, device: str, trust: Sequence[str]) -> tuple[ModelCard, "TorchEngine"]:
+        """Card and engine of a checkpoint; see `load_model` for what it raises."""
+        model, card = load_model(path, trust)
+        return card, cls(model, device)
+
+    @torch.inference_mode()
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Maps (B, H, W) and scores (B,), float32, of images (B, 3, H, W) float32."""
+        maps, scores = self.model(torch.from_numpy(images).to(self.device))
+        return maps.float().cpu().numpy(), scores.float().cpu().numpy()

@@ -1,7 +1,7 @@
 """From a composed config to objects; the only file that instantiates, so that commands and tests build alike."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,28 +11,35 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning import __version__
-from anomaly_lightning.cache import FEATURES, limit_bytes
-from anomaly_lightning.cli import CONFIG_DIR
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.data.tiling import Tiling, tiled_splits
+from anomaly_lightning.data.tiling import tiled_splits
+from anomaly_lightning.data.white import find_white
+from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.features.backbone import Backbone, FeatureExtractor
+from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.datamodule import FeatureDataModule
-from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore, trim
+from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.housekeeping import limit_bytes, trim
+from anomaly_lightning.features.store import DiskStore, FeatureStore, MemoryStore
 from anomaly_lightning.features.weights import resolve_backbone
-from anomaly_lightning.runtime.reading import ImageError, image_size
-from anomaly_lightning.runtime.region import RegionScoring, Roi
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.places import CONFIG_DIR, FEATURES
+from anomaly_lightning.runtime.card import (
+    ModelCard,
+)
+from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
-from anomaly_lightning.scoring import Scoring
-from anomaly_lightning.training.checkpoint import FORMAT, create_detector
+from anomaly_lightning.training.checkpoint import assemble
 from anomaly_lightning.training.module import AnomalyModule
 
 logger = logging.getLogger(__name__)
 
 CACHE_MODES = ("disk", "memory", "off")
+WATCHING = ("best", "stopping")  # callbacks that need a loss to watch
+
+Built = tuple[MVNetDataModule, sources.Resolved]
+"""Splits of a category, and what its images were resolved to."""
 
 
 def plain(node: Any) -> Any:
@@ -53,42 +60,44 @@ def build_extractor(cfg: DictConfig) -> FeatureExtractor:
     return FeatureExtractor(build_backbone(cfg), **plain(cfg.features))
 
 
-def build_images(cfg: DictConfig, backbone: Backbone) -> tuple[MVNetDataModule, sources.Resolved]:
+def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     """Splits of the category, and what its images were resolved to."""
     data = plain(cfg.data)
-    transform = ImageTransform(data["image_size"], backbone.mean, backbone.std, data["resize"])
+    seen = (data["image_size"], backbone.mean, backbone.std, data["resize"])
     resolved = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir))
-    images = MVNetDataModule(
+    datamodule = MVNetDataModule(
         resolved.category,
-        transform,
+        ImageTransform(*seen),
         split=data["split"],
         validation_share=data["validation_share"],
+        selection_share=data["selection_share"],
         batch_size=data["batch_size"],
         workers=data["workers"] if cfg.cache.mode == "off" else 0,
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
     )
-    cut_into_tiles(images, data["tile"], data["tile_overlap"], Path(cfg.cache.dir))
-    return images, resolved
+    white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
+    datamodule.transform = ImageTransform(*seen, white)
+    if data["tile"] is not None:
+        tiling = Tiling.from_config(data["tile"], data["tile_overlap"])
+        cut_into_tiles(datamodule, tiling, Path(cfg.cache.dir))
+    return datamodule, resolved
 
 
-def cut_into_tiles(images: MVNetDataModule, tile: Any, overlap: int, cache: Path) -> Tiling | None:
-    """Put tiles in the place of the images of a datamodule, where `data.tile` is given; returns how they were cut.
+def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> None:
+    """Put tiles in the place of the images of a datamodule.
 
     Raises:
-        DataError: No such tiling, or an image can't be cut and `data.on_corrupt` is not skip.
+        DataError: An image can't be cut and `data.on_corrupt` is not skip.
     """
-    if tile is None:
-        return None
-    tiling = Tiling.from_config(tile, overlap)
-    splits, unreadable, unknown = tiled_splits(images.splits, tiling, cache)
+    splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
     if unreadable:
-        images.leave_out(unreadable)
+        datamodule.leave_out(unreadable)
     for path in unknown:
         logger.warning("data.tile: %s shows a defect but has no mask: its tiles are not tested on", path)
-    images.splits = splits
-    images.category = replace(images.category, train=splits.train + splits.validation, test=splits.test)
-    return tiling
+    datamodule.splits = splits
+    whole = replace(datamodule.category, train=splits.normals, test=splits.test)
+    datamodule.category = whole
 
 
 def store_for(
@@ -102,12 +111,12 @@ def store_for(
     spec = {
         "backbone": backbone.name,
         "weights_sha256": backbone.weights_sha256,
-        "taps": list(backbone.taps),
+        "layers": list(backbone.layers),
         "neighbourhood": extractor.neighbourhood,
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
         "precision": extractor.precision.name,
-        "transform": transform.to_config(),
+        "transform": transform.card().to_dict(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
     return DiskStore(folder / FEATURES, spec, shape, dtype)
@@ -115,80 +124,42 @@ def store_for(
 
 def build_data(
     cfg: DictConfig,
-    images: MVNetDataModule,
-    extractor: FeatureExtractor,
+    datamodule: MVNetDataModule,
+    model: AnomalyModel,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MVNetDataModule | FeatureDataModule:
-    """Datamodule to train from: features out of a store, or images where `cache.mode=off`."""
+    """Datamodule to train from: features out of a store, or images where `cache.mode=off` or the detector sees them."""
     if cfg.cache.mode not in CACHE_MODES:
         raise UserError(f"cache.mode={cfg.cache.mode}: expected one of {', '.join(CACHE_MODES)}.")
-    if cfg.cache.mode == "off":
-        return images
+    if cfg.cache.mode == "off" or model.detector.inputs == "images":
+        datamodule.workers = cfg.data.workers  # nothing else decodes
+        return datamodule
     if cfg.cache.mode == "disk":
         trim(Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb))
-    store = store_for(extractor, images.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
-    return FeatureDataModule(images, extractor, store, workers=max(1, cfg.data.workers), on_progress=on_progress)
+    extractor, workers = model.extractor, max(1, cfg.data.workers)
+    store = store_for(extractor, datamodule.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
+    return FeatureDataModule(datamodule, extractor, store, workers=workers, on_progress=on_progress)
 
 
-def build_module(cfg: DictConfig, extractor: FeatureExtractor, transform: ImageTransform) -> AnomalyModule:
-    """Module with a fresh detector, and the settings that make its checkpoints self-contained."""
-    model, scoring = plain(cfg.model), plain(cfg.scoring)
-    shape = extractor.shape(transform.size)
-    detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])
-    detector.build(shape)
-    optimizer = instantiate(cfg.optimizer) if detector.trainable else None
-    module = AnomalyModule(extractor, detector, Scoring(**scoring), transform.size, optimizer)
-    module.settings = {
-        "format": FORMAT,
-        "version": __version__,
-        "category": str(cfg.category.name),
-        "backbone": extractor.backbone.config,
-        "weights_sha256": extractor.backbone.weights_sha256,
-        "weights_source": extractor.backbone.weights_source,
-        "features": plain(cfg.features),
-        "transform": transform.to_config(),
-        "model": model,
-        "scoring": scoring,
-        "shape": list(shape),
-        "split": str(cfg.data.split),
-        "seed": int(cfg.data.seed),
-    }
-    return module
+def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
+    """Module with a fresh detector, as the card describes it."""
+    model = assemble(card, extractor, trust=[card.detector.target.partition(".")[0]])
+    trained = isinstance(model.detector, TrainedDetector)
+    return AnomalyModule(model, card, instantiate(cfg.optimizer) if trained else None)
 
 
-def look_at_region(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule) -> None:
-    """Let a module look at `data.roi` alone, where that is given, and refuse images that it does not fit.
+def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
+    """Trainer with the named callbacks and loggers.
 
-    Raises:
-        DataError: The region makes no sense, or an image has another size.
+    Only where one player minimises one loss does that loss tell which epoch is best. Without a player, one epoch in one
+    process is all there is to do.
+
+    Args:
+        cfg: The run's config.
+        players: How many players the detector has; 0 for methods without gradients.
     """
-    given = plain(cfg.data)["roi"]
-    if given is None:
-        return
-    if cfg.data.tile is not None:
-        raise UserError("data.roi and data.tile don't go together: a tile has no place of its own to look at.")
-    roi = Roi.from_config(given, image_size(images.splits.train[0].path))
-    module.scoring = RegionScoring.of(module.scoring, roi, images.transform)
-    module.settings["roi"] = roi.plain()
-    check_region(module, images.samples())
-
-
-def check_region(module: AnomalyModule, samples: Sequence[Sample]) -> None:
-    """Raise `DataError` for the first image that does not fit the module's region; unreadable ones are left alone."""
-    if not isinstance(module.scoring, RegionScoring) or module.scoring.roi is None:
-        return
-    for sample in samples:
-        try:
-            size = image_size(sample.path)
-        except ImageError:
-            continue
-        module.scoring.roi.check(size, sample.path)
-
-
-def build_trainer(cfg: DictConfig, trainable: bool) -> pl.Trainer:
-    """Trainer with the named callbacks and loggers; methods without gradients take one epoch in one process."""
-    callbacks = {name: node for name, node in cfg.callbacks.items() if trainable or name not in ("best", "stopping")}
-    changes = {} if trainable else {"max_epochs": 1, **_one_process(cfg.trainer)}
+    callbacks = {name: node for name, node in cfg.callbacks.items() if players == 1 or name not in WATCHING}
+    changes = {} if players else {"max_epochs": 1, **_one_process(cfg.trainer)}
     return instantiate(
         cfg.trainer,
         **changes,

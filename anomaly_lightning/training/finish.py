@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -25,17 +25,20 @@ def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.Lightnin
     """Make the fitted module a finished one and write it to best.ckpt.
 
     The threshold can't be fitted in a training hook: it belongs to the best weights, known only after the last epoch.
+    Without a callback that watches a loss, the last epoch's weights are the ones that are kept.
 
     Returns:
         The written best.ckpt, whose thresholds are calibrated.
     """
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor), None)
+    stopped = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    module.chosen = ["the epoch"] if best is not None or stopped else []
     if best is not None and best.best_model_path:
         state = torch.load(best.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
         module.complete(state)
         module.load_state_dict(state)
     module.to(trainer.strategy.root_device)
-    module.refine()
+    module.conclude()
     trainer.validate(module, datamodule=datamodule, verbose=False)
     path = checkpoints / "best.ckpt"
     trainer.save_checkpoint(path)

@@ -1,6 +1,6 @@
-"""The LightningModule: glue between extractor, detector and scoring, and the owner of the thresholds."""
+"""The LightningModule: what Lightning needs to train an `AnomalyModel`: optimizers, losses, evaluation outputs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,75 +9,57 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError
-from anomaly_lightning.features.backbone import FeatureExtractor
+from anomaly_lightning.features.batches import Repeated
 from anomaly_lightning.features.datamodule import FeatureDataModule
-from anomaly_lightning.features.precision import true_float32
-from anomaly_lightning.features.store import DTYPES
-from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.decision import exceeds
 
 Batch = dict[str, Tensor]
-FROZEN = "extractor."  # of the names in a state dict
+FROZEN = "model.extractor."  # of the names in a state dict
+CARD = "card"  # key of the model card in a checkpoint
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 
 
 class AnomalyModule(pl.LightningModule):
-    """Frozen features, a detector on them, and the decision.
+    """Trains an `AnomalyModel`.
 
     A batch holds `images` (B, 3, H, W), or `features` (B, C, h, w) where a store served what the extractor would
-    have computed of them, or, while fitting, `condensed` (B, ...), all that the loss looks at; `index` (B,) tells a
+    have computed of them, or, while fitting, `condensed` (B, ...), all that the losses look at; `index` (B,) is an
     image's place in its set.
 
     Args:
-        extractor: From images to aligned features; never trained, always in evaluation mode.
-        detector: The method; `build` has been called.
-        scoring: From error maps to maps and scores.
-        size: (H, W) of `images`.
-        optimizer: From parameters to the optimizer, for trainable detectors.
+        model: What is trained; its detector has been built.
+        card: What the model is; thresholds are added when they are calibrated.
+        optimizer: From parameters to an optimizer, one for each of the detector's players; None without gradients.
 
     Attributes:
-        threshold: () float buffer, same unit as the scores; NaN = not calibrated.
-        pixel_threshold: () float buffer, same unit as the anomaly maps; NaN = not calibrated.
-        calibration: What the threshold was made of, plain values (method, parameters, normals, mean, std, ...).
+        players: Names of the detector's players; [] for methods without gradients.
+        chosen: In words, what was chosen on held-out normals; what the thresholds promise depends on it.
         outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
-        settings: Plain values that travel in every checkpoint, so that it needs nothing else to be loaded.
     """
 
-    threshold: Tensor
-    pixel_threshold: Tensor
-
-    def __init__(
-        self,
-        extractor: FeatureExtractor,
-        detector: Detector,
-        scoring: Scoring,
-        size: tuple[int, int],
-        optimizer: OptimizerFactory | None = None,
-    ) -> None:
+    def __init__(self, model: AnomalyModel, card: ModelCard, optimizer: OptimizerFactory | None = None) -> None:
         super().__init__()
-        self.extractor, self.detector, self.scoring, self.size = extractor, detector, scoring, size
-        self.optimizer = optimizer
-        self.register_buffer("threshold", torch.tensor(float("nan")))
-        self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
-        self.calibration: dict[str, Any] = {}
+        self.model, self.card, self.optimizer = model, card, optimizer
+        self.chosen: list[str] = []
         self.outputs: dict[int, tuple[float, Tensor]] = {}
-        self.settings: dict[str, Any] = {}
+        self.players = list(self.trained.players()) if self.trained is not None else []
+        self.automatic_optimization = len(self.players) <= 1
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The calibration's plain values travel in the state dict, beside the threshold buffers."""
-        return {"calibration": self.calibration}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the calibration's plain values from a state dict."""
-        self.calibration = dict(state["calibration"])
+    @property
+    def trained(self) -> TrainedDetector | None:
+        """The detector, where it is trained by gradients."""
+        return self.model.detector if isinstance(self.model.detector, TrainedDetector) else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the settings into the checkpoint (read by `checkpoint.load_module`).
+        """Put the card into the checkpoint (read by `checkpoint.load_model`).
 
         While fitting, the frozen backbone is left out: most of the bytes, written anew after every epoch.
         """
-        checkpoint["anomaly_lightning"] = self.settings
+        checkpoint[CARD] = self.card.to_dict()
         if self.trainer.state.fn == TrainerFn.FITTING:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
@@ -88,11 +70,11 @@ class AnomalyModule(pl.LightningModule):
         Raises:
             CheckpointError: The checkpoint's features come from other weights.
         """
-        there = checkpoint.get("anomaly_lightning", {}).get("weights_sha256")
-        if there != (here := self.settings.get("weights_sha256")):
+        there = ModelCard.from_dict(checkpoint.get(CARD), "ckpt").backbone.weights_sha256
+        if there != (here := self.card.backbone.weights_sha256):
             raise CheckpointError(
                 f"ckpt: the interrupted run had a backbone with the weights {there}, this one has {here}. Expected the "
-                "same: state its backbone and backbone.weights (see its run.json)."
+                "same: set its backbone and backbone.weights (see its run.json)."
             )
         self.complete(checkpoint["state_dict"])
 
@@ -102,23 +84,14 @@ class AnomalyModule(pl.LightningModule):
             if name.startswith(FROZEN):
                 state.setdefault(name, value)
 
-    @property
-    def feature_dtype(self) -> torch.dtype:
-        """What the run's store keeps features in, as the settings say; float32 where they don't."""
-        return DTYPES[self.settings.get("data", {}).get("cache_dtype", "float32")]
-
-    def features(self, batch: Batch) -> Tensor:
-        """Features (B, C, h, w) float of a batch: those a store served, else computed from its images."""
-        if "features" in batch:
-            return batch["features"]
-        with torch.no_grad():
-            return _as_stored(self.extractor(batch["images"]), self.feature_dtype)
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the detector sees of a batch: features that a store served, else what its images give."""
+        return batch["features"] if "features" in batch else self.model.inputs(batch["images"])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
-        features = self.features({"images": images})
-        with true_float32():
-            return self.scoring(self.detector.error_map(features), self.size)
+        maps, scores = self.model(images)
+        return maps, scores
 
     def decide(self, scores: Tensor) -> Tensor:
         """Decisions (B,) bool for scores (B,) float.
@@ -126,85 +99,106 @@ class AnomalyModule(pl.LightningModule):
         Raises:
             NotCalibratedError: No threshold has been fitted.
         """
-        if torch.isnan(self.threshold):
+        if torch.isnan(self.model.threshold):
             raise NotCalibratedError
-        return scores > self.threshold
+        decisions: Tensor = exceeds(scores, self.model.threshold)
+        return decisions
 
-    def configure_optimizers(self) -> Optimizer | None:
-        """Optimizer over the detector's parameters; None for methods without gradients."""
-        if not self.detector.trainable:
+    def configure_optimizers(self) -> list[Optimizer] | None:
+        """An optimizer for each of the detector's players; None for methods without gradients."""
+        if self.trained is None:
             return None
         if self.optimizer is None:
-            raise ValueError(f"{type(self.detector).__name__} is trained by gradients: it needs an optimizer")
-        return self.optimizer(self.detector.parameters())
+            raise ValueError(f"{type(self.trained).__name__} is trained by gradients: it needs an optimizer")
+        return [self.optimizer(parameters) for parameters in self.trained.players().values()]
 
     def on_fit_start(self) -> None:
-        """Statistics pass over the training features, before the first gradient step.
+        """Let the detector compute statistics of the training normals, before the first gradient step.
 
         Every process passes over all of the training set: the features come from a store, and so all of them hold
         the same statistics without exchanging any.
         """
-        self.each_training_batch(self.detector.observe)
-        self.detector.finish()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.detector.condenses and isinstance(data, FeatureDataModule):
-            with torch.no_grad():
-                data.condense(lambda features: self.detector.condense(features.to(self.device)))
+        with torch.no_grad():
+            self.model.detector.prepare(self._walked(data.statistics_dataloader))
+            if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
+                trained = self.trained
+                data.condense(lambda features: trained.condense(features.to(self.device)))
 
-    def refine(self) -> None:
-        """Second statistics pass, with the trained weights, for detectors that want one."""
-        if self.detector.refines:
-            self.each_training_batch(self.detector.refine)
-            self._each(self.trainer.datamodule.held_out_dataloader(), self.detector.refine_held_out)  # type: ignore[attr-defined]
-            self.detector.finish_refine()
+    def conclude(self) -> None:
+        """Let the detector compute what needs the trained weights."""
+        if self.trained is None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        normals, held_out = self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader)
+        with torch.no_grad():
+            self.trained.conclude(normals, held_out)
+        if held_out.walked:
+            self.chosen.append("the weights of the error's parts")
 
-    def each_training_batch(self, take: Callable[[Tensor], None]) -> None:
-        """Hand the features of every training image, in a fixed order, to `take`."""
-        self._each(self.trainer.datamodule.statistics_dataloader(), take)  # type: ignore[attr-defined]
+    def _walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
+        """What the detector sees of a set of normals, batch by batch and in a fixed order, on the device."""
 
-    @torch.no_grad()
-    def _each(self, batches: Iterable[Batch], take: Callable[[Tensor], None]) -> None:
-        for batch in batches:
-            take(self.features({key: value.to(self.device, non_blocking=True) for key, value in batch.items()}))
+        def walk() -> Iterator[Tensor]:
+            for batch in loader():
+                yield self.inputs({key: value.to(self.device, non_blocking=True) for key, value in batch.items()})
+
+        return Repeated(walk)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Loss of one batch, () float; None for methods without gradients."""
-        if not self.detector.trainable:
+        """Loss of one batch, () float; None for methods without gradients, and where several players take turns."""
+        if self.trained is None:
             return None
-        condensed = batch["condensed"] if "condensed" in batch else self.detector.condense(self.features(batch))
-        loss = self.detector.loss(condensed)
-        count = len(batch["index"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
-        return loss
+        condensed = self._condensed(batch, self.trained)
+        if self.automatic_optimization:
+            return self._loss(condensed, self.trained, self.players[0], "train")
+        optimizers: Any = self.optimizers()
+        for player, optimizer in zip(self.players, optimizers, strict=True):
+            self.toggle_optimizer(optimizer)
+            loss = self._loss(condensed, self.trained, player, "train")
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+        return None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of validation normals while fitting; their scores and maps when validating after it."""
-        features = None if "condensed" in batch else self.features(batch)
-        if self.detector.trainable:
-            condensed = batch["condensed"] if features is None else self.detector.condense(features)
-            loss, count = self.detector.loss(condensed), len(batch["index"])
-            self.log("val/loss", loss, on_epoch=True, batch_size=count, sync_dist=True, prog_bar=True)
-        if features is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            self._keep(batch, features)
+        if self.trained is not None:
+            condensed = self._condensed(batch, self.trained)
+            for player in self.players:
+                self._loss(condensed, self.trained, player, "val")
+        if "condensed" not in batch and self.trainer.state.fn != TrainerFn.FITTING:
+            self._keep(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores and maps of test images."""
-        self._keep(batch, self.features(batch))
+        self._keep(batch)
 
-    def _keep(self, batch: Batch, features: Tensor) -> None:
-        # Precision is for training; scores are what predict gives.
-        with torch.autocast(self.device.type, enabled=False), true_float32():
-            error_maps = self.detector.error_map(features)
-            _, scores = self.scoring(error_maps, self.size)
+    def _condensed(self, batch: Batch, trained: TrainedDetector) -> Tensor:
+        return batch["condensed"] if "condensed" in batch else trained.condense(self.inputs(batch))
+
+    def _loss(self, condensed: Tensor, trained: TrainedDetector, player: str, stage: str) -> Tensor:
+        """One player's total, () float; it and its parts are logged, as <stage>/loss where there is one player."""
+        losses = trained.losses(condensed, player)
+        for name, value in losses.items():
+            known = "loss" if name == "total" else name
+            tag = f"{stage}/{known}" if len(self.players) == 1 else f"{stage}/{player}/{known}"
+            self.log(tag, value, on_step=False, on_epoch=True, batch_size=len(condensed), sync_dist=True)
+        return losses["total"]
+
+    def _keep(self, batch: Batch) -> None:
+        error_maps = self.model.error_map(self.inputs(batch))
+        _, scores = self.model.read(error_maps)
         for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
             self.outputs[index] = (score, error_map)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last evaluation."""
+        """Reset the outputs."""
         self.outputs = {}
 
     def on_test_epoch_start(self) -> None:
-        """Forget the last evaluation."""
+        """Reset the outputs."""
         self.outputs = {}
 
     def on_validation_epoch_end(self) -> None:
@@ -225,14 +219,3 @@ class AnomalyModule(pl.LightningModule):
         """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
         ordered = [self.outputs[index] for index in sorted(self.outputs)]
         return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])
-
-
-def _as_stored(features: Tensor, dtype: torch.dtype) -> Tensor:
-    """Features (B, C, h, w) float as a store of `dtype` gives them back.
-
-    An image thus scores the same whether its features were stored or not; what does not fit the dtype stays.
-    """
-    stored = features.to(dtype).to(features.dtype)
-    if features.device.type == "cpu" and bool(torch.isfinite(stored.sum())):
-        return stored  # a sum is finite only where all values are, and much cheaper than to ask each
-    return torch.where(torch.isfinite(stored), stored, features)

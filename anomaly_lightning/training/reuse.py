@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from anomaly_lightning.cli import FAILURE_FILE, PACKAGE
+from anomaly_lightning.places import PACKAGE
+from anomaly_lightning.reports.run_folder import FAILURE_FILE
 
 # Where things lie, and who looks on, has no say in what comes out; all else in the config has.
 PLACES = ("run_dir", "reuse", "logger")
@@ -77,7 +78,7 @@ def find_finished(sweeps: Path, wanted: str) -> Path | None:
 
 
 def _finished(folder: Path) -> str | None:
-    """Identity of the finished run in a folder; None where none is, or its figures are gone."""
+    """Identity of the finished run in a folder; None where none is, or its metrics are gone."""
     try:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -26,7 +26,7 @@ class PatchSample:
         return len(self._keys)
 
     def clear(self) -> None:
-        """Forget everything, and draw the same keys again."""
+        """Reset; the same keys are drawn again."""
         self.vectors, self._keys = torch.empty(0), torch.empty(0, dtype=torch.float64)
         self._generator = torch.Generator().manual_seed(self.seed)
 

@@ -2,32 +2,70 @@
 
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
+
+from anomaly_lightning.errors import UserError
 
 
-def pointwise(channels: int, hidden: int, latent: int) -> nn.Sequential:
-    """Four 1x1 convolutions, channels, hidden, latent, hidden, channels: from (B, channels, h, w) float to the same.
+class Pointwise(nn.Module):
+    """Four 1x1 convolutions, channels, width, latent, width, channels: each position alone (Yang et al. 2020, DFR).
 
-    Every position is squeezed on its own (Yang et al. 2020, DFR).
+    Args:
+        width: Channels of the hidden layers.
+        latent: Channels at the bottleneck.
     """
 
-    def half(inputs: int, outputs: int) -> list[nn.Module]:
-        convolution = nn.Conv2d(inputs, hidden, 1, bias=False)
-        return [convolution, nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, outputs, 1)]
+    def __init__(self, width: int = 96, latent: int = 64) -> None:
+        super().__init__()
+        if min(width, latent) < 1:
+            raise UserError(f"model.network.width and latent must be 1 or more; got {width} and {latent}.")
+        self.width, self.latent = width, latent
 
-    return nn.Sequential(*half(channels, latent), *half(latent, channels))
+    def build(self, channels: int) -> None:
+        """Make the layers for inputs of so many channels."""
+
+        def half(inputs: int, outputs: int) -> list[nn.Module]:
+            convolution = nn.Conv2d(inputs, self.width, 1, bias=False)
+            return [convolution, nn.BatchNorm2d(self.width), nn.ReLU(), nn.Conv2d(self.width, outputs, 1)]
+
+        self.layers = nn.Sequential(*half(channels, self.latent), *half(self.latent, channels))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Reconstruction of (B, C, h, w) float: same shape."""
+        rebuilt: Tensor = self.layers(inputs)
+        return rebuilt
 
 
-def spatial(channels: int, hidden: int, latent: int, stages: int) -> nn.Sequential:
-    """Strided 3x3 convolutions to the bottleneck and transposed ones back: channels, hidden, ..., hidden, latent.
+class Spatial(nn.Module):
+    """Strided 3x3 convolutions to the bottleneck and transposed ones back.
 
-    From (B, channels, h, w) float to as many channels on a grid whose sides are h and w rounded up to a multiple of
-    2 ** stages.
+    A position has to be explained by its surroundings, which holds for rotated objects, where `Pointwise` fails.
+
+    Args:
+        width: Channels of the hidden layers.
+        latent: Channels at the bottleneck.
+        stages: How often the grid is halved.
     """
-    widths = [channels, *[hidden] * (stages - 1), latent]
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    for inputs, outputs in zip(widths[:1:-1], widths[-2:0:-1], strict=True):
-        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[1], channels, 4, 2, 1))
+
+    def __init__(self, width: int = 96, latent: int = 64, stages: int = 2) -> None:
+        super().__init__()
+        if min(width, latent, stages) < 1:
+            raise UserError(
+                f"model.network.width, latent and stages must be 1 or more; got {width}, {latent} and {stages}."
+            )
+        self.width, self.latent, self.stages = width, latent, stages
+
+    def build(self, channels: int) -> None:
+        """Make the layers for inputs of so many channels."""
+        widths = [channels, *[self.width] * (self.stages - 1), self.latent]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        for inputs, outputs in zip(widths[:1:-1], widths[-2:0:-1], strict=True):
+            layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[1], channels, 4, 2, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Reconstruction of (B, C, h, w) float: same shape. A decoder doubles sizes, so odd ones are cut."""
+        rebuilt: Tensor = self.layers(inputs)
+        return rebuilt[..., : inputs.shape[-2], : inputs.shape[-1]]

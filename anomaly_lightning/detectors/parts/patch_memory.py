@@ -4,38 +4,47 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_lightning.detectors.parts.coreset import PatchSample, greedy_k_center
+from anomaly_lightning.detectors.parts.grid import Chessboard, surroundings
+from anomaly_lightning.errors import UserError
 
-POOL = 10  # patches of the streamed sample for each that the memory keeps
+SAMPLED = 10  # patches of the streamed sample for each that the memory keeps
+DISTANCES_AT_ONCE = 2**22  # bounds one block of the distance matrix: 16 MB in float32
 
 
 class PatchMemory(nn.Module):
     """Nearest-neighbour distance to a coreset of normal patches (Roth et al. 2022).
 
-    A uniform sample of ten times the size streams, so that memory is bounded whatever the number of images; of it
-    the greedy k-center coreset is kept, in O(size^2) distances.
+    A patch is the average of 3 x 3 positions. A uniform sample of ten times the size streams, so that memory is bounded
+    whatever the number of images; of it the greedy k-center coreset is kept, in O(size^2) distances.
 
     Args:
-        channels: k, channels of the vectors.
-        size: Vectors kept at most.
-        unit: Squared distances are divided by it.
-        seed: Of the sample.
+        size: Patches kept at most.
+        components: Coordinates (principal axes) that it works on, at most.
+        sparse: Whether distances are computed at the white squares of a chessboard alone, at half the cost.
     """
 
     bank: Tensor  # (size, k) float32, the first `count` rows are filled
     count: Tensor  # () int64
     norms: Tensor  # (size,) squared lengths; infinite where unfilled, so that those are never nearest
 
-    def __init__(self, channels: int, size: int, unit: float, seed: int = 0) -> None:
+    def __init__(self, size: int = 2000, components: int = 32, sparse: bool = True) -> None:
         super().__init__()
-        self.size, self.unit = size, unit
-        self.register_buffer("bank", torch.zeros(size, channels))
-        self.register_buffer("norms", torch.full((size,), torch.inf))
-        self.register_buffer("count", torch.tensor(0))
-        self._sample = PatchSample(POOL * size, seed)
+        if min(size, components) < 1:
+            raise UserError(f"model.memory.size and components must be 1 or more; got {size} and {components}.")
+        self.size, self.components, self.sparse = size, components, sparse
 
-    def observe(self, patches: Tensor) -> None:
-        """Take the vectors of (B, k, h, w) float into the sample."""
-        self._sample.observe(patches)
+    def build(self, channels: int, grid: tuple[int, int], seed: int) -> None:
+        """Make the buffers for features of so many channels on a grid (h, w); `seed` is that of the sample."""
+        self.components, self.unit = min(self.components, channels), channels
+        self.register_buffer("bank", torch.zeros(self.size, self.components))
+        self.register_buffer("norms", torch.full((self.size,), torch.inf))
+        self.register_buffer("count", torch.tensor(0))
+        self.board = Chessboard(grid)
+        self._sample = PatchSample(SAMPLED * self.size, seed)
+
+    def observe(self, coordinates: Tensor) -> None:
+        """Take the patches of coordinates (B, k, h, w) float into the sample."""
+        self._sample.observe(surroundings(coordinates))
 
     def finish(self) -> None:
         """Choose the bank from the sample, and free that; idempotent."""
@@ -50,11 +59,26 @@ class PatchMemory(nn.Module):
         self.count.fill_(filled)
         self._sample.clear()
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Distance of every vector to its nearest in the bank, over sqrt(unit): (B, h, w) float of (B, k, h, w)."""
-        batch, _, height, width = patches.shape
-        distances = patches.new_empty(batch, height * width)
-        for row, image in enumerate(patches.flatten(2).transpose(1, 2)):  # (h w, k), one image bounds the memory
-            nearest = torch.addmm(self.norms, image, self.bank.T, alpha=-2).amin(1)
-            distances[row] = nearest + image.square().sum(1)
-        return (distances.clamp_min(0) / self.unit).sqrt().view(batch, height, width)
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """Distance of every patch to its nearest in the bank over sqrt(C): (B, h, w) float of (B, k, h, w) float."""
+        if not self.sparse:
+            return self.everywhere(coordinates)
+        return self.board.fill(self._nearest(self.board.take(surroundings(coordinates))))
+
+    def everywhere(self, coordinates: Tensor) -> Tensor:
+        """The same at every position, whether `sparse` or not."""
+        patches = surroundings(coordinates).flatten(2).transpose(1, 2)
+        return self._nearest(patches).unflatten(1, coordinates.shape[-2:])
+
+    def _nearest(self, patches: Tensor) -> Tensor:
+        """Distance (B, n) float of patches (B, n, k) float; blocks of images bound the memory."""
+        at_once = max(1, DISTANCES_AT_ONCE // (patches.shape[1] * self.size))
+        if torch.compiler.is_exporting() or len(patches) <= at_once:
+            return self._distances(patches)
+        return torch.cat([self._distances(block) for block in patches.split(at_once)])
+
+    def _distances(self, patches: Tensor) -> Tensor:
+        """Distance (B, n) float of patches (B, n, k) float by |a|^2 + |b|^2 - 2 a b."""
+        vectors = patches.flatten(0, 1)
+        nearest = torch.addmm(self.norms, vectors, self.bank.T, alpha=-2).amin(1) + vectors.square().sum(1)
+        return (nearest.clamp_min(0) / self.unit).sqrt().unflatten(0, (-1, patches.shape[1]))

@@ -33,7 +33,7 @@ class ChannelView(nn.Module):
         self.matrix = scaled.T.contiguous()
 
     def clear(self) -> None:
-        """Forget the map."""
+        """Reset."""
         self.matrix, self.offset = self.matrix.new_empty(0), self.offset.new_empty(0)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from anomaly_lightning.detectors.parts.projection import Projection
+from anomaly_lightning.errors import UserError
+
 POSITIONS_AT_ONCE = 64  # bounds what the factorisation holds beside the statistics
 SCALE_PRIOR = 4  # images' worth of the average position in the scale of each
 
@@ -21,25 +24,36 @@ class PositionWhitening(nn.Module):
     a position means little.
 
     Args:
-        channels: k, channels of the residual.
-        grid: (h, w).
         prior: Weight of the common covariance, in images.
-        rank: Directions of its own that a position has, at most k.
+        directions: Most channels k that it works on; more are projected at random. While fitting it takes
+            4 h w k^2 bytes (32 x 32 and 128: 67 MB).
+        rank: Directions of its own that a position has, at most k; 4 h w rank k bytes (13 MB).
     """
 
     factor: Tensor  # (k, k), y = factor @ residual
     floors: Tensor  # (h w, 1), weight of |y|^2, all directions alike
     axes: Tensor  # (h w, k, rank), sqrt(weight_i) u_i: what |y' axes|^2 takes off again: known to be normal
 
-    def __init__(self, channels: int, grid: tuple[int, int], prior: float, rank: int) -> None:
+    def __init__(self, prior: float = 64.0, directions: int = 128, rank: int = 24) -> None:
         super().__init__()
-        self.channels, self.positions, self.prior, self.rank = channels, grid[0] * grid[1], prior, min(rank, channels)
+        if prior <= 0 or min(directions, rank) < 1:
+            raise UserError(
+                "model.whitening.prior must be above 0, directions and rank 1 or more; "
+                f"got {prior}, {directions} and {rank}."
+            )
+        self.prior, self.directions, self.rank = prior, directions, rank
+
+    def build(self, channels: int, grid: tuple[int, int], seed: int) -> None:
+        """Make the buffers for residuals of so many channels on a grid (h, w); `seed` is that of the projection."""
+        self.projection = Projection(channels, self.directions, seed)
+        self.channels, self.positions = self.projection.channels, grid[0] * grid[1]
+        self.rank = min(self.rank, self.channels)
         # Large, and of no use before the end of the fit: empty until then, so that checkpoints in between stay small.
         for name in ("factor", "floors", "axes"):
             self.register_buffer(name, torch.empty(0))
-        self._forget()
+        self._free()
 
-    def _forget(self) -> None:
+    def _free(self) -> None:
         self._products, self._count = torch.empty(0), 0
         self._held, self._held_count = torch.empty(0), 0
 
@@ -49,16 +63,16 @@ class PositionWhitening(nn.Module):
         return self.axes.numel() > 0
 
     def observe(self, residuals: Tensor) -> None:
-        """Take residuals (B, k, h, w) float of training normals into the outer products of each position."""
-        vectors = residuals.flatten(2).permute(2, 0, 1)  # (h w, B, k)
+        """Take residuals (B, C, h, w) float of training normals into the outer products of each position."""
+        vectors = self.projection(residuals).flatten(2).permute(2, 0, 1)  # (h w, B, k)
         if self._count == 0:
             self._products = vectors.new_zeros(self.positions, self.channels, self.channels)
         self._products.baddbmm_(vectors.transpose(1, 2), vectors)
         self._count += vectors.shape[1]
 
     def observe_held_out(self, residuals: Tensor) -> None:
-        """Take residuals (B, k, h, w) float of normals that the network was not trained on."""
-        vectors = residuals.transpose(0, 1).flatten(1)  # (k, B h w)
+        """Take residuals (B, C, h, w) float of normals that the network was not trained on."""
+        vectors = self.projection(residuals).transpose(0, 1).flatten(1)  # (k, B h w)
         if self._held_count == 0:
             self._held = vectors.new_zeros(self.channels, self.channels)
         self._held += vectors @ vectors.T
@@ -78,7 +92,7 @@ class PositionWhitening(nn.Module):
         pairs = zip(self._products.split(POSITIONS_AT_ONCE), scale.split(POSITIONS_AT_ONCE), strict=True)
         floors, axes = zip(*(self._own(*pair) for pair in pairs), strict=True)
         self.floors, self.axes = torch.cat(floors).contiguous(), torch.cat(axes).contiguous()
-        self._forget()
+        self._free()
 
     def _own(self, products: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """`floors` (P, 1) and `axes` (P, k, rank) of positions with products (P, k, k) and scale (P,)."""
@@ -99,8 +113,14 @@ class PositionWhitening(nn.Module):
         return min(1.0, (observed / max(held, 1e-12)) ** 4)
 
     def forward(self, residuals: Tensor) -> Tensor:
-        """Mahalanobis length of residuals (B, k, h, w) float, per channel: (B, h, w) float, about 1 on normals."""
-        return self.length(torch.einsum("ij,bjhw->bihw", self.factor, residuals))
+        """Mahalanobis length of residuals (B, C, h, w) float, per channel: (B, h, w) float, about 1 on normals."""
+        return self.length(torch.einsum("ij,bjhw->bihw", self.factor, self.projection(residuals)))
+
+    @property
+    def rows(self) -> Tensor:
+        """(k, C) float: projection and `factor` in one matrix."""
+        basis = self.projection.basis
+        return self.factor if basis is None else self.factor @ basis.flatten(1)
 
     def length(self, whitened: Tensor) -> Tensor:
         """The same of residuals that `factor` was applied to, (B, k, h, w) float; fastest with the channels last."""
@@ -111,11 +131,11 @@ class PositionWhitening(nn.Module):
         squares = self.floors * vectors.square().sum(2) - own  # (h w, B)
         return squares.clamp_min(0).sqrt().T.reshape(batch, height, width)
 
-    def clear(self) -> None:
-        """Be as if never fitted."""
+    def reset(self) -> None:
+        """Reset."""
         for name in ("factor", "floors", "axes"):
             setattr(self, name, getattr(self, name).new_empty(0))
-        self._forget()
+        self._free()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         for name in ("factor", "floors", "axes"):

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomaly_lightning.data.duplicates import near_duplicates, same_content
 from anomaly_lightning.reports.audit.facts import Facts, readable
-from anomaly_lightning.runtime.appearance import TINY, Statistics, robust_z
+from anomaly_lightning.runtime.appearance import Statistics
 
 # Kind of finding: what it means, in words.
 KINDS = {
@@ -19,7 +21,7 @@ KINDS = {
     "contradiction": "one image under two names of defects",
     "duplicate": "the same file more than once",
     "near_duplicate": "one image, written more than once",
-    "misnamed": "the suffix does not say what the file is",
+    "misnamed": "the suffix is not that of the file's format",
     "size": "another size than most",
     "mode": "another colour mode than most",
     "brightness": "much brighter or darker than most",
@@ -28,8 +30,9 @@ KINDS = {
     "mask": "the mask does not fit",
     "looks_anomalous": "a normal that looks unlike the other normals",
 }
+TINY = 1e-3
 ODD_Z = 6.0  # robust standard deviations from the median of the training normals
-FEW = 0.1  # a mode that fewer than this share of the images have is told
+FEW = 0.1  # a mode that fewer than this share of the images have is a finding
 SIZE_MARGIN = 0.05  # log of the ratio of two heights or widths up to which they count as one size
 EXCLUDES = ("unreadable", "leak", "near_leak", "duplicate", "near_duplicate", "brightness", "contrast", "sharpness")
 
@@ -49,6 +52,10 @@ class Finding:
     paths: tuple[Path, ...]
     words: str
     exclude: tuple[Path, ...] = field(default=())
+
+    def plain(self) -> dict[str, Any]:
+        """Plain kind, words and paths."""
+        return {"kind": self.kind, "words": self.words, "paths": [str(path) for path in self.paths]}
 
 
 def file_findings(facts: Sequence[Facts]) -> list[Finding]:
@@ -77,9 +84,9 @@ def outlier_findings(facts: Sequence[Facts], limit: float = ODD_Z) -> list[Findi
         return []
     found = []
     for kind, value, floor, unit in (
-        ("brightness", lambda s: s.brightness, 2.0, "mean level"),
-        ("contrast", lambda s: np.log(s.contrast + TINY), 0.05, "log of the contrast"),
-        ("sharpness", lambda s: np.log(s.sharpness + TINY), 0.1, "log of the sharpness"),
+        ("brightness", lambda s, _: s.brightness, 2.0, "mean level"),
+        ("contrast", lambda s, _: np.log(s.contrast + TINY), 0.05, "log of the contrast"),
+        ("sharpness", lambda _, sharpness: np.log(sharpness + TINY), 0.1, "log of the sharpness"),
     ):
         values, reference = _values(normals, value), _values(known, value)
         for item, z, x in zip(normals, robust_z(values, floor, reference), values, strict=True):
@@ -90,8 +97,23 @@ def outlier_findings(facts: Sequence[Facts], limit: float = ODD_Z) -> list[Findi
     return found
 
 
-def _values(items: Sequence[Facts], value: Callable[[Statistics], float]) -> np.ndarray:
-    return np.array([value(item.statistics) for item in items if item.statistics is not None], dtype=np.float64)
+def _values(items: Sequence[Facts], value: Callable[[Statistics, float], float]) -> np.ndarray:
+    values = [value(item.statistics, item.sharpness) for item in items if item.statistics is not None]
+    return np.array(values, dtype=np.float64)
+
+
+def robust_z(values: NDArray[np.float64], floor: float, reference: NDArray[np.float64] | None = None) -> NDArray:
+    """How many robust standard deviations each of (N,) values lies from the median of `reference` (the values).
+
+    Args:
+        values: (N,).
+        floor: Smallest standard deviation that is believed: identical values have none.
+        reference: (M,) values whose median and 1.4826 * median absolute deviation count.
+    """
+    known = values if reference is None else reference
+    middle = np.median(known)
+    spread = 1.4826 * np.median(np.abs(known - middle))
+    return np.asarray((values - middle) / max(spread, floor))
 
 
 def _of(kind: str, item: Facts, words: str) -> Finding:

@@ -6,28 +6,48 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lightning.reports.leaderboard.page import render
-from anomaly_lightning.reports.leaderboard.rows import FIGURES, INTERVALS, NAMES, Row
-from anomaly_lightning.reports.leaderboard.summary import Leaderboard, Summary
+from rich.console import Console
+
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.reports.leaderboard.html import page_data
+from anomaly_lightning.reports.leaderboard.rows import INTERVALS, METRICS, NAMES, Row, read_rows
+from anomaly_lightning.reports.leaderboard.summary import Leaderboard, Summary, summarise
+from anomaly_lightning.reports.leaderboard.terminal import show
+from anomaly_lightning.reports.run_folder import write_text
+from anomaly_lightning.reports.templating import write_page
 
 ENDS = ("low", "high")
 BOUNDS = tuple(f"{name}_{end}" for name in INTERVALS for end in ENDS)
-# `kind` tells runs from what was made of them: run, seeds_mean, seeds_sd, categories_mean.
-COLUMNS = ("kind", *NAMES, "settings", *FIGURES, *BOUNDS, "run", "error")
+# `kind` is what a row is: seeds_mean, seeds_sd, categories_mean.
+COLUMNS = ("kind", *NAMES, "settings", *METRICS, *BOUNDS, "run", "error")
 Record = dict[str, str | float | None]
+
+
+def leaderboard_of(folders: Sequence[Path], output: Path) -> Leaderboard:
+    """Write and print the leaderboard of the runs at or below some folders.
+
+    Raises:
+        UserError: A folder does not exist, or none of them holds a run.
+    """
+    listed = ", ".join(map(str, folders))
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise UserError(f"No such folder: {', '.join(missing)}. Expected folders that hold runs, like outputs/train.")
+    board = summarise(read_rows(folders))
+    if not board.rows:
+        raise UserError(f"No run below {listed}: expected folders with run.json and metrics.json at any depth.")
+    output.mkdir(parents=True, exist_ok=True)
+    show(board, write_leaderboard(board, output), Console())
+    return board
 
 
 def write_leaderboard(board: Leaderboard, folder: Path) -> list[Path]:
     """Write leaderboard.csv, .md and .html, each whole or not at all; returns their paths."""
     records = _records(board, folder)
-    contents = {"csv": _as_csv(records), "md": _as_markdown(records), "html": render(board, folder)}
-    paths = []
-    for kind, text in contents.items():
-        path, partial = folder / f"leaderboard.{kind}", folder / f"leaderboard.{kind}.part"
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
-        paths.append(path)
-    return paths
+    return [
+        write_text(folder / "leaderboard.csv", _as_csv(records)),
+        write_text(folder / "leaderboard.md", _as_markdown(records)),
+        write_page(folder / "leaderboard.html", page_data(board, folder)),
+    ]
 
 
 def _records(board: Leaderboard, folder: Path) -> list[Record]:
@@ -41,19 +61,19 @@ def _records(board: Leaderboard, folder: Path) -> list[Record]:
 def _of_run(row: Row, folder: Path) -> Record:
     bounds = {f"{name}_{end}": pair[index] for name, pair in row.intervals.items() for index, end in enumerate(ENDS)}
     words = {"kind": "run", **row.names, "settings": " ".join(row.settings), "error": row.error}
-    return {**words, "run": Path(os.path.relpath(row.folder, folder.resolve())).as_posix(), **row.figures, **bounds}
+    return {**words, "run": Path(os.path.relpath(row.folder, folder.resolve())).as_posix(), **row.metrics, **bounds}
 
 
-def _of_summary(kind: str, summary: Summary, figures: dict[str, float | None]) -> Record:
+def _of_summary(kind: str, summary: Summary, metrics: dict[str, float | None]) -> Record:
     over = f"{summary.runs} seeds" if kind.startswith("seeds") else ""
     category = summary.names["category"] or f"mean of {summary.runs}"
-    left_out = f"{summary.failed} without figures left out" if summary.failed else ""
+    left_out = f"{summary.failed} failed, left out" if summary.failed else ""
     words = {"kind": kind, **summary.names, "category": category, "seed": over, "error": left_out}
-    return {**words, "settings": " ".join(summary.settings), **figures}
+    return {**words, "settings": " ".join(summary.settings), **metrics}
 
 
 def _as_csv(records: Sequence[Record]) -> str:
-    """All digits, so that nothing has to be read again from the runs."""
+    """All digits, so that nothing has to be read from the runs again."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, restval="")
     writer.writeheader()

@@ -1,6 +1,5 @@
-"""From run folders to rows: one a run, with its figures, or the reason why it has none."""
+"""From run folders to rows: one a run, with its metrics, or the reason why it failed."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,27 +8,29 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from anomaly_lightning.cli import FAILURE_FILE
-from anomaly_lightning.data.samples import natural_key
+from anomaly_lightning.reports.run_folder import FAILURE_FILE, read_json
+from anomaly_lightning.runtime.files import natural_key
 from anomaly_lightning.training.reuse import REUSED_FILE, standing_for
 
-FIGURES: dict[str, tuple[str, ...]] = {
-    "precision": ("image", "precision"),
-    "recall": ("image", "recall"),
-    "f1": ("image", "f1"),
-    "f1_floor": ("image", "f1_floor"),
-    "f1_oracle": ("image", "f1_oracle"),
-    "auroc": ("image", "auroc"),
-    "pixel_auroc": ("pixel", "auroc"),
-    "aupro": ("pixel", "aupro"),
-    "validation_loss": ("validation_loss",),  # of normals, what a search minimises
-    "total_s": ("timing", "total_s"),
-    "peak_memory_mb": ("peak_memory_mb",),
+# Name of a column: where it lies in metrics.json, or run.json, and its head for people.
+METRICS: dict[str, tuple[tuple[str, ...], str]] = {
+    "auroc": (("image", "auroc"), "AUROC"),
+    "f1": (("image", "f1"), "F1"),
+    "f1_floor": (("image", "f1_floor"), "F1 floor"),
+    "f1_oracle": (("image", "f1_oracle"), "F1 oracle"),
+    "precision": (("image", "precision"), "precision"),
+    "recall": (("image", "recall"), "recall"),
+    "pixel_auroc": (("pixel", "auroc"), "pixel AUROC"),
+    "aupro": (("pixel", "aupro"), "AUPRO"),
+    "validation_loss": (("validation_loss",), "validation loss"),  # of normals, what a search minimises
+    "total_s": (("timing", "total_s"), "time, s"),
+    "peak_memory_mb": (("peak_memory_mb",), "memory, MiB"),
 }
-INTERVALS = ("auroc", "f1")  # figures of images whose 95 % interval is shown
+INTERVALS = ("auroc", "f1")  # metrics of images whose 95 % interval is shown
 NAMES = ("category", "model", "backbone", "seed")
-# Overrides that have a column of their own, or that say where things lie and not what was done.
-TOLD = {*NAMES, "category.name", "sweep", "run_dir", "reuse", "data.root", "data.workers", "cache.dir", "cache.max_gb"}
+# Overrides that have a column of their own, or that name a place and not what was done.
+PLACES = {"run_dir", "reuse", "data.root", "data.workers", "cache.dir", "cache.max_gb"}
+NO_SETTINGS = {*NAMES, "category.name", "sweep", *PLACES}
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class Row:
 
     Attributes:
         names: category, model, backbone and seed, as text.
-        figures: By the names in `FIGURES`; None where a figure is undefined; empty for a failed run.
-        intervals: 95 % interval (low, high) of the figures in `INTERVALS` that have one.
+        metrics: By the names in `METRICS`; None where one is undefined; empty for a failed run.
+        intervals: 95 % interval (low, high) of the metrics in `INTERVALS` that have one.
         settings: The overrides that not all runs of the leaderboard share.
-        folder: Where the run lies: another's, where this one was taken over from it.
-        error: Why there are no figures, "" for a finished run.
+        folder: Where the run lies: that of the earlier run, where a sweep took one over.
+        error: Why there are no metrics, "" for a finished run.
     """
 
     names: Mapping[str, str]
-    figures: Mapping[str, float | None] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     folder: Path = Path()
@@ -56,13 +57,13 @@ class Row:
 def read_rows(folders: Iterable[Path]) -> list[Row]:
     """Rows of the runs at or below some folders, in natural order of their folders.
 
-    Each run comes once, however many sweeps took it over; one without figures that was run again is left out.
+    Each run comes once, however many sweeps took it over; one that failed and was run again is left out.
     """
     rows: dict[Path, Row] = {}
     for folder in run_folders(folders):
         row = read_row(folder)
         rows.setdefault(row.folder, row)
-    identities = {folder: _read(folder / "run.json").get("identity") for folder in rows}
+    identities = {folder: read_json(folder / "run.json").get("identity") for folder in rows}
     done = {identities[folder] for folder, row in rows.items() if not row.error} - {None}
     kept = [row for folder, row in rows.items() if not row.error or identities[folder] not in done]
     return _with_settings(kept)
@@ -78,35 +79,24 @@ def run_folders(folders: Iterable[Path]) -> list[Path]:
 def read_row(folder: Path) -> Row:
     """Row of one run folder; `settings` are all of the run's overrides."""
     stands, settings = standing_for(folder), _overrides(folder)
-    failure, run, metrics = (stands / name for name in (FAILURE_FILE, "run.json", "metrics.json"))
-    if failure.is_file():
-        content = _read(failure)
-        return Row(_names(content.get("names", {})), settings=settings, folder=stands, error=content.get("error", "?"))
-    names = _names(_resolved(run) | _resolved(folder / REUSED_FILE))
-    if stands != folder and not metrics.is_file():
+    failure, run, metrics = (read_json(stands / name) for name in (FAILURE_FILE, "run.json", "metrics.json"))
+    if failure:
+        return Row(_names(failure.get("names", {})), settings=settings, folder=stands, error=failure.get("error", "?"))
+    status = run.get("status", "finished")
+    if metrics and status == "finished":
+        content = {"validation_loss": run.get("validation_loss"), **metrics}
+        values = {name: _number(_dig(content, path)) for name, (path, _) in METRICS.items()}
+        intervals = {name: (pair[0], pair[1]) for name in INTERVALS if (pair := _dig(content, ("image", "ci95", name)))}
+        return Row(_names(content), values, intervals, settings, stands)
+    names = _names(_resolved(run) | _resolved(read_json(folder / REUSED_FILE)))
+    if stands != folder and not metrics:
         gone = f"taken over from {stands}, which is gone; start the sweep again to run it"
         return Row(names, settings=settings, folder=folder, error=gone)
-    status = _read(run).get("status", "finished")
-    if status != "finished" or not metrics.is_file():
-        return Row(names, settings=settings, folder=stands, error=f"cut off in the state '{status}'")
-    content = {"validation_loss": _read(run).get("validation_loss"), **_read(metrics)}
-    figures = {name: _number(_dig(content, path)) for name, path in FIGURES.items()}
-    intervals = {name: (pair[0], pair[1]) for name in INTERVALS if (pair := _dig(content, ("image", "ci95", name)))}
-    return Row(_names(content), figures, intervals, settings, stands)
+    return Row(names, settings=settings, folder=stands, error=f"cut off with status '{status}'")
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Content of a JSON file; {} where there is none or it is broken."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _resolved(file: Path) -> dict[str, Any]:
-    """Names of a run that has no figures: from run.json, or from the note of a run that was taken over."""
-    content = _read(file)
+def _resolved(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of a run that has no metrics: from run.json, or from the note of a run that was taken over."""
     words = {**content.get("resolved", {}), **content.get("names", {})}
     words |= {"seed": content["seed"]} if "seed" in content else {}
     return {**words, "backbone": str(words.get("backbone", "")).split(" (")[0]} if words else {}
@@ -127,10 +117,10 @@ def _number(value: Any) -> float | None:
 
 
 def _overrides(folder: Path) -> tuple[str, ...]:
-    """The overrides that the command line of a run set, less what the columns tell."""
+    """The overrides that the command line of a run set, less those that have a column."""
     file = folder / ".hydra" / "overrides.yaml"
     given = [str(text) for text in OmegaConf.load(file)] if file.is_file() else []
-    return tuple(text for text in given if text.lstrip("+~").partition("=")[0] not in TOLD)
+    return tuple(text for text in given if text.lstrip("+~").partition("=")[0] not in NO_SETTINGS)
 
 
 def _with_settings(rows: list[Row]) -> list[Row]:

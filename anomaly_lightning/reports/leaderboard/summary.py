@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TypeVar
 
-from anomaly_lightning.reports.leaderboard.rows import FIGURES, Row
+from anomaly_lightning.reports.leaderboard.rows import METRICS, Row
 
 Method = tuple[str, str, tuple[str, ...]]
 Item = TypeVar("Item")
@@ -17,10 +17,10 @@ class Summary:
 
     Attributes:
         names: category ("" over all), model and backbone.
-        settings: The overrides that tell this method from the others.
-        runs: Seeds, or categories, that the figures are taken over.
-        failed: Runs, or categories, that have no figures and are not in them.
-        means: Means by the names in `FIGURES`; None where no run has the figure.
+        settings: The overrides that make this method another than the others.
+        runs: Seeds, or categories, that the means are taken over.
+        failed: Runs, or categories, that failed and are not in them.
+        means: Means by the names in `METRICS`; None where no run has the metric.
         deviations: Sample standard deviations over seeds; None for fewer than two. Empty over categories.
     """
 
@@ -39,7 +39,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All that a leaderboard says.
+    """What a leaderboard shows.
 
     Attributes:
         rows: One a run.
@@ -58,7 +58,7 @@ class Leaderboard:
 
     @property
     def several_categories(self) -> bool:
-        """Whether a mean over categories says more than the runs do."""
+        """Whether there is something to take a mean over categories of."""
         return len({summary.names["category"] for summary in self.by_category}) > 1
 
 
@@ -82,9 +82,9 @@ def _groups(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[I
 
 
 def _over_seeds(rows: Sequence[Row]) -> Summary:
-    finished = [row.figures for row in rows if not row.error]
+    finished = [row.metrics for row in rows if not row.error]
     names = {name: rows[0].names[name] for name in ("category", "model", "backbone")}
-    values = {name: [value for one in finished if (value := one.get(name)) is not None] for name in FIGURES}
+    values = {name: [value for one in finished if (value := one.get(name)) is not None] for name in METRICS}
     means = {name: fmean(of) if of else None for name, of in values.items()}
     deviations = {name: stdev(of) if len(of) > 1 else None for name, of in values.items()}
     return Summary(names, rows[0].settings, len(finished), len(rows) - len(finished), means, deviations)
@@ -93,7 +93,7 @@ def _over_seeds(rows: Sequence[Row]) -> Summary:
 def _over_categories(summaries: Sequence[Summary]) -> Summary:
     finished = [one for one in summaries if one.runs]
     means = {}
-    for name in FIGURES:
+    for name in METRICS:
         values = [value for one in finished if (value := one.means[name]) is not None]
         means[name] = fmean(values) if values else None
     names = {**summaries[0].names, "category": ""}

@@ -10,7 +10,7 @@ from rich.text import Text
 from anomaly_lightning.reports.leaderboard.rows import Row
 from anomaly_lightning.reports.leaderboard.summary import Leaderboard, Summary
 
-# Figure -> its short head.
+# Metric -> its short head.
 HEADS = {"auroc": "AUROC", "f1": "F1", "f1_floor": "floor", "aupro": "AUPRO", "total_s": "s", "peak_memory_mb": "MB"}
 UNTESTED = {"validation_loss": "loss", "total_s": "s", "peak_memory_mb": "MB"}
 WHOLE = ("total_s", "peak_memory_mb")
@@ -18,10 +18,10 @@ VARYING = ("model", "backbone", "seed", "settings")
 
 
 def show(board: Leaderboard, written: Iterable[Path], console: Console) -> None:
-    """Print the table, why runs have no figures, and where the files lie."""
-    told = [_words(row) for row in board.rows]
-    varying = [name for name in VARYING if len({words[name] for words in told}) > 1]
-    shared = [f"{name} {told[0][name]}" for name in VARYING if name not in varying and told[0][name]]
+    """Print the table, why runs failed, and where the files lie."""
+    words = [_words(row) for row in board.rows]
+    varying = [name for name in VARYING if len({one[name] for one in words}) > 1]
+    shared = [f"{name} {words[0][name]}" for name in VARYING if name not in varying and words[0][name]]
     console.print(Text(" · ".join(("leaderboard", *shared)), style="bold"))
     console.print(_table(board, varying))
     for reason, failed in _reasons(board.rows, varying).items():
@@ -36,17 +36,17 @@ def _reasons(rows: Iterable[Row], varying: list[str]) -> dict[str, list[str]]:
     for row in rows:
         if row.error:
             words = _words(row)
-            which = ", ".join(_told(name, words[name]) for name in varying if words[name])
+            which = ", ".join(_named(name, words[name]) for name in varying if words[name])
             reasons.setdefault(row.error, []).append(row.names["category"] + (f" ({which})" if which else ""))
     return reasons
 
 
-def _told(name: str, value: str) -> str:
+def _named(name: str, value: str) -> str:
     return value if name == "settings" else f"{name} {value}"
 
 
 def _table(board: Leaderboard, varying: list[str]) -> Table:
-    tested = any(row.figures.get("auroc") is not None for row in board.rows)
+    tested = any(row.metrics.get("auroc") is not None for row in board.rows)
     heads = HEADS if tested else UNTESTED
     table = Table(padding=(0, 2, 0, 0), box=None, header_style="underline")
     for name in ("category", *varying):
@@ -54,13 +54,13 @@ def _table(board: Leaderboard, varying: list[str]) -> Table:
     for head in heads.values():
         table.add_column(head, justify="right", no_wrap=True)
     for row in board.rows:
-        table.add_row(*_names(_words(row), varying), *(["failed"] if row.error else _figures(row.figures, heads)))
+        table.add_row(*_names(_words(row), varying), *(["failed"] if row.error else _numbers(row.metrics, heads)))
     for one in board.of_seeds:
         mean = _words(one) | {"seed": f"mean of {one.runs}"}
-        table.add_row(*_names(mean, varying), *_figures(one.means, heads), style="bold")
-        table.add_row(*_names({"seed": "± sd"}, varying), *_figures(one.deviations, heads))
+        table.add_row(*_names(mean, varying), *_numbers(one.means, heads), style="bold")
+        table.add_row(*_names({"seed": "± sd"}, varying), *_numbers(one.deviations, heads))
     for one in board.by_method if board.several_categories else ():
-        table.add_row(*_names(_words(one) | _over(one), varying), *_figures(one.means, heads), style="bold")
+        table.add_row(*_names(_words(one) | _over(one), varying), *_numbers(one.means, heads), style="bold")
     return table
 
 
@@ -77,9 +77,9 @@ def _names(words: Mapping[str, str], varying: list[str]) -> list[str]:
     return [words.get(name, "") for name in ("category", *varying)]
 
 
-def _figures(figures: Mapping[str, float | None], heads: Iterable[str]) -> list[str]:
+def _numbers(metrics: Mapping[str, float | None], heads: Iterable[str]) -> list[str]:
     texts = []
     for name in heads:
-        value = figures.get(name)
+        value = metrics.get(name)
         texts.append("-" if value is None else f"{value:.0f}" if name in WHOLE else f"{value:.3f}")
     return texts

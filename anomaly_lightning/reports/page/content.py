@@ -5,15 +5,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
-
-from anomaly_lightning.reports.page import plots, words
+from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
+from anomaly_lightning.reports.page.losses import loss_curves
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.heatmap import COLORMAP
+from anomaly_lightning.reports.templating import write_page
+from anomaly_lightning.runtime.heatmap import TURBO
 
+REPORT_FILE = "report.html"
 HISTORY = Path("history") / "metrics.csv"
 _STRIP = 4  # images in each strip of the most anomalous
+
+
+def write_report(folder: Path, results: Results | None, metrics: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+    """Write <folder>/report.html, whole or not at all; returns its path.
+
+    Args:
+        folder: The run's.
+        results: Of the test set; None when nothing was tested.
+        metrics: Content of metrics.json.
+        run: Content of run.json; of an evaluation without one, {"resolved": {name: text}}.
+    """
+    return write_page(folder / REPORT_FILE, page_data(folder, results, metrics, run))
 
 
 def page_data(
@@ -39,15 +52,16 @@ def page_data(
             "promise": words.promise(metrics["threshold"]),
             "found": words.found(metrics["image"], notes),
             "test_alarms": words.alarms_met(metrics["image"]),
+            "rests_on": words.rests_on(metrics, run),
             "made": words.threshold_made(metrics["threshold"]),
             "cautions": words.cautions(metrics, run),
         },
-        "facts": words.facts(metrics, run),
-        "image_rows": words.figure_rows(metrics["image"], words.IMAGE, "image", notes),
-        "pixel_rows": words.figure_rows(metrics["pixel"], words.PIXEL, "pixel", notes),
-        "defect_rows": words.defect_rows(metrics),
+        "facts": tables.facts(metrics, run),
+        "image_rows": tables.metric_rows(metrics["image"], words.IMAGE, "image", notes),
+        "pixel_rows": tables.metric_rows(metrics["pixel"], words.PIXEL, "pixel", notes),
+        "defect_rows": tables.defect_rows(metrics),
         "defect_titles": list(words.DEFECT.values()),
-        "losses": plots.loss_curves(folder / HISTORY),
+        "losses": loss_curves(folder / HISTORY),
         "colours": _colours(),
         **(_tested(results, metrics) if tested and results is not None else _untested(notes)),
     }
@@ -62,7 +76,7 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     threshold = results.threshold if math.isfinite(results.threshold) else None
     scores = [float(score) for score in results.scores]
     axis = plots.score_axis(scores, threshold)
-    images = drawn_images(results, words.display_names([sample.path for sample in results.samples]))
+    images = drawn_images(results, ["/".join(sample.path.parts[-2:]) for sample in results.samples])
     masks = (metrics["pixel"] or {}).get("aupro") is not None
     return {
         "script": {
@@ -82,11 +96,11 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _strips(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The most anomalous good parts and the least noticed defects, by place among the images."""
+    """The good parts and the defects that are the hardest to tell apart, by place among the images."""
     places = range(len(images))
     good = sorted((i for i in places if not images[i]["bad"]), key=lambda i: -images[i]["score"])
     bad = sorted((i for i in places if images[i]["bad"]), key=lambda i: images[i]["score"])
-    strips = [("Strangest good parts", good[:_STRIP]), ("Least noticed defects", bad[:_STRIP])]
+    strips = [("Good parts with the highest scores", good[:_STRIP]), ("Defects with the lowest scores", bad[:_STRIP])]
     return [{"title": title, "places": chosen} for title, chosen in strips if chosen]
 
 
@@ -94,6 +108,6 @@ def _colours() -> str:
     """CSS gradient of the heatmap's scale, from no error to twice the pixel threshold and more."""
     stops = []
     for i in range(17):
-        red, green, blue = (round(255 * part) for part in colormaps[COLORMAP](i / 16)[:3])
+        red, green, blue = TURBO[min(16 * i, 255)]
         stops.append(f"rgb({red} {green} {blue} / {min(1.0, i / 8) ** OPACITY_POWER:.2f})")
     return f"linear-gradient(to right, {', '.join(stops)})"

@@ -5,8 +5,6 @@ half), coloured here and stored without loss, so that the browser needs no drawi
 threshold decides how much of the image shines through.
 """
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from anomaly_lightning.reports.images import data_url, fitted, shrunk, webp
 from anomaly_lightning.reports.page.contours import box_of, outline_path
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.heatmap import heatmap, scaled
-from anomaly_lightning.runtime.reading import ImageError, read_image
+from anomaly_lightning.runtime.reading import ImageError
 
 TOTAL_BYTES = 5_500_000  # of all images and overlays before base64, which adds a third
 MOST_BYTES = 40_000  # of one image, however few there are
@@ -53,7 +52,7 @@ def drawn_images(results: Results, names: Sequence[str]) -> list[dict[str, Any]]
         known["score"] = float(results.scores[index])
         left_out = {"image": None, "heat": None, "truth": None, "predicted": None, "box": [4, 3]}
         if index not in chosen:
-            return known | left_out | {"why": f"only the {MOST_IMAGES} most telling images are drawn"}
+            return known | left_out | {"why": f"only the {MOST_IMAGES} images nearest to a wrong decision are drawn"}
         try:
             return known | _drawn(results, index, budget)
         except ImageError as error:
@@ -73,10 +72,10 @@ def _worth_drawing(results: Results) -> set[int]:
 
 
 def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
-    image = read_image(results.samples[index].path)
+    image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     box = box_of(size)
-    maps = results.anomaly_map(index, _fitted(size, _MAP_SIDE))
+    maps = results.anomaly_map(index, fitted(size, _MAP_SIDE))
     calibrated = results.pixel_threshold > 0
     heat = webp_within(_overlay(maps, results.pixel_threshold), budget // 3, lossless=True) if calibrated else None
     return {
@@ -87,12 +86,6 @@ def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
         "predicted": outline_path(maps.double().numpy(), results.pixel_threshold, box) if calibrated else None,
         "why": "",
     }
-
-
-def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(H, W) shrunk so that the long side is at most `side` pixels."""
-    scale = min(1.0, side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | None:
@@ -106,40 +99,26 @@ def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | Non
         return None
     if truth is None:
         return None
-    size = _fitted((truth.shape[0], truth.shape[1]), _MASK_SIDE)
+    size = fitted((truth.shape[0], truth.shape[1]), _MASK_SIDE)
     reduced = F.adaptive_max_pool2d(truth.float()[None], size)[0] if size != tuple(truth.shape) else truth.float()
     return outline_path(reduced.numpy().astype(np.float64), 0.5, box)
 
 
 def _overlay(maps: Tensor, pixel_threshold: float) -> Image.Image:
     """Heatmap with opacity: clear where the error is small, opaque from the pixel threshold on."""
-    small = F.interpolate(maps[None, None], size=_fitted((maps.shape[0], maps.shape[1]), _OVERLAY_SIDE), mode="area")
-    values = scaled(small[0, 0], pixel_threshold)
-    opacity = (2 * values).clamp(max=1) ** OPACITY_POWER
-    alpha = (255 * opacity).round().to(torch.uint8).numpy()
-    return Image.fromarray(np.dstack([heatmap(small[0, 0], pixel_threshold), alpha]))
+    small = F.interpolate(maps[None, None], size=fitted((maps.shape[0], maps.shape[1]), _OVERLAY_SIDE), mode="area")
+    values = small[0, 0].numpy()
+    opacity = (2 * scaled(values, pixel_threshold)).clip(max=1) ** OPACITY_POWER
+    alpha = (255 * opacity).round().astype(np.uint8)
+    return Image.fromarray(np.dstack([heatmap(values, pixel_threshold), alpha]))
 
 
 def webp_within(image: Image.Image, budget: int, lossless: bool = False) -> bytes:
     """WebP file of an image, made smaller until it has at most `budget` bytes, or its long side SMALLEST_SIDE."""
     side = min(LARGEST_SIDE, max(image.size))
-    content = _webp(image, side, lossless)
+    content = webp(shrunk(image, side), lossless)
     while len(content) > budget and side > SMALLEST_SIDE:
         # Bytes grow nearly with the area; the tenth makes sure that few tries are needed.
         side = max(SMALLEST_SIDE, int(side * 0.9 * (budget / len(content)) ** 0.5))
-        content = _webp(image, side, lossless)
+        content = webp(shrunk(image, side), lossless)
     return content
-
-
-def _webp(image: Image.Image, side: int, lossless: bool) -> bytes:
-    height, width = _fitted((image.height, image.width), side)
-    shrunk = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BOX)
-    stream = io.BytesIO()
-    # For lossless files quality is effort alone; these settings are the knee of time against size.
-    shrunk.save(stream, "WEBP", quality=30 if lossless else 80, method=1 if lossless else 2, lossless=lossless)
-    return stream.getvalue()
-
-
-def data_url(webp: bytes) -> str:
-    """A WebP file as an address that carries the file itself."""
-    return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")

@@ -1,10 +1,10 @@
-"""The decision in words, and how figures are written: from metrics.json and run.json, nothing computed anew."""
+"""The decision in words, and how numbers are written: from metrics.json and run.json, nothing computed anew."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 DASH = "\u2013"
-UNDEFINED = "not given"
+UNDEFINED = "unknown"
 
 IMAGE = {
     "precision": "Precision: share of the alarms that are defects",
@@ -26,13 +26,16 @@ PIXEL = {
     "aupro": "AUPRO until 30 % false alarms",
     "aupro_005": "AUPRO until 5 % false alarms",
     "f1": "F1 at the pixel threshold",
+    "f1_oracle": "F1 oracle: the best that any pixel threshold could reach; for comparison only",
     "iou": "IoU at the pixel threshold",
+    "aupimo": "AUPIMO: overlap of each defect image at 1e-5 to 1e-4 false alarms",
 }
+BLOCKS = ("image", "pixel", "by_defect")  # of metrics.json; a note under another name is about the whole run
 DEFECT = {"recall": "Recall", "auroc": "AUROC", "pixel_auroc": "Pixel AUROC"}
 
 
 def number(value: Any) -> str:
-    """A figure to read: four digits, whole numbers as they are, a dash where there is none."""
+    """A number to read: four digits, whole numbers as they are, a dash where there is none."""
     if value is None:
         return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -70,8 +73,7 @@ def found(image: Mapping[str, Any] | None, notes: Mapping[str, str]) -> str:
     defects = confusion["tp"] + confusion["fn"]
     if not defects:
         return "The test set holds no defects, so nothing is known about finding them."
-    interval = _interval(image, "recall")
-    return f"Of {defects} {_plural('defect', defects)} {confusion['tp']} {_were(confusion['tp'])} found{interval}."
+    return f"Of {_were(defects, 'defect', confusion['tp'])} found{_interval(image, 'recall')}."
 
 
 def alarms_met(image: Mapping[str, Any] | None) -> str:
@@ -80,8 +82,8 @@ def alarms_met(image: Mapping[str, Any] | None) -> str:
     if not confusion or not confusion["fp"] + confusion["tn"]:
         return ""
     good, alarms = confusion["fp"] + confusion["tn"], confusion["fp"]
-    interval = _interval(image, "false_alarm_rate")
-    return f"Of the test set's {good} good {_plural('part', good)} {alarms} {_were(alarms)} called defective{interval}."
+    called = _were(good, "good part", alarms)
+    return f"Of the test set's {called} called defective{_interval(image, 'false_alarm_rate')}."
 
 
 def _interval(image: Mapping[str, Any] | None, name: str) -> str:
@@ -89,16 +91,12 @@ def _interval(image: Mapping[str, Any] | None, name: str) -> str:
     return f" (95 %: {of_hundred(bounds[0])} to {of_hundred(bounds[1])} of 100)" if bounds else ""
 
 
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
-
-
-def _were(count: int) -> str:
-    return "was" if count == 1 else "were"
+def _were(total: int, word: str, count: int) -> str:
+    return f"{total} {word}{'' if total == 1 else 's'} {count} {'was' if count == 1 else 'were'}"
 
 
 def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    """What the reader should know before believing the figures."""
+    """What the reader should know before believing the metrics."""
     threshold, image = metrics["threshold"], metrics["image"] or {}
     said = []
     if image.get("above_floor") is False:
@@ -112,17 +110,24 @@ def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     said += [str(warning) for warning in threshold.get("warnings") or []]
     skipped = run.get("skipped") or {}
     said += [f"Left out, because it can't be read: {path} ({why})" for path, why in skipped.items()]
+    said += [_sentence(why) for name, why in metrics["notes"].items() if name.partition(".")[0] not in BLOCKS]
     return said
+
+
+def rests_on(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """What the validation normals behind the promise were used for, in sentences; [] where nothing is known of it."""
+    thresholds = (run.get("card") or {}).get("thresholds") or {}
+    return list((thresholds.get("promise") or metrics["threshold"]).get("rests_on") or [])
 
 
 def threshold_made(threshold: Mapping[str, Any]) -> str:
     """How the threshold came to be, in one or two sentences."""
-    if threshold.get("method") is None or threshold.get("threshold") is None:
+    if threshold.get("method") is None or threshold.get("value") is None:
         return "No threshold was calibrated."
     settings = {key: value for key, value in (threshold.get("parameters") or {}).items() if value not in (None, False)}
     listed = ", ".join(f"{key} = {number(value)}" for key, value in settings.items())
     made = (
-        f"{number(threshold['threshold'])}, by the rule {threshold['method']}{f' ({listed})' if listed else ''}, "
+        f"{number(threshold['value'])}, by the rule {threshold['method']}{f' ({listed})' if listed else ''}, "
         f"from the scores of {threshold['normals']} validation normals: mean {number(threshold['mean'])}, "
         f"standard deviation {number(threshold['std'])}. No test image had a say in it."
     )
@@ -135,86 +140,9 @@ def threshold_made(threshold: Mapping[str, Any]) -> str:
 
 
 def reason(notes: Mapping[str, str], *names: str) -> str:
-    """Why a figure is undefined: the note of the first of the names that has one."""
+    """Why a metric is undefined: the note of the first of the names that has one."""
     return next((notes[name] for name in names if name in notes), UNDEFINED)
-
-
-def figure_rows(
-    block: Mapping[str, Any] | None, names: Mapping[str, str], prefix: str, notes: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Rows of a table of figures: title, value, interval, and the reason where there is no value."""
-    rows = []
-    for name, title in names.items():
-        value = _value(block or {}, name)
-        bounds = (block or {}).get("ci95", {}).get(name)
-        why = reason(notes, f"{prefix}.{name}", f"{prefix}.{name.partition('.')[0]}", prefix) if value is None else ""
-        interval = f"{share(bounds[0])} to {share(bounds[1])}" if bounds else ""
-        text = DASH if value is None else share(value)
-        rows.append({"name": name, "title": title, "value": text, "interval": interval, "why": why})
-    return rows
-
-
-def _value(block: Mapping[str, Any], name: str) -> float | None:
-    """A figure by its name, which has a dot where it lies in a block of its own."""
-    head, _, rest = name.partition(".")
-    value = block.get(head)
-    return value.get(rest) if rest and isinstance(value, Mapping) else value
-
-
-def defect_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table of defect types: name, n, and a cell (value, why) a figure."""
-    rows = []
-    for name, figures in (metrics["by_defect"] or {}).items():
-        notes = metrics["notes"]
-        cells = [_cell(figures.get(key), reason(notes, f"by_defect.{name}.{key}", "pixel")) for key in DEFECT]
-        rows.append({"name": name, "n": figures["n"], "cells": cells})
-    return rows
-
-
-def _cell(value: float | None, why: str) -> dict[str, str]:
-    return {"value": DASH if value is None else share(value), "why": why if value is None else ""}
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
-
-
-def facts(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was resolved and what it cost, as names and texts."""
-    counts = metrics.get("counts") or {}
-    rows = [(str(name), str(value)) for name, value in (run.get("resolved") or {}).items() if name != "split"]
-    rows.append(("split", f"{metrics.get('split')}: {_listed(counts)}"))
-    rows.append(("seed", number(metrics.get("seed"))))
-    if run.get("dataset_fingerprint"):
-        rows.append(("data fingerprint", str(run["dataset_fingerprint"])))
-    timing = metrics.get("timing") or {}
-    stages = {name: value for name, value in timing.items() if name.endswith("_s") and value is not None}
-    rows.append(("time", ", ".join(f"{_plain(name[:-2])} {value:.0f} s" for name, value in stages.items()) or DASH))
-    if timing.get("latency_ms_p50") is not None:
-        slowest = f"{timing['latency_ms_p50']:.0f} ms in the middle, {timing['latency_ms_p95']:.0f} ms for the slowest"
-        rows.append(("one image", f"{slowest} of 20 (95th percentile)"))
-    if metrics.get("peak_memory_mb") is not None:
-        rows.append(("peak memory", f"{metrics['peak_memory_mb']:.0f} MB"))
-    if metrics.get("peak_gpu_memory_mb") is not None:
-        rows.append(("peak memory of the GPU", f"{metrics['peak_gpu_memory_mb']:.0f} MB"))
-    if run.get("hardware"):
-        hardware = run["hardware"]
-        rows.append(("machine", f"{hardware.get('accelerator') or hardware.get('processor')}, {hardware['platform']}"))
-    if run.get("git_commit"):
-        rows.append(("commit", str(run["git_commit"])))
-    if run.get("versions"):
-        rows.append(("versions", ", ".join(f"{name} {value}" for name, value in run["versions"].items() if value)))
-    return rows
-
-
-def _listed(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{value} {_plain(name)}" for name, value in counts.items())
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def display_names(paths: Sequence[Any]) -> list[str]:
-    """A short name for each path: the last two parts, say `crack/012.png`."""
-    return ["/".join(path.parts[-2:]) for path in paths]

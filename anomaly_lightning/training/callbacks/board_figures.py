@@ -11,20 +11,20 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.decision import verdict
 from anomaly_lightning.runtime.heatmap import overlay
-from anomaly_lightning.runtime.reading import read_image
 
 
 def panel(results: Results, index: int) -> Figure:
     """Figure of one test image: image | truth | heatmap | predicted mask."""
-    image = read_image(results.samples[index].path)
+    image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     anomaly_map, truth = results.anomaly_map(index, size), results.truth(index)
     mask = anomaly_map > results.pixel_threshold
     shown = {
         "image": np.asarray(image),
         "truth": np.zeros(size, bool) if truth is None else truth.numpy(),
-        "heatmap": overlay(image, anomaly_map, results.pixel_threshold),
+        "heatmap": overlay(image, anomaly_map.numpy(), results.pixel_threshold),
         "mask": mask.numpy(),
     }
     figure, axes = plt.subplots(1, 4, figsize=(12, 12 / 4 * size[0] / size[1] + 0.6), layout="constrained")
@@ -33,8 +33,8 @@ def panel(results: Results, index: int) -> Figure:
         axis.set_title("truth (unknown)" if title == "truth" and truth is None else title)
         axis.axis("off")
     score = float(results.scores[index])
-    verdict = "NG" if score > results.threshold else "OK"
-    figure.suptitle(f"{results.samples[index].defect}: score {score:.4g}, threshold {results.threshold:.4g}, {verdict}")
+    word = verdict(score, results.threshold)
+    figure.suptitle(f"{results.samples[index].defect}: score {score:.4g}, threshold {results.threshold:.4g}, {word}")
     return figure
 
 
@@ -78,7 +78,7 @@ def progress_figure(
     for column, (image, anomaly_map, name) in enumerate(zip(images, maps, names, strict=True)):
         axes[0, column].imshow(np.asarray(image))
         axes[0, column].set_title(name)
-        axes[1, column].imshow(overlay(image, anomaly_map, scale))
+        axes[1, column].imshow(overlay(image, anomaly_map.numpy(), scale))
     for axis in axes.flat:
         axis.axis("off")
     figure.suptitle(f"middle of the scale: {scale:.4g}, the highest error on the good images shown")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomaly_lightning.calibration import F1, Calibration, Rule
-from anomaly_lightning.data.samples import images_in
+from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
-from anomaly_lightning.runtime.reading import content_hash, read_image
+from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.runtime.card import ThresholdsCard
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -49,11 +52,19 @@ class CalibrationCallback(pl.Callback):
             return
         scores, error_maps = pl_module.evaluated()
         calibration = self._fit(scores, trainer, pl_module)
-        pl_module.threshold.fill_(calibration.threshold)
-        pl_module.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(pl_module, error_maps)))
-        names = [sample.path for sample in trainer.datamodule.splits.validation]  # type: ignore[attr-defined]
-        pl_module.calibration = plain(calibration, pl_module.threshold, names)
-        pl_module.calibration["scores"] = scores.tolist()
+        model = pl_module.model
+        model.threshold.fill_(calibration.threshold)
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model, error_maps)))
+        splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
+        names = [sample.path for sample in splits.validation]
+        thresholds = ThresholdsCard(
+            score=float(model.threshold),
+            pixel=float(model.pixel_threshold),
+            review=calibration.review,
+            promise=promise(calibration, names, rests_on(pl_module.chosen, splits)),
+            scores=tuple(scores.tolist()),
+        )
+        pl_module.card = pl_module.card.replace(thresholds=thresholds)
 
     def _fit(self, scores: Tensor, trainer: pl.Trainer, module: AnomalyModule) -> Calibration:
         if not isinstance(self.rule, F1):
@@ -66,38 +77,59 @@ class CalibrationCallback(pl.Callback):
         images = images_in(Path(str(self.defects)), recursive=True)
         if not images:
             raise CalibrationError(f"labelled_defects={self.defects}: the folder is missing or holds no image.")
+        content_hash = datamodule.content_hash
         tested = {content_hash(sample.path): sample.path for sample in datamodule.splits.test}
         shared = [path for path in images if content_hash(path) in tested]
         if shared:
             raise CalibrationError(f"labelled_defects: {shared[0]} is a test image, too ({len(shared)} are).")
-        scores = [module(datamodule.transform(read_image(path))[None].to(module.device))[1] for path in images]
+        seen = (torch.from_numpy(datamodule.transform(datamodule.transform.read(path))) for path in images)
+        scores = [module(image[None].to(module.device))[1] for image in seen]
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(module: AnomalyModule, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(model: AnomalyModel, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
 
     Args:
-        module: Whose scoring makes maps.
+        model: Whose scoring makes maps.
         error_maps: (N, h, w) float.
         limit: Values at most, about.
     """
-    height, width = module.size
+    scoring = model.scoring
+    height, width = scoring.size
     step = math.ceil(len(error_maps) * height * width / limit)
     while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
         step += 1
-    maps = (module.scoring(chunk, module.size)[0] for chunk in error_maps.split(MAPS_AT_ONCE))
-    chunks = (module.scoring.pixels(chunk).flatten() for chunk in maps)
+    maps = (scoring.maps(chunk.to(scoring.down.device)) for chunk in error_maps.split(MAPS_AT_ONCE))
+    chunks = (scoring.pixels(chunk).flatten() for chunk in maps)
     return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
 
 
-def plain(calibration: Calibration, threshold: torch.Tensor, names: list[Path]) -> dict[str, Any]:
-    """A calibration as plain values, with the threshold as the buffer holds it and the influential normal by name."""
+def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
+    """What the promise of the thresholds rests on, in sentences.
+
+    Args:
+        chosen: In words, what was chosen on held-out normals.
+        splits: Of the run.
+    """
+    own, others, what = len(splits.validation), len(splits.selection), " and ".join(chosen)
+    basis = [f"{own} held-out normals that the model was not trained on, drawn like the training normals."]
+    if not chosen:
+        return [*basis, "They were used for nothing else."]
+    if others:
+        return [*basis, f"They were used for nothing else: {others} other held-out normals chose {what}."]
+    approximate = "so the promise is approximate; data.selection_share=0.5 would keep both apart."
+    return [*basis, f"The same normals also chose {what}, {approximate}"]
+
+
+def promise(calibration: Calibration, names: list[Path], basis: list[str]) -> dict[str, Any]:
+    """A calibration as plain values: the influential normal by name, and what the promise rests on."""
     values: dict[str, Any] = dataclasses.asdict(calibration)
-    values["threshold"] = float(threshold)
     influence = calibration.influence_warning([str(name) for name in names])
     values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
     values["false_alarms_per_thousand"] = list(calibration.per_thousand)
+    values["rests_on"] = basis
+    del values["threshold"]
     return values

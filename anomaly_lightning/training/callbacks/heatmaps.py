@@ -10,7 +10,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.heatmap import overlay
 from anomaly_lightning.runtime.names import distinct, folder_name, save_image
-from anomaly_lightning.runtime.reading import read_image
 from anomaly_lightning.training.module import AnomalyModule
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class Heatmaps(pl.Callback):
         """Write them all; one that can't be written is told and does not stop the others."""
         assert isinstance(pl_module, AnomalyModule)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        results = Results.of(pl_module, datamodule.splits.test, datamodule.transform)
+        results = Results.of(pl_module, datamodule.splits.test)
         taken: set[Path] = set()
         for index, sample in enumerate(results.samples):
             # A defect's name may come from anybody's table, and images of one name from several folders.
@@ -44,7 +43,8 @@ class Heatmaps(pl.Callback):
 
     def _write(self, results: Results, index: int, target: Path) -> None:
         sample = results.samples[index]
-        image, truth = read_image(sample.path), results.truth(index)
+        image, truth = results.transform.read(sample.path), results.truth(index)
         anomaly_map = results.anomaly_map(index, (image.height, image.width))
         outlined = None if truth is None else truth.numpy()
-        save_image(Image.fromarray(overlay(image, anomaly_map, results.pixel_threshold, outlined)), target)
+        drawn = overlay(image, anomaly_map.numpy(), results.pixel_threshold, outlined)
+        save_image(Image.fromarray(drawn), target)

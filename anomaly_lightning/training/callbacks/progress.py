@@ -1,23 +1,10 @@
 """One live line for the whole fit: an epoch of a small network on stored features is over before a bar is drawn."""
 
-import sys
-
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-
-def progress_bar() -> Progress:
-    """Progress display that draws on a terminal and stays silent elsewhere."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        transient=True,
-        disable=not sys.stdout.isatty(),
-    )
+from anomaly_lightning.reports.console import progress_bar
 
 
 class EpochProgress(pl.Callback):

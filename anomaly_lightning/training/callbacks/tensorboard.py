@@ -1,7 +1,8 @@
 """What TensorBoard shows: heatmaps while a detector learns; scores, precision-recall and panels of the test."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from anomaly_lightning.data.samples import GOOD, Sample
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.reading import read_image
+from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.training.callbacks.board_figures import histogram, panel, progress_figure, ranks
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -35,7 +36,7 @@ class TensorBoardPanels(pl.Callback):
         if not boards or not pl_module.outputs:
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        results = Results.of(pl_module, datamodule.splits.test, datamodule.transform)
+        results = Results.of(pl_module, datamodule.splits.test)
         step = trainer.global_step
         for board in boards:
             for tag, index in self._chosen(results):
@@ -71,7 +72,7 @@ class LearningHeatmaps(pl.Callback):
         self.every_n_epochs, self.normals, self.per_defect = every_n_epochs, normals, per_defect
         self._samples: list[Sample] = []
         self._images: list[Image.Image] = []
-        self._features: Tensor | None = None
+        self._inputs: Tensor | None = None
 
     @rank_zero_only
     @torch.no_grad()
@@ -81,16 +82,15 @@ class LearningHeatmaps(pl.Callback):
         epoch = trainer.current_epoch
         last = trainer.max_epochs is not None and epoch == trainer.max_epochs - 1
         wanted = self.every_n_epochs > 0 and (epoch % self.every_n_epochs == 0 or last)
-        if not wanted or not pl_module.detector.trainable or not _boards(trainer):
+        if not wanted or pl_module.trained is None or not _boards(trainer):
             return
-        if self._features is None:
-            self._features = self._prepare(trainer, pl_module)
-        error_maps = pl_module.detector.error_map(self._features.to(pl_module.device)).cpu()
-        maps, _ = pl_module.scoring(error_maps, pl_module.size)
+        if self._inputs is None:
+            self._inputs = self._prepare(trainer, pl_module)
+        maps = pl_module.model.scoring.maps(pl_module.model.error_map(self._inputs.to(pl_module.device))).cpu()
         scale = float(maps[: self.normals].max())
         transform = trainer.datamodule.transform  # type: ignore[attr-defined]
         own = [
-            transform.restore(a_map, (image.height, image.width))
+            torch.from_numpy(transform.restore(a_map.numpy(), (image.height, image.width)))
             for a_map, image in zip(maps, self._images, strict=True)
         ]
         names = [sample.defect for sample in self._samples]
@@ -99,14 +99,37 @@ class LearningHeatmaps(pl.Callback):
             board.experiment.add_figure("learning/heatmaps", figure, epoch)
 
     def _prepare(self, trainer: pl.Trainer, module: AnomalyModule) -> Tensor:
-        """Read the images and compute their features (n, C, h, w), once a run."""
+        """Read the images and compute what the detector sees of them, (n, ...), once a run."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         test = [sample for sample in datamodule.splits.test if sample.defect != GOOD]
         shown = [test[index] for index in _first_of_each(test, self.per_defect)]
         self._samples = [*datamodule.splits.validation[: self.normals], *shown]
-        self._images = [read_image(sample.path) for sample in self._samples]
-        images = torch.stack([datamodule.transform(image) for image in self._images])
-        return module.extractor(images.to(module.device)).cpu()
+        self._images = [datamodule.transform.read(sample.path) for sample in self._samples]
+        images = torch.stack([torch.from_numpy(datamodule.transform(image)) for image in self._images])
+        return module.model.inputs(images.to(module.device)).cpu()
+
+
+def log_metrics(trainer: pl.Trainer, card: ModelCard, metrics: Mapping[str, Any]) -> None:
+    """Write final metrics, with the settings that led to them, into TensorBoard's table of runs."""
+    final = {
+        f"{block}/{name}": value
+        for block in ("image", "pixel")
+        for name, value in (metrics[block] or {}).items()
+        if isinstance(value, float)
+    }
+    settings = {"category": card.category, "seed": card.seed, "backbone": card.backbone.name}
+    settings |= _flat(card.detector.arguments, "model")
+    for board in _boards(trainer):
+        board.log_hyperparams(settings, final)
+        board.save()
+
+
+def _flat(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Nested plain values by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{name}.{key}") if isinstance(value, Mapping) else {f"{name}.{key}": value}
+    return found
 
 
 def _boards(trainer: pl.Trainer) -> list[TensorBoardLogger]:

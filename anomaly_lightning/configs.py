@@ -1,0 +1,74 @@
+"""Composing the configs of conf/: the names that they call as ${name:...}, and a config without a command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.places import CONFIG_DIR, cache_dir
+from anomaly_lightning.runtime.names import folder_name
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _backbone_name(name: str) -> str:
+    """Name of the backbone that `auto` stands for on this machine, any other name as it is."""
+    from anomaly_lightning.features.weights import resolve_backbone
+
+    return folder_name(resolve_backbone(name))
+
+
+def register_resolvers() -> None:
+    """Make the names known that the configs call as ${name:...}."""
+    OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
+    OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+# On import, because a launcher's worker process imports this file and never runs a command.
+register_resolvers()
+
+
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config that a command would run with, everything resolved; its run's folder holds it, as a command's does.
+
+    Args:
+        name: Of the primary config, "train" say.
+        overrides: As on the command line: "category=leather".
+
+    Raises:
+        UserError: An override that there is none of, or an option without a default that was not set.
+    """
+    known = HydraConfig.instance()
+    before = known.cfg
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+        known.set_config(cfg)  # which the folder's name asks for
+        folder = Path(cfg.hydra.run.dir).absolute()
+        with read_write(cfg.hydra.runtime):
+            cfg.hydra.runtime.output_dir = str(folder)
+        known.set_config(cfg)
+        with open_dict(cfg):
+            del cfg.hydra
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise UserError(f"There is no default for {', '.join(missing)}: set {missing[0]}=... .")
+        OmegaConf.resolve(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(str(error)) from error
+    finally:
+        known.cfg = before
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+    return cfg

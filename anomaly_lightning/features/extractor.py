@@ -1,0 +1,93 @@
+"""Backbone features of several layers on one common grid."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.features.backbone import Backbone
+from anomaly_lightning.features.precision import Precision
+
+COARSE = ("bilinear", "average")
+
+
+class FeatureExtractor(nn.Module):
+    """Backbone plus adaptive average pooling of its layers to one grid.
+
+    Args:
+        backbone: The frozen network.
+        grid: Height and width of the common grid, one number for a square; None = that of the shallowest layer.
+        coarse: How a layer coarser than the grid is brought to it: "bilinear", or "average" (adaptive average pooling,
+            which repeats its values). Finer layers are always pooled.
+        neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
+            PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
+        precision: Arithmetic of the backbone's forward, 32 or "bf16"; pooling is done in float32.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        grid: int | Sequence[int] | None = None,
+        neighbourhood: int = 1,
+        coarse: str = "bilinear",
+        precision: int | str = 32,
+    ) -> None:
+        super().__init__()
+        if coarse not in COARSE:
+            raise UserError(f"features.coarse={coarse}: expected one of {', '.join(COARSE)}.")
+        self.coarse = coarse
+        if neighbourhood < 1 or neighbourhood % 2 == 0:
+            raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
+        self.backbone = backbone
+        self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
+        self.neighbourhood = neighbourhood
+        self.precision = Precision(precision)
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stay in evaluation mode, like the backbone."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the layers.
+
+        In memory the channels come last, as the backbone computes them; a store turns them round for its file.
+        """
+        with self.precision(images.device):
+            layers = self.backbone(images)
+        return self._aligned([layer.to(images.dtype) for layer in layers])
+
+    def _aligned(self, layers: list[Tensor]) -> Tensor:
+        """Taps (B, C_i, h_i, w_i) float on the common grid, one after the other."""
+        if self.neighbourhood > 1:
+            side = self.neighbourhood
+            layers = [F.avg_pool2d(layer, side, 1, side // 2, count_include_pad=False) for layer in layers]
+        grid = self.grid or (layers[0].shape[-2], layers[0].shape[-1])
+        return torch.cat([self._on_grid(layer, grid) for layer in layers], dim=1)
+
+    def _on_grid(self, layer: Tensor, grid: tuple[int, int]) -> Tensor:
+        """One layer (B, C, h, w) float on the common grid."""
+        if self.coarse == "bilinear" and (layer.shape[-2] < grid[0] or layer.shape[-1] < grid[1]):
+            return F.interpolate(layer, size=grid, mode="bilinear", align_corners=False)
+        return F.adaptive_avg_pool2d(layer, grid)
+
+    @torch.inference_mode()
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the features of an image of `size` (H, W), found by one forward.
+
+        Raises:
+            UserError: The network can't see images of this size, or gives no grids.
+        """
+        parameter, name = next(self.parameters()), self.backbone.name
+        try:
+            layers = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
+        except (AssertionError, RuntimeError) as error:
+            raise UserError(f"data.image_size={list(size)}: {name} can't see images of this size ({error}).") from error
+        if flat := [tuple(layer.shape) for layer in layers if layer.ndim != 4]:
+            raise UserError(
+                f"backbone.layers={list(self.backbone.layers)}: expected grids of features (B, C, h, w), as "
+                f"convolutional networks have them; {name} gives {flat[0]}."
+            )
+        channels, height, width = self._aligned(layers)[0].shape
+        return channels, height, width

@@ -1,0 +1,55 @@
+"""What an inspector says of one image."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomaly_lightning.runtime.decision import Verdict, exceeds, verdict
+from anomaly_lightning.runtime.heatmap import overlay
+from anomaly_lightning.runtime.regions import DefectRegion, find_regions
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What is said of one image; mask, regions and heatmap are computed when they are asked for.
+
+    Attributes:
+        image: The image as it was looked at: RGB, upright, W x H.
+        score: Raw error, larger = more anomalous.
+        anomaly_map: (H, W) float32 in the image's own pixels, same unit as the score.
+        threshold: Above it a score is NG.
+        pixel_threshold: Above it a pixel is part of the mask.
+        review: Lower end of the band below the threshold that goes to an operator; None = no band.
+        reason: Why the image is not of the kind that the model knows (its score means nothing then); None = it is.
+    """
+
+    image: Image.Image
+    score: float
+    anomaly_map: NDArray[np.float32]
+    threshold: float
+    pixel_threshold: float
+    review: float | None = None
+    reason: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """One word for the image: OK, REVIEW, NG or INVALID."""
+        return verdict(self.score, self.threshold, self.review, self.reason)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where the map is above the pixel threshold: (H, W) bool in the image's own pixels."""
+        above: NDArray[np.bool_] = exceeds(self.anomaly_map, self.pixel_threshold)
+        return above
+
+    @cached_property
+    def regions(self) -> tuple[DefectRegion, ...]:
+        """The mask's connected regions, those with the largest peak first."""
+        return find_regions(self.mask, self.anomaly_map)
+
+    def heatmap(self) -> NDArray[np.uint8]:
+        """The image with its map and the mask's outline on it: (H, W, 3) uint8."""
+        return overlay(self.image, self.anomaly_map, self.pixel_threshold)

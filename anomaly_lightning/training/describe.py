@@ -1,0 +1,93 @@
+"""From config, network and data to the model card: what the model of a run is, before it is trained."""
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from anomaly_lightning import __version__
+from anomaly_lightning.data import sources
+from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.errors import UserError
+from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.reports.run_files import versions
+from anomaly_lightning.runtime.card import (
+    SCHEMA,
+    BackboneCard,
+    DataCard,
+    DetectorCard,
+    FeaturesCard,
+    ModelCard,
+    RegionCard,
+    ScoringCard,
+)
+from anomaly_lightning.runtime.reading import ImageError, image_size
+from anomaly_lightning.runtime.region import Region
+from anomaly_lightning.runtime.tiles import Tiling
+from anomaly_lightning.training.compose import plain
+
+
+def build_card(
+    cfg: DictConfig, extractor: FeatureExtractor, datamodule: MVNetDataModule, resolved: sources.Resolved
+) -> ModelCard:
+    """What the model of this run is; thresholds and validity are added when they are known."""
+    backbone, transform, data = extractor.backbone, datamodule.transform, plain(cfg.data)
+    model = plain(cfg.model)
+    tiling = None if data["tile"] is None else Tiling.from_config(data["tile"], data["tile_overlap"]).card()
+    return ModelCard(
+        schema=SCHEMA,
+        version=__version__,
+        category=str(cfg.category.name),
+        seed=int(cfg.seed),
+        transform=transform.card(),
+        backbone=BackboneCard(
+            name=backbone.name,
+            arguments=backbone.arguments,
+            weights_sha256=backbone.weights_sha256,
+            weights_source=backbone.weights_source,
+        ),
+        features=FeaturesCard(
+            arguments=plain(cfg.features), dtype=str(cfg.cache.dtype), shape=extractor.shape(transform.size)
+        ),
+        detector=DetectorCard(
+            target=str(model["_target_"]), arguments={key: model[key] for key in model if key != "_target_"}
+        ),
+        scoring=ScoringCard(**plain(cfg.scoring)),
+        data=DataCard(
+            fingerprint=datamodule.fingerprint,
+            places=dict(resolved.settings),
+            split=datamodule.split,
+            validation_share=float(data["validation_share"]),
+            selection_share=float(data["selection_share"]),
+            seed=int(data["seed"]),
+        ),
+        region=_region(cfg, datamodule),
+        tiling=tiling,
+        versions=versions(),
+    )
+
+
+def _region(cfg: DictConfig, datamodule: MVNetDataModule) -> RegionCard | None:
+    """The region that `data.roi` sets; None where it sets none.
+
+    Raises:
+        DataError: The region makes no sense, or an image has another size.
+    """
+    given = plain(cfg.data)["roi"]
+    if given is None:
+        return None
+    if cfg.data.tile is not None:
+        raise UserError("data.roi and data.tile don't go together: a tile has no place of its own to look at.")
+    region = Region.from_config(given, image_size(datamodule.splits.train[0].path))
+    check_region(region, datamodule.samples())
+    return region.card()
+
+
+def check_region(region: Region, samples: Sequence[Sample]) -> None:
+    """Raise `DataError` for the first image that does not fit the region; unreadable ones are left alone."""
+    for sample in samples:
+        try:
+            size = image_size(sample.path)
+        except ImageError:
+            continue
+        region.check(size, sample.path)
