@@ -16,12 +16,12 @@ from anomaly_lightning.calibration import (
     StudentT,
     best_f1_threshold,
     binomial_upper,
-    decide,
     fold_indices,
     shift_warning,
 )
 from anomaly_lightning.calibration.result import Influence
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.runtime.decision import verdict
 
 RULES = [
     MeanStd(),
@@ -85,15 +85,12 @@ def test_conformal_says_how_many_more_normals_it_needs() -> None:
 def test_scores_that_are_not_finite_are_refused(rule: MeanStd, odd: float) -> None:
     with pytest.raises(CalibrationError, match="the first at number 3"):
         rule.fit([1.0, 2.0, 3.0, odd, *range(2, 30)])
-    with pytest.raises(CalibrationError, match="number 0"):
-        decide([odd], MeanStd().fit([1.0, 2.0, 3.0]))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_tensors_arrays_and_lists_are_one(rule: MeanStd) -> None:
     scores = torch.from_numpy(lognormal(20)).float()
     assert rule.fit(scores) == rule.fit(scores.numpy()) == rule.fit(scores.tolist())
-    assert decide(scores, rule.fit(scores)) == ["NG" if s > rule.fit(scores).threshold else "OK" for s in scores]
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 19, 20])
@@ -155,7 +152,7 @@ def test_ties_only_lower_the_share_of_false_alarms() -> None:
     rule = Conformal(alpha=0.1)
     assert np.mean([new > rule.place(normals) for *normals, new in draw]) <= 0.1
     same = rule.fit([2.0] * 20)
-    assert decide([2.0, 2.1], same) == ["OK", "NG"]
+    assert same.threshold == 2.0
     assert any("same score" in warning for warning in same.warnings)
 
 
@@ -226,7 +223,8 @@ def test_review_band_sends_the_predicted_share(rule: MeanStd) -> None:
     assert 0.15 < first.review_share <= 0.2
     verdicts = []
     for *normals, new in draw[:1000]:
-        verdicts += decide([new], rule.fit(normals))
+        fitted = rule.fit(normals)
+        verdicts.append(verdict(new, fitted.threshold, fitted.review))
     share = verdicts.count("REVIEW") / len(verdicts)
     assert share <= first.review_share + binomial_slack(0.2, len(verdicts))
     if isinstance(rule, Conformal):  # whole gaps: the prediction is exact
@@ -236,7 +234,8 @@ def test_review_band_sends_the_predicted_share(rule: MeanStd) -> None:
 def test_verdicts_of_a_review_band() -> None:
     fitted = Conformal(alpha=0.1, review_budget=0.2).fit(np.arange(1.0, 20))  # threshold 18th of 19, 4 gaps of 20 below
     assert (fitted.threshold, fitted.review, fitted.review_share) == (18.0, 14.0, 0.2)
-    assert decide([14.0, 14.5, 18.0, 18.5], fitted) == ["OK", "REVIEW", "REVIEW", "NG"]
+    verdicts = [verdict(score, fitted.threshold, fitted.review) for score in (14.0, 14.5, 18.0, 18.5)]
+    assert verdicts == ["OK", "REVIEW", "REVIEW", "NG"]
 
 
 def test_a_review_budget_below_what_the_normals_resolve_is_refused() -> None:

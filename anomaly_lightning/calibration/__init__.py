@@ -4,9 +4,9 @@ Pure functions and small frozen rules over one-dimensional scores; nothing here 
 Everywhere the decision is `score > threshold`. Scores stay in their own (raw error) unit, in float64.
 """
 
-from anomaly_lightning.calibration.calibrate import Rule
+from anomaly_lightning.calibration.base import Rule
 from anomaly_lightning.calibration.folds import fold_indices
-from anomaly_lightning.calibration.result import Calibration, Influence, Verdict, decide
+from anomaly_lightning.calibration.result import Calibration, Influence
 from anomaly_lightning.calibration.rules import (
     F1,
     Conformal,
@@ -31,10 +31,8 @@ __all__ = [
     "Robust",
     "Rule",
     "StudentT",
-    "Verdict",
     "best_f1_threshold",
     "binomial_upper",
-    "decide",
     "fold_indices",
     "shift_warning",
 ]

@@ -1,17 +1,10 @@
-"""What a calibration is: a threshold with its promise, and the verdicts it gives."""
+"""What a calibration is: a threshold with its promise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from numpy.typing import ArrayLike
-
-from anomaly_lightning.calibration.scores import as_scores
-
-Verdict = Literal["OK", "REVIEW", "NG"]
-
-STRONG_INFLUENCE = 0.1  # a tenth of the threshold by one image is worth a word to the user
+STRONG_INFLUENCE = 0.1  # a tenth of the threshold by one image: the user is warned
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Calibration:
     Attributes:
         threshold: In the unit of the scores; the decision is `score > threshold`.
         method: Name of the rule.
-        parameters: The rule's settings: plain numbers, booleans and None.
+        parameters: The rule's options: plain numbers, booleans and None.
         normals: How many scores it was fitted on, n.
         mean: Mean of the normals' scores.
         std: Their sample standard deviation (n - 1 in the denominator).
@@ -51,7 +44,7 @@ class Calibration:
         warnings: Sentences for the user.
         review: Lower threshold of the review band, None without one: REVIEW is `review < score <= threshold`.
         review_share: Predicted share of new normals in the review band, <= the budget. None without a band.
-        influence: The normal that the threshold hangs on most; None with two normals.
+        influence: The normal that the threshold depends on most; None with two normals.
     """
 
     threshold: float
@@ -82,15 +75,4 @@ class Calibration:
         if self.influence is None or abs(self.influence.shift) <= STRONG_INFLUENCE:
             return None
         name, shift = names[self.influence.index], self.influence.shift
-        return f"The threshold hangs on one normal: without {name} it moves by {shift:+.0%}. Look at that image."
-
-
-def decide(scores: ArrayLike | torch.Tensor, calibration: Calibration) -> list[Verdict]:
-    """Verdict on each of scores (n,): NG above the threshold, REVIEW above the review threshold, else OK.
-
-    Raises:
-        CalibrationError: A score is NaN or infinite: neither can be told good from defective.
-    """
-    low = calibration.threshold if calibration.review is None else calibration.review
-    values = as_scores(scores, where="scores to decide on")
-    return ["NG" if value > calibration.threshold else "REVIEW" if value > low else "OK" for value in values]
+        return f"The threshold depends on one normal: without {name} it moves by {shift:+.0%}. Look at that image."

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from anomaly_lightning.calibration.calibrate import Rule, calibrate
+from anomaly_lightning.calibration.base import Rule, calibrate
 from anomaly_lightning.calibration.result import Calibration
 from anomaly_lightning.calibration.scores import Scores, as_scores, exact, require
 from anomaly_lightning.errors import CalibrationError
@@ -49,7 +49,7 @@ class Deviations(Rule):
     log: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Raise CalibrationError for an invalid option."""
         super().__post_init__()
         require("k", self.k, lambda k: 0 <= k < math.inf, "a number of standard deviations, 0 or more")
 
@@ -69,10 +69,10 @@ class MeanStd(Deviations):
 class Highest(MeanStd):
     """Highest score of the normals, but no more than mean + k sample standard deviations.
 
-    With few normals, mean + 3 std lies far above all of them and misses what ranks perfectly; the highest normal is the
-    most that was ever seen of a good part. Of n + 1 normals alike the new one is the highest with probability
-    1 / (n + 1), so about that share of good parts is called defective. The cap takes the word from an odd normal
-    among many. docs/quality.md compares the rules.
+    With few normals, mean + 3 std lies far above all of them and misses defects that rank perfectly; the highest normal
+    is the most that was ever seen of a good part. Of n + 1 normals alike the new one is the highest with probability
+    1 / (n + 1), so about that share of good parts is called defective. The cap limits what an
+    outlier among many can do. docs/quality.md compares the rules.
     """
 
     method: ClassVar[str] = "highest"
@@ -84,7 +84,7 @@ class Highest(MeanStd):
 
 @dataclass(frozen=True, kw_only=True)
 class Robust(Deviations):
-    """Median + k * 1.4826 * median absolute deviation: `k` standard deviations of a Gaussian, deaf to odd normals."""
+    """Median + k * 1.4826 * median absolute deviation: `k` standard deviations of a Gaussian, robust to outliers."""
 
     method: ClassVar[str] = "robust"
 
@@ -115,7 +115,7 @@ class StudentT(Rule):
     method: ClassVar[str] = "student_t"
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Raise CalibrationError for an invalid option."""
         super().__post_init__()
         require("alpha", self.alpha, lambda a: 0 < a < 1, "a share between 0 and 1 (0.01: 1 good part in 100)")
 
@@ -138,7 +138,7 @@ class Quantile(Rule):
     method: ClassVar[str] = "quantile"
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Raise CalibrationError for an invalid option."""
         super().__post_init__()
         require("q", self.q, lambda q: 0 < q <= 1, "above 0 and at most 1 (1: the largest score)")
 
@@ -167,7 +167,7 @@ class Conformal(Rule):
     method: ClassVar[str] = "conformal"
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Raise CalibrationError for an invalid option."""
         super().__post_init__()
         require("alpha", self.alpha, lambda a: 0 < a < 1, "a share between 0 and 1 (0.01: 1 good part in 100)")
 
@@ -200,11 +200,11 @@ class F1(Rule):
             CalibrationError: No defects, fewer than two normals, or NaN or infinite scores.
         """
         normals = as_scores(scores, self.least)
-        strange = as_scores([] if defects is None else defects, least=1, where="scores of labelled defects")
-        labels = np.ones(len(strange), dtype=bool)
+        defective = as_scores([] if defects is None else defects, least=1, where="scores of labelled defects")
+        labels = np.ones(len(defective), dtype=bool)
 
         def place(values: Scores) -> float:
-            together = np.concatenate((values, strange))
+            together = np.concatenate((values, defective))
             return best_f1_threshold(together, np.concatenate((np.zeros(len(values), dtype=bool), labels)))
 
         return calibrate(self, normals, place)

@@ -47,6 +47,6 @@ def exact(value: float) -> Fraction:
 
 
 def require(name: str, value: object, fits: Callable[[float], bool], wanted: str) -> None:
-    """Refuse a setting that is no number or does not fit; `wanted` ends "threshold.<name> must be ..."."""
+    """Refuse an option that is no number or out of range; `wanted` ends "threshold.<name> must be ..."."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
         raise CalibrationError(f"threshold.{name} must be {wanted}; got {value!r}.")

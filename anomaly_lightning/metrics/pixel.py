@@ -112,6 +112,11 @@ class PixelMetrics:
         curve, called = self._curve(), np.sum([image.called for image in self._images], axis=0)
         return curve.areas(binned=not self.exact) | pc.decision(called, curve.anomalous[-1])
 
+    def aupro(self) -> tuple[float | None, str]:
+        """AUPRO up to a false-alarm rate of 0.3 alone, as in `compute`; None with the reason where undefined."""
+        reason = self._why_undefined().get("aupro", "")
+        return (None, reason) if reason else (float(self._curve().areas(binned=not self.exact)["aupro"]), "")
+
     def _why_undefined(self) -> dict[str, str]:
         """Reasons by the name of the metric."""
         good = sum(image.normal.weights.sum() for image in self._images if not image.regions)

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly_lightning import metrics
@@ -31,6 +32,9 @@ def threshold_block(card: ModelCard, results: "Results | None") -> dict[str, Any
         shift = shift_warning(list(card.thresholds.scores), results.scores)
         block["warnings"] = [*block["warnings"], *([shift] if shift else [])]
     return block
+
+
+SMALL = (256, 256)  # the size at which most papers and tools give AUPRO
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,21 @@ class Results:
         """The blocks "image", "pixel", "by_defect" and "notes" of metrics.json."""
         defects = [sample.defect for sample in self.samples]
         image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
-        pixels = metrics.PixelMetrics(self.pixel_threshold)
-        for index in range(len(defects)):
+        pixels, small = metrics.PixelMetrics(self.pixel_threshold), metrics.PixelMetrics()
+        for index, defect in enumerate(defects):
             truth = self.truth(index)
             if truth is not None:
                 size = (truth.shape[0], truth.shape[1])
-                pixels.update(self.anomaly_map(index, size), truth, defects[index], self.inside(size))
+                own, inside = self.anomaly_map(index, size), self.inside(size)
+                pixels.update(own, truth, defect, inside)
+                small.update(shrunk(own), shrunk(truth), defect, None if inside is None else shrunk(inside))
         pixel, pixel_notes = pixels.compute(bootstrap // 5, seed)
+        pixel["aupro_256"], why = small.aupro()
+        pixel_notes |= {"pixel.aupro_256": why} if why else {}
         rows, defect_notes = metrics.by_defect(self.scores, self.labels, defects, self.threshold, pixels)
         return {"image": image, "pixel": pixel, "by_defect": rows, "notes": {**notes, **pixel_notes, **defect_notes}}
+
+
+def shrunk(pixels: Tensor) -> Tensor:
+    """A map or mask (H, W) at `SMALL` pixels, each of them the nearest of the own ones; the dtype stays."""
+    return F.interpolate(pixels[None, None].float(), SMALL, mode="nearest-exact")[0, 0].to(pixels.dtype)

@@ -20,7 +20,7 @@ LEAVE_ONE_OUT_LIMIT = 2000  # refits; past it, a normal in the middle no longer 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What the threshold rules share; a rule is a frozen set of plain values with `fit`.
+    """What the threshold rules share; a rule is a frozen dataclass of plain values.
 
     Attributes:
         review_budget: Share of good parts, in (0, 1), that may be sent to an operator; None: no review band.
@@ -31,7 +31,7 @@ class Rule:
     labelled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Raise CalibrationError for an invalid option."""
         if self.review_budget is not None:
             require(
                 "review_budget", self.review_budget, lambda b: 0 < b < 1, "null or a share between 0 and 1 (0.05: 5 %)"
@@ -138,7 +138,7 @@ def _warnings(scores: Scores, upper: float) -> tuple[str, ...]:
     found = []
     if len(scores) < FEW_NORMALS:
         found.append(
-            f"The threshold stands on {len(scores)} normals only: of new good parts up to {upper:.0%} may be called "
+            f"The threshold rests on {len(scores)} normals only: of new good parts up to {upper:.0%} may be called "
             "defective (95 % confidence). Calibrate on more normals before you rely on it."
         )
     if float(np.ptp(scores)) == 0:

@@ -1,0 +1,68 @@
+"""The metrics of a run against maps and masks put together by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from report_run import BAD_SCORES, HEIGHT, PIXEL_THRESHOLD, WIDTH, make_results
+from sklearn.metrics import f1_score
+
+from anomaly_lightning.metrics import PixelMetrics
+from anomaly_lightning.runtime.card import RegionCard
+
+LEFT = RegionCard((HEIGHT, WIDTH), ((0.0, 0.0), (0.75, 0.0), (0.75, 1.0), (0.0, 1.0)), None, fixed=False)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("run"))
+
+
+def at_256(pixels):
+    """Pixels at 256 x 256 by Pillow's nearest neighbour."""
+    kind = Image.fromarray(pixels.numpy().astype(np.float32)).resize((256, 256), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(kind)).to(pixels.dtype)
+
+
+@pytest.mark.parametrize("region", [None, LEFT])
+def test_aupro_at_256_is_that_of_maps_and_masks_at_256(results, region):
+    looked = dataclasses.replace(results, card=results.card.replace(region=region))
+    expected, size = PixelMetrics(), (HEIGHT, WIDTH)
+    for index, sample in enumerate(looked.samples):
+        inside = torch.zeros(size, dtype=torch.bool)
+        inside[:, : WIDTH if region is None else 3 * WIDTH // 4] = True
+        own, truth = looked.anomaly_map(index, size), looked.truth(index)
+        expected.update(at_256(own), at_256(truth), sample.defect, at_256(inside))
+    pixel = looked.metrics(bootstrap=0)["pixel"]
+    assert pixel["aupro_256"] == pytest.approx(expected.compute(0)[0]["aupro"], abs=1e-4)
+    assert pixel["aupro_256"] != pixel["aupro"]
+
+
+def test_f1_of_pixels_pools_all_images_at_the_threshold_of_normals(results):
+    size = (HEIGHT, WIDTH)
+    maps = np.stack([results.anomaly_map(index, size).numpy() for index in range(len(results.samples))])
+    masks = np.stack([results.truth(index).numpy() for index in range(len(results.samples))])
+    pixel = results.metrics(bootstrap=0)["pixel"]
+    assert pixel["f1"] == pytest.approx(f1_score(masks.ravel(), maps.ravel() > PIXEL_THRESHOLD))
+    assert pixel["images"] == 8 + sum(map(len, BAD_SCORES.values()))
+
+
+@pytest.mark.parametrize("kind", ["defects", "masks"])
+def test_without_defects_or_masks_every_reason_is_told(tmp_path, kind):
+    blocks = make_results(tmp_path, **{kind: False}).metrics(bootstrap=10)
+    undefined = {name for name, value in blocks["pixel"].items() if value is None}
+    assert undefined == {
+        "auroc",
+        "average_precision",
+        "aupro",
+        "aupro_005",
+        "aupro_256",
+        "aupimo",
+        "f1",
+        "f1_oracle",
+        "iou",
+    }
+    assert {f"pixel.{name}" for name in undefined} <= set(blocks["notes"])
+    assert blocks["image"]["pg2"] is None if kind == "defects" else blocks["image"]["pg2"] is not None
