@@ -112,12 +112,18 @@ def _folders(root: Path) -> list[Path]:
 
 def _features(folder: Path) -> list[Found]:
     """Files of features."""
-    return _found(path for path in folder.glob("??/*") if not path.name.endswith(UNFINISHED))
+    return _found(path for path in _listed(folder) if path.parent != folder and not path.name.endswith(UNFINISHED))
 
 
 def _other(folder: Path) -> list[Found]:
     """Files that no store reads: unfinished ones, and those of an older layout."""
-    return _found((*folder.rglob(f"*{UNFINISHED}"), *(folder / name for name in _OLD)))
+    unfinished = [path for path in _listed(folder) if path.name.endswith(UNFINISHED)]
+    return _found((*unfinished, *(folder / name for name in _OLD)))
+
+
+def _listed(folder: Path) -> list[Path]:
+    """All files below a folder; os.walk passes over folders that another process removes meanwhile."""
+    return [Path(top, name) for top, _, names in os.walk(folder) for name in names]
 
 
 def _found(files: Iterable[Path]) -> list[Found]:
