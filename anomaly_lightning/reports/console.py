@@ -10,7 +10,10 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-HEADLINE = ("precision", "recall", "f1", "f1_floor", "f1_oracle", "auroc", "false_alarm_rate", "miss_rate")
+HEADLINE = (
+    *("precision", "recall", "f1", "f1_floor", "f1_oracle", "balanced_accuracy", "balanced_accuracy_oracle"),
+    *("auroc", "false_alarm_rate", "miss_rate"),
+)
 PIXEL = ("auroc", "aupro", "f1", "iou")
 
 

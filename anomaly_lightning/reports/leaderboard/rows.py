@@ -20,6 +20,8 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
     "f1_oracle": (("image", "f1_oracle"), "F1 oracle"),
     "precision": (("image", "precision"), "precision"),
     "recall": (("image", "recall"), "recall"),
+    "balanced_accuracy": (("image", "balanced_accuracy"), "balanced accuracy"),
+    "balanced_accuracy_oracle": (("image", "balanced_accuracy_oracle"), "balanced oracle"),
     "pixel_auroc": (("pixel", "auroc"), "pixel AUROC"),
     "aupro": (("pixel", "aupro"), "AUPRO"),
     "validation_loss": (("validation_loss",), "validation loss"),  # of normals, what a search minimises
