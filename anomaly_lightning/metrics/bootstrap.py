@@ -1,4 +1,4 @@
-"""How sure a figure is: stratified percentile bootstrap, and Wilson's interval for plain shares.
+"""How certain a metric is: stratified percentile bootstrap, and Wilson's interval for plain shares.
 
 Resampling draws good and defective images separately (Davison and Hinkley 1997, section 3.2), so that each resample
 has the counts of the test set. Where all resamples agree (a perfect ranking) a percentile interval has no width; that
@@ -38,12 +38,12 @@ def stratified_weights(strata: Array, times: int, rng: np.random.Generator) -> A
 
 
 def bootstrap_samples(
-    figures: Callable[[Array], Mapping[str, Array]], strata: Array, times: int, seed: int
+    measure: Callable[[Array], Mapping[str, Array]], strata: Array, times: int, seed: int
 ) -> dict[str, Array]:
-    """What several figures are in each resample.
+    """What several metrics are in each resample.
 
     Args:
-        figures: takes weights (R, N), gives arrays (R, ...) by name; NaN where a resample leaves the figure undefined.
+        measure: takes weights (R, N), gives arrays (R, ...) by name; NaN where a resample leaves one undefined.
         strata: the stratum of each member, (N,).
         times: number of resamples, at least 1.
         seed: the same seed gives the same resamples.
@@ -53,29 +53,29 @@ def bootstrap_samples(
     """
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS_AT_ONCE // len(strata))
-    parts = [figures(stratified_weights(strata, min(step, times - done), rng)) for done in range(0, times, step)]
+    parts = [measure(stratified_weights(strata, min(step, times - done), rng)) for done in range(0, times, step)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def bootstrap_intervals(
-    figures: Callable[[Array], Mapping[str, Array]], strata: Array, times: int, seed: int
+    measure: Callable[[Array], Mapping[str, Array]], strata: Array, times: int, seed: int
 ) -> dict[str, list[float]]:
-    """95 % percentile intervals of several figures at once.
+    """95 % percentile intervals of several metrics at once.
 
     Args:
-        figures: as in `bootstrap_samples`, arrays (R,).
+        measure: as in `bootstrap_samples`, arrays (R,).
         strata: the stratum of each member, (N,).
         times: number of resamples; 0 gives no intervals.
         seed: the same seed gives the same intervals.
 
     Returns:
-        [low, high] by name, only for figures that are defined in every resample.
+        [low, high] by name, only for metrics that are defined in every resample.
     """
     if times == 0 or not len(strata):
         return {}
     return {
         name: [float(bound) for bound in np.quantile(values, LEVEL)]
-        for name, values in bootstrap_samples(figures, strata, times, seed).items()
+        for name, values in bootstrap_samples(measure, strata, times, seed).items()
         if not np.isnan(values).any()
     }
 
