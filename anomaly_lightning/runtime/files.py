@@ -1,13 +1,42 @@
-"""Files as such: which are images, in which order they come, and what tells one content from another."""
+"""Files as such: which are images, in which order they come, and what tells one content from another.
+
+What belongs to a folder of images is decided here and nowhere else. Nothing below a hidden folder or one that a system
+keeps is data, nor are the outputs of runs. Links are followed, each folder is read once.
+"""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from anomaly_lightning.runtime.damage import ImageError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Each format that is decoded (Pillow's names), and what its files are called.
+SUFFIXES = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+}
+IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+
+# Folders that systems make beside anybody's files, without case: thumbnails, deleted files.
+SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+# A folder with one of these files holds the outputs of a run, of evaluate or of predict, its images in OUTPUTS.
+MARKERS = ("run.json", "metrics.json", "predictions.csv", "decisions.csv", "decisions.jsonl")
+OUTPUTS = ("heatmaps", "masks", "maps", "panels", "checkpoints", "tensorboard")
+
+HIDDEN = "hidden, or kept by the system"
+OWN = "outputs of a run or of predict"
+ABOVE = "linked to a folder that holds this one"
+NOWHERE = "linked to nothing"
+CLOSED = "in a folder that can't be opened"
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
@@ -16,16 +45,79 @@ def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in parts)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is named like an image that can be decoded."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def images_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """Image files of a folder in natural order; hidden files are left out.
+    """Image files that belong to a folder, in natural order.
 
     Args:
         folder: Where to look; a folder that does not exist holds nothing.
-        recursive: Whether to look into folders below, too.
+        recursive: Whether to look into folders below, too, links to folders included.
     """
-    found: Iterable[Path] = folder.rglob("*") if recursive else folder.glob("*")
-    images = (p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
-    return sorted(images, key=natural_key)
+    return sorted((path for path, why in _walk(folder, recursive) if why is None), key=natural_key)
+
+
+def left_out_of(folder: Path) -> dict[str, list[Path]]:
+    """Images at any depth of a folder that are no data, in natural order, by the reason: `HIDDEN`, `OWN`, ..."""
+    found: dict[str, list[Path]] = {}
+    for path, why in _walk(folder, recursive=True):
+        if why is not None:
+            found.setdefault(why, []).append(path)
+    return {why: sorted(paths, key=natural_key) for why, paths in found.items()}
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Folders directly in a folder that may hold data, by name, links included."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name) and path.is_dir())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is never data."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def is_own_output(folder: Path) -> bool:
+    """Whether a folder holds images that a run, evaluate or predict made."""
+    return folder.name in OUTPUTS and any((folder.parent / name).is_file() for name in MARKERS)
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str | None]]:
+    """Images, each with why it is no data, None where it is.
+
+    Folders in the order of their claim to what is in them: those that are there, links, those that are left out.
+    """
+    root, seen = folder.resolve(), set[Path]()
+    waiting: tuple[deque[tuple[Path, str | None]], ...] = (deque([(folder, None)]), deque(), deque())
+    while any(waiting):
+        place, why = next(queue for queue in waiting if queue).popleft()
+        if (real := place.resolve()) in seen or (place != folder and root.is_relative_to(real)):
+            if real != root and real not in seen:
+                yield place, ABOVE
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name) if place.is_dir() else []
+        except OSError:
+            yield place, CLOSED
+            continue
+        marked = not {entry.name for entry in entries}.isdisjoint(MARKERS)
+        for entry in entries:
+            reason = why or (HIDDEN if is_hidden(entry.name) else None)
+            path = place / entry.name
+            if entry.is_dir():
+                reason = reason or (OWN if marked and entry.name in OUTPUTS else None)
+                if recursive:
+                    waiting[2 if reason else int(entry.is_symlink())].append((path, reason))
+            elif is_image(path):
+                if entry.is_file():
+                    yield path, reason
+                elif entry.is_symlink():
+                    yield path, reason or NOWHERE
 
 
 def content_hash(path: Path) -> str:
