@@ -9,7 +9,7 @@ from PIL import Image
 from toy import SMALL, command, flat, make_category, save, texture
 
 from anomaly_lightning.data.duplicates import leaks, near_duplicates, perceptual_hash, thumbnail
-from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.reports.audit.facts import gather
 from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings, robust_z

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_lightning.data.folder import read_folder
+from anomaly_lightning.data.masks import refuse_shared_masks
 from anomaly_lightning.errors import DataError
 
 
@@ -84,8 +85,9 @@ def test_masks_beside_the_images_that_nobody_stated_are_asked_about(tmp_path):
 
 def test_one_mask_for_two_images_is_refused(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/dent/1.png", "bad/hole/1.png", "gt/1.png")
+    test = read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt").test
     with pytest.raises(DataError, match="same subfolders"):
-        read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt")
+        refuse_shared_masks(test)
 
 
 def test_masks_of_which_none_fits_are_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_lightning.data.masks import MaskFinder, check_masks, refuse_shared_masks
+from anomaly_lightning.data.masks import MaskCheck, MaskFinder, check_masks, refuse_shared_masks
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.errors import DataError
 
@@ -68,13 +68,12 @@ def test_a_mask_of_two_images_is_refused():
 def test_masks_that_fit_are_silent(tmp_path):
     for value in (1, 255):
         sample = Sample(save(tmp_path / "1.png"), "dent", save(tmp_path / "masks" / "1.png", spot(value)))
-        assert check_masks([sample, Sample(tmp_path / "1.png")]) == []
+        assert check_masks([sample, Sample(tmp_path / "1.png")]) == MaskCheck({}, {}, [])
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (spot().T.copy(), "is 6x9, but its image"),
         (spot() * 0, "is all black"),
         (spot() * 0 + 255, "marks the whole image"),
         (np.add.outer(np.arange(H), np.arange(W)).astype(np.uint8), "holds 14 different values from 0 to 13"),
@@ -82,39 +81,42 @@ def test_masks_that_fit_are_silent(tmp_path):
 )
 def test_masks_that_do_not_fit_are_named(tmp_path, values, words):
     mask = save(tmp_path / "masks" / "1.png", values)
-    found = check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)])
+    found = check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)]).remarks
     assert len(found) == 1
     assert found[0].startswith(f"{mask}: ")
     assert words in found[0]
 
 
+def test_a_mask_of_another_size_is_told_from_the_odd(tmp_path):
+    mask = save(tmp_path / "masks" / "1.png", spot().T.copy())
+    found = check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)])
+    assert found == MaskCheck({}, {mask: f"is 6x9, but its image {tmp_path / '1.png'} is 9x6"}, [])
+
+
 def test_a_damaged_mask_is_named(tmp_path):
     mask = tmp_path / "1_mask.png"
     mask.write_text("no image")
-    assert check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)]) == [f"{mask}: is no image: text ('no image')"]
+    found = check_masks([Sample(save(tmp_path / "1.png"), "dent", mask)])
+    assert found == MaskCheck({mask: "is no image: text ('no image')"}, {}, [])
 
 
-def test_defects_without_mask_masks_without_image_and_marked_good_parts(tmp_path):
+def test_defects_without_mask_and_marked_good_parts(tmp_path):
     a, b, c = (save(tmp_path / f"{name}.png") for name in "abc")
     masks = tmp_path / "masks"
-    lonely = save(masks / "z_mask.png", spot())
     samples = [
         Sample(a, "dent", save(masks / "a_mask.png", spot())),
         Sample(b, "dent"),
         Sample(c, "good", save(masks / "c_mask.png", spot())),
     ]
-    assert check_masks(samples) == [
+    assert check_masks(samples).remarks == [
         f"{b}: an image of a defect (dent) without a mask",
         f"{masks / 'c_mask.png'}: marks a defect, but its image {c} is of a good part",
-        f"{lonely}: a mask without an image",
     ]
 
 
 def test_folders_of_masks_are_checked_file_by_file(tmp_path):
     save(tmp_path / "truth" / "1" / "000.png", spot())
     save(tmp_path / "truth" / "1" / "001.png", np.add.outer(np.arange(H), np.arange(W)).astype(np.uint8))
-    save(tmp_path / "truth" / "2" / "000.png", spot())
-    found = check_masks([Sample(save(tmp_path / "1.png"), "dent", tmp_path / "truth" / "1")])
-    assert len(found) == 2
+    found = check_masks([Sample(save(tmp_path / "1.png"), "dent", tmp_path / "truth" / "1")]).remarks
+    assert len(found) == 1
     assert "001.png holds 14 different values" in found[0]
-    assert found[1] == f"{tmp_path / 'truth' / '2'}: a mask without an image"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lightning.data.folder import UNNAMED_DEFECT
-from anomaly_lightning.data.samples import GOOD, Category, Sample
+from anomaly_lightning.data.samples import GOOD, GOOD_NAMES, Category, Sample, is_good
 from anomaly_lightning.errors import DataError
 
 COLUMNS = ("path", "split", "label", "defect", "mask")
 SPLITS = ("train", "test")
-NORMAL = ("good", "normal", "ok", "0", "false")
+NORMAL = (*GOOD_NAMES, "0", "false")
 ABNORMAL = ("bad", "abnormal", "anomaly", "anomalous", "defect", "defective", "ng", "ko", "nok", "1", "true")
 
 
@@ -96,6 +96,7 @@ def _sample(file: Path, line: int, row: dict[str, str]) -> tuple[str, Sample]:
 def _defect(row: dict[str, str], where: str) -> str:
     """Defect type that label and defect agree on, "good" for none."""
     label, defect = row.get("label", "").lower(), row.get("defect", "")
+    defect = GOOD if is_good(defect) else defect
     if label not in ("", *NORMAL, *ABNORMAL):
         raise DataError(f"{where}: label={label}, expected one of {', '.join(NORMAL + ABNORMAL)}, or nothing.")
     if not label and not defect and row.get("mask"):

@@ -9,9 +9,11 @@ from typing import Any
 
 from anomaly_lightning.data import synthetic
 from anomaly_lightning.data.folder import read_folder
-from anomaly_lightning.data.layouts import read_layout
+from anomaly_lightning.data.intake import LeftOut, left_out
+from anomaly_lightning.data.layouts import categories_in, read_category, read_layout
 from anomaly_lightning.data.manifest import read_manifest
-from anomaly_lightning.data.samples import Category, categories_in, read_category
+from anomaly_lightning.data.masks import refuse_shared_masks
+from anomaly_lightning.data.samples import Category
 from anomaly_lightning.errors import DataError
 
 DEFAULT_ROOT = Path("data/mvnet")
@@ -28,6 +30,7 @@ class Resolved:
         why: In words: how that was found.
         settings: Plain `layout` and places (absolute), from which `resolve` finds the same images again.
         excluded: Training images that are left out because `data.exclude` names them.
+        left_out: What lies beside the data and is none.
     """
 
     category: Category
@@ -35,9 +38,10 @@ class Resolved:
     why: str
     settings: Mapping[str, Any]
     excluded: tuple[Path, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
-def resolve(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
+def resolve(data: Mapping[str, Any], name: str, cache: Path, check_shared: bool = True) -> Resolved:
     """Find a category's images.
 
     Args:
@@ -45,11 +49,17 @@ def resolve(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
             `manifest`) and, where images may be generated, `generate`; `exclude`, an audit.json or a list of paths.
         name: The category.
         cache: Folder that generated images are kept in.
+        check_shared: Whether to refuse a mask that fits several images.
 
     Raises:
-        DataError: What was given is not there, or nothing is there and the category can't be generated.
+        DataError: What was given is not there, or nothing is there and the category can't be generated; or one mask
+            fits several images.
     """
-    return _without(_resolve_all(data, name, cache), data.get("exclude"))
+    resolved = _resolve_all(data, name, cache)
+    if check_shared:
+        refuse_shared_masks(resolved.category.test)
+    beside = left_out(resolved.category, resolved.settings)
+    return _without(replace(resolved, left_out=beside), data.get("exclude"))
 
 
 def _without(resolved: Resolved, exclude: str | list[str] | None) -> Resolved:

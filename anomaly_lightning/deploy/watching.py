@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from anomaly_lightning.data.intake import left_out_below
 from anomaly_lightning.deploy.journal import Identity, Journal, identity
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.files import images_in
@@ -75,6 +76,8 @@ class Watcher:
 
     def results(self) -> Iterator[tuple[Path, Identity, Inspection | DataError]]:
         """Each image with what is said of it, or with why it can't be read, as they arrive; ends when stopped."""
+        for group in left_out_below([self.folder]):
+            logger.warning("%s", group.words())
         while not self.stop.is_set():
             for file, which in self._settled():
                 result = self._score(file, which)

@@ -78,6 +78,8 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)
+    if cfg.test:
+        datamodule.check_masks()
     if data["tile"] is not None:
         tiling = Tiling.from_config(data["tile"], data["tile_overlap"])
         cut_into_tiles(datamodule, tiling, Path(cfg.cache.dir))

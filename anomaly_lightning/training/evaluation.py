@@ -22,6 +22,7 @@ from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.training.checkpoint import load_model
 from anomaly_lightning.training.compose import cut_into_tiles, store_for
 from anomaly_lightning.training.describe import check_region
+from anomaly_lightning.training.intake import warn_of_intake
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
@@ -52,11 +53,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     )
     used = {"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": str(folder)}
     console.banner(used)
+    warn_of_intake(resolved, datamodule)
     with clock.stage("test_s"):
         trainer.test(module, datamodule=_served(cfg, card, model, datamodule), verbose=False)
     results = Results.of(module, datamodule.splits.test)
     metrics = gather_metrics(module, datamodule, results, clock, bootstrap=cfg.bootstrap, seed=cfg.seed)
-    run = {"resolved": used, "skipped": datamodule.skipped, **run_files.environment()}
+    beside = [group.plain() for group in resolved.left_out]
+    run = {"resolved": used, "skipped": datamodule.skipped, "left_out": beside, **run_files.environment()}
     write_outcome(folder, results, metrics, run)
     console.summary(metrics, folder, Path(cfg.checkpoint))
     return metrics
@@ -76,6 +79,7 @@ def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sour
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
     )
+    datamodule.check_masks()
     if card.tiling is not None:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
     return datamodule, resolved

@@ -8,6 +8,7 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
+from anomaly_lightning.training.intake import with_mask_note
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -41,7 +42,7 @@ def gather_metrics(
         "seed": card.seed,
         "counts": source.splits.counts(),
         "threshold": threshold_block(card, results),
-        **(blocks if results is None else results.metrics(bootstrap, seed)),
+        **(blocks if results is None else with_mask_note(results.metrics(bootstrap, seed), source)),
         "timing": {**clock.stages, "total_s": clock.total(), **latency},
         "peak_memory_mb": run_files.peak_memory_mb(),
         "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),

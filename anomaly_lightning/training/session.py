@@ -8,20 +8,17 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from anomaly_lightning.data.duplicates import leaks
-from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, describe, reuse
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
 from anomaly_lightning.training.finish import finalise, fit
+from anomaly_lightning.training.intake import warn_of_intake, warn_of_leaks
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 10
 
 
 class TrainingSession:
@@ -57,8 +54,8 @@ class TrainingSession:
             return reuse.take_over(finished, self.folder)
         if leads:
             reuse.forget(self.folder)
-            self._warn_of_masks()
-            self._warn_of_leaks()
+            warn_of_intake(self.resolved, self.source)
+            warn_of_leaks(self.source, self.cfg.test)
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -85,14 +82,6 @@ class TrainingSession:
         sweep = self.folder.parent.parent
         return reuse.find_finished(sweep, self.identity) if self.cfg.reuse else None
 
-    def _warn_of_masks(self) -> None:
-        """Say before training which masks don't fit: their pixel metrics would be wrong, all else holds."""
-        findings = check_masks(self.source.splits.test) if self.cfg.test else []
-        for finding in findings[:SHOWN]:
-            logger.warning("mask: %s", finding)
-        if len(findings) > SHOWN:
-            logger.warning("mask: and %d more findings of this kind", len(findings) - SHOWN)
-
     def _fit_validity(self) -> None:
         """Learn what an image of this kind looks like, for the verdict INVALID at prediction; it sees no test file."""
         if not self.cfg.validity:
@@ -105,17 +94,6 @@ class TrainingSession:
             known_looks = getattr(self.data, "appearances", None)
             fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
-
-    def _warn_of_leaks(self) -> None:
-        """Say before training which test images are trained on, too: the metrics would be too good."""
-        splits = self.source.splits
-        training = [sample.path for sample in splits.normals]
-        testing = [sample.path for sample in splits.test] if self.cfg.test else []
-        found = leaks(training, testing, self.source.content_hash)
-        for trained_on, tested in found[:SHOWN]:
-            logger.warning("leak: %s is the same image as %s, which is tested on", trained_on, tested)
-        if len(found) > SHOWN:
-            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - SHOWN)
 
     def _test(self) -> Results | str:
         """Score the test images; in words why, where there are none to score."""
@@ -175,6 +153,7 @@ class TrainingSession:
             "seed": self.cfg.seed,
             "dataset_fingerprint": self.module.card.data.fingerprint,
             "skipped": {str(path): reason for path, reason in self.source.skipped.items()},
+            "left_out": [group.plain() for group in self.resolved.left_out],
             "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.source.splits.counts(),
             "images_computed": getattr(self.data, "computed", None),  # by this process; null: in every epoch anew

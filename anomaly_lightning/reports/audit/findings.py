@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_lightning.data.duplicates import near_duplicates, same_content
+from anomaly_lightning.data.masks import check_masks, shared_masks, words_of_shared
+from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.reports.audit.facts import Facts, readable
 from anomaly_lightning.runtime.appearance import Statistics
 
@@ -27,7 +29,10 @@ KINDS = {
     "brightness": "much brighter or darker than most",
     "contrast": "much more or less contrast than most",
     "sharpness": "much sharper or more blurred than most",
+    "mask_unreadable": "a mask can't be read",
+    "mask_shared": "one mask for several images",
     "mask": "the mask does not fit",
+    "left_out": "files that are no data",
     "looks_anomalous": "a normal that looks unlike the other normals",
 }
 TINY = 1e-3
@@ -74,6 +79,18 @@ def duplicate_findings(facts: Sequence[Facts]) -> list[Finding]:
     thumbs = np.stack([item.thumb for item in good]) if good else np.zeros((0, 1, 1), np.float32)  # type: ignore[misc]
     pairs = near_duplicates(thumbs, hashes)
     return found + [_twice([good[i], good[j]], "near_duplicate", "near_leak") for i, j in pairs]
+
+
+def mask_findings(samples: Sequence[Sample]) -> list[Finding]:
+    """What is wrong with the masks of test samples, every mask read."""
+    found = [
+        Finding("mask_shared", tuple(images), words_of_shared(mask, images))
+        for mask, images in shared_masks(samples).items()
+    ]
+    check = check_masks(samples)
+    found += [Finding("mask_unreadable", (mask,), why) for mask, why in check.unreadable.items()]
+    found += [Finding("mask", (mask,), f"{why}: left out of the pixel metrics") for mask, why in check.unfit.items()]
+    return found + [Finding("mask", (), words) for words in check.remarks]
 
 
 def outlier_findings(facts: Sequence[Facts], limit: float = ODD_Z) -> list[Finding]:

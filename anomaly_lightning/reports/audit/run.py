@@ -8,12 +8,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from anomaly_lightning.data import sources
-from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import console
 from anomaly_lightning.reports.audit.facts import Facts, gather, readable
-from anomaly_lightning.reports.audit.findings import KINDS, Finding, duplicate_findings, file_findings, outlier_findings
+from anomaly_lightning.reports.audit.findings import (
+    KINDS,
+    Finding,
+    duplicate_findings,
+    file_findings,
+    mask_findings,
+    outlier_findings,
+)
 from anomaly_lightning.reports.audit.html import page_data
 from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities, rank
 from anomaly_lightning.reports.run_files import write_json
@@ -41,7 +47,7 @@ class Audit:
         if unknown:
             raise UserError(f"serious={unknown}: expected kinds of findings: {', '.join(KINDS)}.")
         self.cfg, self.folder, self.notes = cfg, Path(cfg.output), list[str]()
-        self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir))
+        self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir), False)
         self.white = find_white(cfg.data.white, [sample.path for sample in self.resolved.category.train])
         if self.white is not None:
             self.notes.append(f"Level {self.white} counts as white in images of 16 bits (data.white).")
@@ -59,7 +65,8 @@ class Audit:
         found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
         broken = {item.path for item in self.facts if item.reason is not None}
         with_masks = [sample for sample in category.test if sample.path not in broken]
-        found += [Finding("mask", (), words) for words in check_masks(with_masks)]
+        found += mask_findings(with_masks)
+        found += [Finding("left_out", group.paths, group.words()) for group in self.resolved.left_out]
         if self.cfg.rank:
             self.oddities = self._rank()
             found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z)
@@ -123,6 +130,7 @@ def _by_kind(findings: Sequence[Finding]) -> dict[str, list[str]]:
     """Words of the findings of each kind, with the file where the words don't name it."""
     found: dict[str, list[str]] = {}
     for finding in findings:
-        named = finding.words if not finding.paths or len(finding.paths) > 1 else f"{finding.paths[0]}: {finding.words}"
+        alone = len(finding.paths) == 1 and str(finding.paths[0]) not in finding.words
+        named = f"{finding.paths[0]}: {finding.words}" if alone else finding.words
         found.setdefault(finding.kind, []).append(named)
     return found

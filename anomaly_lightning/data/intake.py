@@ -1,0 +1,85 @@
+"""What lies beside the data and is none: hidden, a run's own outputs, masks without an image, images of no set."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly_lightning.data.layouts import LAYOUTS, MVNET
+from anomaly_lightning.data.samples import Category
+from anomaly_lightning.runtime.files import images_in, left_out_of
+
+UNMATCHED = "masks that fit no image by their name"
+UNUSED = "in folders that this layout does not use"
+SHOWN = 3  # named in words
+KEPT = 50  # named in run.json
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files that are no data, for one reason.
+
+    Attributes:
+        why: The reason, as words that follow "images".
+        paths: All of them, in natural order.
+    """
+
+    why: str
+    paths: tuple[Path, ...]
+
+    def words(self) -> str:
+        """How many, why, and the first names."""
+        named = ", ".join(map(str, self.paths[:SHOWN]))
+        more = f" and {len(self.paths) - SHOWN} more" if len(self.paths) > SHOWN else ""
+        return f"{len(self.paths)} image file(s) left out, {self.why}: {named}{more}"
+
+    def plain(self) -> dict[str, Any]:
+        """For run.json: the reason, the count and the first paths."""
+        return {"why": self.why, "count": len(self.paths), "paths": [str(path) for path in self.paths[:KEPT]]}
+
+
+def left_out_below(folders: Iterable[Path]) -> list[LeftOut]:
+    """What `images_in` leaves out below some folders, by the reason."""
+    found: dict[str, dict[Path, None]] = {}
+    for folder in folders:
+        for why, paths in left_out_of(folder).items():
+            found.setdefault(why, {}).update(dict.fromkeys(paths))
+    return [LeftOut(why, tuple(paths)) for why, paths in found.items()]
+
+
+def left_out(category: Category, settings: Mapping[str, Any]) -> tuple[LeftOut, ...]:
+    """Everything that looks like an image in a category's folders but is neither a sample nor the mask of one.
+
+    Args:
+        category: What was read.
+        settings: Plain `layout` and places that it was read from.
+    """
+    places, truths = _places(category, settings)
+    samples = category.train + category.test
+    used = {sample.path.resolve() for sample in samples}
+    for mask in {sample.mask for sample in samples if sample.mask is not None}:
+        used |= {path.resolve() for path in (images_in(mask) if mask.is_dir() else [mask])}
+    recursive = settings["layout"] != "manifest"  # a table may lie anywhere, and names what it wants
+    there = dict.fromkeys(path for place in places for path in images_in(place, recursive))
+    rest = [path for path in there if path.resolve() not in used]
+    masks = [path for path in rest if any(path.is_relative_to(truth) for truth in truths)]
+    others = [path for path in rest if path not in set(masks)]
+    found = left_out_below(places) if recursive else []
+    found += [LeftOut(why, tuple(paths)) for why, paths in ((UNMATCHED, masks), (UNUSED, others)) if paths]
+    return tuple(found)
+
+
+def _places(category: Category, settings: Mapping[str, Any]) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Folders that a category was read from, and those of them that hold masks."""
+    layout = settings["layout"]
+    if layout == "folder":
+        normals = [Path(folder) for key in ("normal", "normal_test") for folder in settings[key] or []]
+        masks = [Path(settings["masks"])] if settings["masks"] else []
+        abnormal = [Path(settings["abnormal"])] if settings["abnormal"] else []
+        return normals + abnormal + masks, masks
+    if layout == "manifest":
+        holding = {sample.mask.parent for sample in category.test if sample.mask is not None}
+        alone = sorted(holding - {sample.path.parent for sample in category.train + category.test})
+        return alone, alone
+    folder = Path(settings["root"]) / category.name
+    return [folder], [folder / ("Data/Masks" if layout == "visa" else LAYOUTS.get(layout, MVNET).truth)]
