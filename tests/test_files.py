@@ -1,16 +1,20 @@
 """What belongs to a folder of images, and what is never data."""
 
 import os
+import unicodedata
 
 import pytest
 from PIL import Image
 
 from anomaly_lightning.data.intake import left_out_below
-from anomaly_lightning.deploy.outputs import find_images
+from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime import files
-from anomaly_lightning.runtime.files import ABOVE, HIDDEN, NOWHERE, OWN, images_in, left_out_of
+from anomaly_lightning.runtime.files import ABOVE, HIDDEN, NOWHERE, OWN, images_in, left_out_of, mark_cache, on_disk
 from anomaly_lightning.runtime.reading import FORMATS
+
+
+NFC, NFD = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
 
 
 def touch(root, *names):
@@ -89,7 +93,7 @@ def test_a_folder_and_a_glob_take_the_same_files(tmp_path):
     matched, _ = find_images(str(tmp_path / "**" / "*"))
     assert folder == matched == images_in(tmp_path, recursive=True)
     assert [path.suffix for path in folder] == suffixes
-    with pytest.raises(DataError, match="no file that matches is an image"):
+    with pytest.raises(DataError, match="as a glob it matches no image"):
         find_images(str(tmp_path / "*.txt"))
 
 
@@ -98,6 +102,45 @@ def test_every_suffix_is_decoded_and_none_is_missing():
     decoded = {suffix for suffix, form in Image.registered_extensions().items() if form in FORMATS}
     assert set(files.IMAGE_SUFFIXES) <= decoded | {".jpe", ".apng", ".pfm"}
     assert decoded <= set(files.IMAGE_SUFFIXES)
+
+
+def test_a_glob_ends_where_links_lead_upwards_and_tells_what_it_leaves_out(tmp_path, caplog):
+    touch(tmp_path, "1.png", "cam/2.png", "cam/@eaDir/2.png", ".Trash-1000/3.png")
+    for number in range(3):  # Python's own glob would follow each of them at each of 40 levels
+        (tmp_path / "cam" / f"up{number}").symlink_to(tmp_path)
+    found, base = find_images(str(tmp_path / "**" / "*.png"))
+    assert (names(found, tmp_path), base) == (["1.png", "cam/2.png"], tmp_path)
+    assert "2 image file(s) left out, hidden" in caplog.text
+    assert names(find_images(str(tmp_path / "*" / "*.png"))[0], tmp_path) == ["cam/2.png"]
+    assert names(find_images(str(tmp_path / ".Trash-1000" / "*"))[0], tmp_path) == [".Trash-1000/3.png"]
+
+
+def test_links_in_a_circle_are_told(tmp_path):
+    touch(tmp_path, "1.png")
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    assert names(images_in(tmp_path, recursive=True), tmp_path) == ["1.png"]
+    assert {why: names(paths, tmp_path) for why, paths in left_out_of(tmp_path).items()} == {
+        NOWHERE: ["a.png", "b.png", "self"]
+    }
+
+
+def test_caches_and_bundles_are_no_data_below_a_folder(tmp_path):
+    touch(tmp_path, "1.png", "cache/tiles/ab/tile_0.png", "bundle/bundle.json", "bundle/references/1.png")
+    mark_cache(tmp_path / "cache")
+    assert names(images_in(tmp_path, recursive=True), tmp_path) == ["1.png"]
+    with pytest.raises(DataError, match="matches no image"):
+        find_images(str(tmp_path / "*" / "*" / "*.png"))
+    assert len(images_in(tmp_path / "cache" / "tiles" / "ab")) == 1
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(NFC, NFD), (NFD, NFC)])
+def test_names_in_another_unicode_form_are_found(tmp_path, stored, asked):
+    touch(tmp_path, f"{stored}/{stored}.png")
+    assert on_disk(tmp_path / asked / f"{asked}.png") == tmp_path / stored / f"{stored}.png"
+    assert on_disk(tmp_path / "none" / asked) == tmp_path / "none" / asked
+    assert len(find_images(str(tmp_path / asked))[0]) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everywhere")

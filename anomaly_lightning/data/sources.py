@@ -15,6 +15,7 @@ from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.data.masks import refuse_shared_masks
 from anomaly_lightning.data.samples import Category
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import mark_cache, on_disk
 
 DEFAULT_ROOT = Path("data/mvnet")
 PLACES = ("root", "normal", "normal_test", "abnormal", "masks", "manifest")
@@ -121,7 +122,7 @@ def _resolve_root(data: Mapping[str, Any], name: str, cache: Path) -> Resolved:
 
 
 def _absolute(path: str | Path) -> Path:
-    return Path(path).expanduser().absolute()
+    return on_disk(Path(path).expanduser().absolute())
 
 
 def _settings(layout: str, **places: Any) -> dict[str, Any]:
@@ -162,8 +163,10 @@ def _generate(data: Mapping[str, Any], name: str, cache: Path, why: str) -> Reso
             f"that holds {name}/train/good>, or take one of: {', '.join(synthetic.CATEGORIES)}."
         )
     wanted = data["generate"]
+    kept = cache / "synthetic"
+    mark_cache(kept)
     root = synthetic.generate(
-        cache / "synthetic",
+        kept,
         name,
         seed=wanted["seed"],
         train=wanted["train"],

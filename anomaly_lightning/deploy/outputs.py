@@ -1,8 +1,6 @@
-"""What predict leaves: which images it is about, what their outputs are called, and what is written of each."""
+"""What predict leaves: what the outputs of each image are called, and what is written of it."""
 
 import csv
-import glob
-import logging
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,63 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomaly_lightning.data.intake import LeftOut, left_out_below
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, OWN, images_in, is_image, is_own_output, natural_key
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.names import below, distinct, save_image
 
-logger = logging.getLogger(__name__)
-
 COLUMNS = ("path", "score", "threshold", "decision", "error", "reason")
 REGION_COLUMNS = ("path", "number", "left", "top", "width", "height", "area", "peak")
-
-
-def find_images(pattern: str) -> tuple[list[Path], Path]:
-    """Images that `input` names, in natural order, and the folder that their outputs' paths are relative to.
-
-    A folder and a glob take the same files: those named like images, less hidden ones and the outputs of runs; how
-    many were left out is logged. A glob may name a hidden folder, and a single file is taken whatever its name.
-
-    Raises:
-        DataError: Nothing is there, or no image is.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [path], path.parent
-    if path.is_dir():
-        found = images_in(path, recursive=True)
-        for group in left_out_below([path]):
-            logger.warning("%s", group.words())
-        if not found:
-            raise DataError(f"input={pattern}: the folder holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-        return found, path
-    return _matching(path), Path(glob.escape(str(path)).partition("[")[0]).parent
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """Images that a glob names, each once, the outputs of runs left out.
-
-    Raises:
-        DataError: Nothing matches, or no image does.
-    """
-    base = Path(glob.escape(str(pattern)).partition("[")[0]).parent
-    names = [Path(name) for name in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207 - may be absolute
-    files = [name for name in names if name.is_file()]
-    if not files:
-        raise DataError(f"input={pattern}: there is no such image or folder, and no file matches it as a glob.")
-    images = [name for name in files if is_image(name)]
-    own = [
-        name for name in images if any(is_own_output(p) for p in name.parents if p != base and p.is_relative_to(base))
-    ]
-    groups = ((OWN, own), ("not named like an image", [name for name in files if not is_image(name)]))
-    for group in (LeftOut(why, tuple(paths)) for why, paths in groups if paths):
-        logger.warning("%s", group.words())
-    # A link to a folder above makes one file match under ever longer names.
-    ways = {name.resolve(): name for name in sorted(images, key=lambda name: -len(name.parts)) if name not in set(own)}
-    if not ways:
-        raise DataError(f"input={pattern}: no file that matches is an image ({', '.join(IMAGE_SUFFIXES)}).")
-    return sorted(ways.values(), key=natural_key)
 
 
 def output_names(images: list[Path], base: Path) -> dict[Path, Path]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.deploy.journal import Journal
-from anomaly_lightning.deploy.outputs import Outputs, Tables, as_json, find_images, output_names
+from anomaly_lightning.deploy.outputs import Outputs, Tables, as_json, output_names
 from anomaly_lightning.deploy.watching import Watcher, stopping
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.reports.console import progress_bar

@@ -49,7 +49,8 @@ class Watcher:
         inspector: Of a calibrated model.
         folder: Looked at with all folders below.
         journal: Where the lines go.
-        output: The folder of the outputs; where it lies below `folder`, what it holds is no input.
+        output: The folder of the outputs; where it lies below `folder`, what it holds is no input. Where it is `folder`
+            itself, its heatmaps and masks are none (see `runtime.files`).
         poll_s: Seconds between two looks.
         settle_s: Seconds that a file must not change before it is read.
         patience_s: Seconds after its last change that a file which can't be read may yet become whole.
@@ -92,7 +93,7 @@ class Watcher:
         now, ready = time.monotonic(), []
         waiting: dict[Path, Seen] = {}
         for file in images_in(self.folder, recursive=True):
-            if file.stem.endswith(TEMPORARY) or file.is_relative_to(self.output):
+            if file.stem.endswith(TEMPORARY) or (self.output != self.folder and file.is_relative_to(self.output)):
                 continue
             which = identity(file, self.folder)
             if which is None or which in self.journal.done:

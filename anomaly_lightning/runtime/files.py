@@ -1,14 +1,15 @@
 """Files as such: which are images, in which order they come, and what tells one content from another.
 
 What belongs to a folder of images is decided here and nowhere else. Nothing below a hidden folder or one that a system
-keeps is data, nor are the outputs of runs. Links are followed, each folder is read once.
+keeps is data, nor is what this program wrote. Links are followed, each folder is read once.
 """
 
 import hashlib
 import os
 import re
+import unicodedata
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from anomaly_lightning.runtime.damage import ImageError
@@ -26,14 +27,20 @@ SUFFIXES = {
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
-# Folders that systems make beside anybody's files, without case: thumbnails, deleted files.
-SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
-# A folder with one of these files holds the outputs of a run, of evaluate or of predict, its images in OUTPUTS.
-MARKERS = ("run.json", "metrics.json", "predictions.csv", "decisions.csv", "decisions.jsonl")
+# Folders that systems and storage devices make beside anybody's files, without case: thumbnails, deleted files.
+SYSTEM = (
+    *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+)
+# A folder with one of these holds the outputs of a run, of evaluate or of predict, its images in OUTPUTS.
+MARKERS = ("run.json", "metrics.json", "predictions.csv", "decisions.csv", "decisions.jsonl", ".hydra")
 OUTPUTS = ("heatmaps", "masks", "maps", "panels", "checkpoints", "tensorboard")
+# A folder with one of these was written as a whole: a cache (https://bford.info/cachedir), a bundle.
+CACHE_TAG = "CACHEDIR.TAG"
+WHOLE = (CACHE_TAG, "bundle.json")
 
 HIDDEN = "hidden, or kept by the system"
-OWN = "outputs of a run or of predict"
+OWN = "written by a run or by predict"
 ABOVE = "linked to a folder that holds this one"
 NOWHERE = "linked to nothing"
 CLOSED = "in a folder that can't be opened"
@@ -81,9 +88,43 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def is_own_output(folder: Path) -> bool:
-    """Whether a folder holds images that a run, evaluate or predict made."""
-    return folder.name in OUTPUTS and any((folder.parent / name).is_file() for name in MARKERS)
+def is_own(folder: Path) -> bool:
+    """Whether the images of a folder were written by a run, evaluate or predict, or are a cache or a bundle."""
+    marked = folder.name in OUTPUTS and any((folder.parent / name).exists() for name in MARKERS)
+    return marked or any((folder / name).is_file() for name in WHOLE)
+
+
+def why_left_out(path: Path, base: Path) -> str | None:
+    """Why a file below a folder is no data, as `left_out_of(base)` would have it for what is in it; None where it is.
+
+    Raises:
+        ValueError: It does not lie below `base`.
+    """
+    parts = path.relative_to(base).parts
+    if any(is_hidden(part) for part in parts):
+        return HIDDEN
+    return OWN if any(is_own(base.joinpath(*parts[:count])) for count in range(1, len(parts))) else None
+
+
+def mark_cache(folder: Path) -> None:
+    """Say in a folder that it is a cache, so that its images are never taken for data, nor backed up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tag = folder / CACHE_TAG
+    if not tag.exists():
+        tag.write_text("Signature: 8a477f597d28d172789f06886806bc55\n", encoding="ascii")
+
+
+def on_disk(path: Path) -> Path:
+    """The path as the disk spells it: a name of the same letters in another Unicode form is the same name.
+
+    A path that is not there in any form stays as it is.
+    """
+    if path.exists() or path.parent == path:
+        return path
+    parent, wanted = on_disk(path.parent), unicodedata.normalize("NFC", path.name)
+    names = os.listdir(parent) if parent.is_dir() and os.access(parent, os.R_OK) else []
+    found = next((name for name in names if unicodedata.normalize("NFC", name) == wanted), None)
+    return path if found is None else parent / found
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str | None]]:
@@ -105,19 +146,30 @@ def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str | None]]:
         except OSError:
             yield place, CLOSED
             continue
-        marked = not {entry.name for entry in entries}.isdisjoint(MARKERS)
+        there = {entry.name for entry in entries}
+        marked = not there.isdisjoint(MARKERS)
+        if place != folder and not there.isdisjoint(WHOLE):
+            why = why or OWN
         for entry in entries:
             reason = why or (HIDDEN if is_hidden(entry.name) else None)
             path = place / entry.name
-            if entry.is_dir():
+            if _leads_to(entry.is_dir):
                 reason = reason or (OWN if marked and entry.name in OUTPUTS else None)
                 if recursive:
                     waiting[2 if reason else int(entry.is_symlink())].append((path, reason))
-            elif is_image(path):
-                if entry.is_file():
+            elif _leads_to(entry.is_file):
+                if is_image(path):
                     yield path, reason
-                elif entry.is_symlink():
-                    yield path, reason or NOWHERE
+            elif entry.is_symlink() and (is_image(path) or not path.suffix):  # it led to an image, or to a folder
+                yield path, reason or NOWHERE
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """What an entry of a folder says of itself; False for a link that leads in a circle."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def content_hash(path: Path) -> str:
