@@ -13,7 +13,6 @@ from anomaly_lightning.runtime import files
 from anomaly_lightning.runtime.files import ABOVE, HIDDEN, NOWHERE, OWN, images_in, left_out_of, mark_cache, on_disk
 from anomaly_lightning.runtime.reading import FORMATS
 
-
 NFC, NFD = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
 
 

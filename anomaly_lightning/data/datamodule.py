@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_lightning.data.dataset import ImageDataset
-from anomaly_lightning.data.masks import MaskCheck, check_masks, mask_files
+from anomaly_lightning.data.mask_check import MaskCheck, check_masks, mask_files
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import LEAST, ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
@@ -48,6 +48,7 @@ class MVNetDataModule(pl.LightningDataModule):
         splits: The sets, less what was skipped.
         skipped: Unreadable images that were left out, with the reason, and unreadable masks.
         mask_check: What `check_masks` found, None before.
+        untested: Images of defects that tiles are not tested on, for want of a mask.
         content_hash: Content hash of a file; each file is hashed once a run, whoever asks.
     """
 
@@ -73,6 +74,7 @@ class MVNetDataModule(pl.LightningDataModule):
         self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share)
         self.skipped: dict[Path, str] = {}
         self.mask_check: MaskCheck | None = None
+        self.untested: list[Path] = []
         self.content_hash = ContentHashes()
         self._checked = False
 
@@ -101,14 +103,13 @@ class MVNetDataModule(pl.LightningDataModule):
         self.skipped |= unreadable
         before = self.splits
         self.splits = before.without({sample for sample in self.samples() if sample.path in unreadable})
-        lost = [role for role in ROLES[:3] if getattr(before, role) and not getattr(self.splits, role)]
-        if lost:
-            raise DataError(f"No readable {lost[0]} image of {self.category.name} is left.")
-        if unreadable and len(self.splits.validation) < LEAST:
-            raise DataError(
-                f"{len(self.splits.validation)} readable validation image of {self.category.name} is left, but the "
-                f"threshold takes at least {LEAST}. Add images of good parts, or raise data.validation_share."
-            )
+        for role in ROLES[:3]:
+            left, there = len(getattr(self.splits, role)), len(getattr(before, role))
+            if left < min(LEAST, there):
+                raise DataError(
+                    f"{left} of {there} {role} images of {self.category.name} can be read; expected at least {LEAST}. "
+                    f"Add images of good parts, or mend {next(iter(unreadable))} and the like."
+                )
 
     def check_masks(self) -> None:
         """Read every mask of the test set, once: what can't be read or does not fit its image counts as no mask.

@@ -1,10 +1,16 @@
 """What a category is: samples, and the names that good parts go by."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 GOOD = "good"
-GOOD_NAMES = (GOOD, "ok", "normal")  # customary names of good parts, in any case
+# Customary names of good parts, without case, spaces and signs: "Defect-free" and "i.O." are among them.
+GOOD_NAMES = (
+    *(GOOD, "goods", "ok", "okay", "io", "normal", "normals", "pass", "passed", "none", "clean", "healthy", "intact"),
+    *("undamaged", "nodefect", "nodefects", "nondefect", "nondefective", "defectfree", "faultless", "faultfree"),
+    *("noanomaly", "nonanomalous", "anomalyfree"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,35 @@ class Sample:
 
 def is_good(name: str) -> bool:
     """Whether a folder or a table calls good parts so."""
-    return name.strip().casefold() in GOOD_NAMES
+    return re.sub(r"[\W_]+", "", name).casefold() in GOOD_NAMES
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Files that leave open what belongs to what. Training refuses them, the audit lists them.
+
+    Attributes:
+        kind: "mask_shared", "mask_several" or "mask_as_image".
+        paths: The files that it is about.
+        words: What is wrong, and what to do, without a full stop.
+        exclude: Those that have to be left out so that the rest is clear.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    words: str
+    exclude: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Category:
-    """What the layout of one category holds, before any split: training normals and test samples."""
+    """What the layout of one category holds, before any split: training normals and test samples.
+
+    Attributes:
+        troubles: What has to be cleared before anything is trained on it.
+    """
 
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    troubles: tuple[Trouble, ...] = ()

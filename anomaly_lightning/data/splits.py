@@ -101,6 +101,11 @@ def make_splits(
         test = test_good + tuple(sample for sample in category.test if sample.label)
     _refuse_few(category.name, len(normals), policy)
     train, held_out = _cut(normals, seed, validation_share, category.name)
+    if len(train) < LEAST:
+        raise DataError(
+            f"data.validation_share={validation_share} leaves {len(train)} of the {len(normals)} images of good parts "
+            f"of {category.name} to train on; expected at least {LEAST}. Lower it, or add images of good parts."
+        )
     validation, selection = _set_apart(held_out, seed, selection_share)
     return Splits(train, validation, test, selection)
 

@@ -122,9 +122,8 @@ def on_disk(path: Path) -> Path:
     if path.exists() or path.parent == path:
         return path
     parent, wanted = on_disk(path.parent), unicodedata.normalize("NFC", path.name)
-    names = os.listdir(parent) if parent.is_dir() and os.access(parent, os.R_OK) else []
-    found = next((name for name in names if unicodedata.normalize("NFC", name) == wanted), None)
-    return path if found is None else parent / found
+    there = parent.iterdir() if parent.is_dir() and os.access(parent, os.R_OK) else ()
+    return next((found for found in there if unicodedata.normalize("NFC", found.name) == wanted), path)
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[tuple[Path, str | None]]:

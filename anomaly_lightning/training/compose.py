@@ -95,8 +95,7 @@ def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> 
     splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
     if unreadable:
         datamodule.leave_out(unreadable)
-    for path in unknown:
-        logger.warning("data.tile: %s shows a defect but has no mask: its tiles are not tested on", path)
+    datamodule.untested = unknown
     datamodule.splits = splits
     whole = replace(datamodule.category, train=splits.normals, test=splits.test)
     datamodule.category = whole

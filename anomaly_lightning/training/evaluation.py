@@ -22,7 +22,7 @@ from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.training.checkpoint import load_model
 from anomaly_lightning.training.compose import cut_into_tiles, store_for
 from anomaly_lightning.training.describe import check_region
-from anomaly_lightning.training.intake import warn_of_intake
+from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
@@ -53,13 +53,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     )
     used = {"checkpoint": cfg.checkpoint, "data": f"{resolved.where} ({resolved.why})", "outputs": str(folder)}
     console.banner(used)
-    warn_of_intake(resolved, datamodule)
+    intake = Intake(resolved, datamodule, trained=datamodule.fingerprint == card.data.fingerprint)
+    intake.warn()
     with clock.stage("test_s"):
         trainer.test(module, datamodule=_served(cfg, card, model, datamodule), verbose=False)
     results = Results.of(module, datamodule.splits.test)
-    metrics = gather_metrics(module, datamodule, results, clock, bootstrap=cfg.bootstrap, seed=cfg.seed)
-    beside = [group.plain() for group in resolved.left_out]
-    run = {"resolved": used, "skipped": datamodule.skipped, "left_out": beside, **run_files.environment()}
+    metrics = gather_metrics(module, datamodule, results, clock, intake, bootstrap=cfg.bootstrap, seed=cfg.seed)
+    run = {"resolved": used, "skipped": datamodule.skipped, **intake.content(), **run_files.environment()}
     write_outcome(folder, results, metrics, run)
     console.summary(metrics, folder, Path(cfg.checkpoint))
     return metrics

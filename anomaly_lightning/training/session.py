@@ -14,7 +14,7 @@ from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, describe, reuse
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
 from anomaly_lightning.training.finish import finalise, fit
-from anomaly_lightning.training.intake import warn_of_intake, warn_of_leaks
+from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
 
@@ -42,6 +42,7 @@ class TrainingSession:
         self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
+        self.intake = Intake(self.resolved, self.source, trained=self.cfg.test)
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
@@ -54,8 +55,7 @@ class TrainingSession:
             return reuse.take_over(finished, self.folder)
         if leads:
             reuse.forget(self.folder)
-            warn_of_intake(self.resolved, self.source)
-            warn_of_leaks(self.source, self.cfg.test)
+            self.intake.warn()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
@@ -108,7 +108,7 @@ class TrainingSession:
     def _finish(self, found: Results | str, checkpoint: Path) -> None:
         """Write and print what came out."""
         metrics = gather_metrics(
-            self.module, self.source, found, self.clock, bootstrap=self.cfg.bootstrap, seed=self.cfg.seed
+            self.module, self.source, found, self.clock, self.intake, bootstrap=self.cfg.bootstrap, seed=self.cfg.seed
         )
         write_outcome(self.folder, found, metrics, self._run_content("finished"))
         log_metrics(self.trainer, self.module.card, metrics)
@@ -153,7 +153,7 @@ class TrainingSession:
             "seed": self.cfg.seed,
             "dataset_fingerprint": self.module.card.data.fingerprint,
             "skipped": {str(path): reason for path, reason in self.source.skipped.items()},
-            "left_out": [group.plain() for group in self.resolved.left_out],
+            **self.intake.content(),
             "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.source.splits.counts(),
             "images_computed": getattr(self.data, "computed", None),  # by this process; null: in every epoch anew

@@ -17,8 +17,10 @@ from anomaly_lightning.reports.audit.findings import (
     Finding,
     duplicate_findings,
     file_findings,
+    intake_findings,
     mask_findings,
     outlier_findings,
+    with_clear_masks,
 )
 from anomaly_lightning.reports.audit.html import page_data
 from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities, rank
@@ -47,7 +49,8 @@ class Audit:
         if unknown:
             raise UserError(f"serious={unknown}: expected kinds of findings: {', '.join(KINDS)}.")
         self.cfg, self.folder, self.notes = cfg, Path(cfg.output), list[str]()
-        self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir), False)
+        data = compose.plain(cfg.data)
+        self.resolved = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir), strict=False)
         self.white = find_white(cfg.data.white, [sample.path for sample in self.resolved.category.train])
         if self.white is not None:
             self.notes.append(f"Level {self.white} counts as white in images of 16 bits (data.white).")
@@ -62,11 +65,12 @@ class Audit:
         with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
             self.facts = gather(category, self.white, lambda done: bar.update(task, completed=done))
-        found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
-        broken = {item.path for item in self.facts if item.reason is not None}
-        with_masks = [sample for sample in category.test if sample.path not in broken]
-        found += mask_findings(with_masks)
-        found += [Finding("left_out", group.paths, group.words()) for group in self.resolved.left_out]
+        found = intake_findings(self.resolved)
+        # What is said of a file there is not said again in other words.
+        unclear = {path for finding in found for path in finding.exclude}
+        clear = [item for item in self.facts if item.path not in unclear]
+        found += file_findings(clear) + duplicate_findings(clear) + outlier_findings(clear)
+        found += mask_findings(with_clear_masks(self.resolved))
         if self.cfg.rank:
             self.oddities = self._rank()
             found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z)
@@ -82,7 +86,7 @@ class Audit:
         return [finding for finding in self.findings if finding.kind in self.cfg.serious]
 
     def exclude(self) -> list[Path]:
-        """Training images that are better left out, each once."""
+        """Files that are better left out, each once."""
         return list(dict.fromkeys(path for finding in self.findings for path in finding.exclude))
 
     def content(self) -> dict[str, Any]:
