@@ -32,7 +32,7 @@ def test_nothing_hidden_or_kept_by_the_system_is_data(tmp_path):
     assert names(images_in(tmp_path, recursive=True), tmp_path) == ["1.png", "cam/1.png"]
     assert sorted(names(left_out_of(tmp_path)[HIDDEN], tmp_path)) == sorted(hidden)
     (group,) = left_out_below([tmp_path])
-    assert group.words().startswith("4 image file(s) left out, hidden")
+    assert group.words().startswith("4 file(s) left out (hidden")
 
 
 def test_a_folder_below_a_hidden_one_is_data_when_it_is_asked_for(tmp_path):
@@ -109,7 +109,7 @@ def test_a_glob_ends_where_links_lead_upwards_and_tells_what_it_leaves_out(tmp_p
         (tmp_path / "cam" / f"up{number}").symlink_to(tmp_path)
     found, base = find_images(str(tmp_path / "**" / "*.png"))
     assert (names(found, tmp_path), base) == (["1.png", "cam/2.png"], tmp_path)
-    assert "2 image file(s) left out, hidden" in caplog.text
+    assert "2 file(s) left out (hidden" in caplog.text
     assert names(find_images(str(tmp_path / "*" / "*.png"))[0], tmp_path) == ["cam/2.png"]
     assert names(find_images(str(tmp_path / ".Trash-1000" / "*"))[0], tmp_path) == [".Trash-1000/3.png"]
 

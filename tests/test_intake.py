@@ -2,17 +2,21 @@
 
 import csv
 import json
+import shutil
 import unicodedata
 
 import numpy as np
 import pytest
-from toy import SMALL, command, flat, make_category, save, texture
+from toy import BARE, SMALL, command, composed, make_category, save, texture
 
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.intake import UNMATCHED, UNUSED
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import HIDDEN
+from anomaly_lightning.training.session import TrainingSession
 
+AUDITED = ("backbone=tiny", "data.image_size=[64,48]", "features.grid=[8,6]", "rank=false")
+FAST = (*SMALL[:3], "model=pca", "trainer.accelerator=cpu", "bootstrap=0", *BARE)
 NFC, NFD = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
 PLACES = dict.fromkeys(sources.PLACES)
 # Where each layout keeps training normals, tests and masks, below the category's folder.
@@ -125,7 +129,7 @@ def test_masks_among_the_images_are_never_taken_for_defects(tmp_path, layout):
         (tmp_path / "c" / "masks").rmdir()
         (tmp_path / "c" / "masks").symlink_to(tmp_path / "c" / "abnormal")
         pytest.skip("asks for data.masks; see test_folder.py")
-    with pytest.raises(DataError, match=r"0_GT, which looks like its mask. If it is, move it to .*ground_truth"):
+    with pytest.raises(DataError, match=r"0_GT.png lies beside .*If it is, move it to .*ground_truth"):
         read(tmp_path, layout)
 
 
@@ -156,41 +160,95 @@ def faulty(tmp_path):
     return folder
 
 
-def train(folder, cwd, *more):
-    given = ("category=custom", "category.name=widget", f"data.root={folder.parent}", "callbacks.heatmaps=null")
-    ran = command("train", *SMALL, *given, "bootstrap=0", *more, cwd=cwd)
-    runs = list(cwd.glob("outputs/train/widget/*/*/run.json"))
-    return ran, runs[0].parent if runs else None
+def given(folder):
+    return ("category=custom", f"category.name={folder.name}", f"data.root={folder.parent}")
+
+
+def trained(folder, run, *more):
+    """What metrics.json, run.json and report.html of a run on a category hold."""
+    session = TrainingSession(composed(*FAST, *given(folder), f"run_dir={run}", *more))
+    session.run()
+    return *(json.loads((run / f"{name}.json").read_text()) for name in ("metrics", "run")), run / "report.html"
 
 
 def test_an_unreadable_mask_is_named_before_training(faulty, tmp_path):
-    ran, run = train(faulty, tmp_path)
-    assert ran.code == 1
-    assert "1 mask(s) can't be read" in flat(ran.out)
-    assert "spot/0_mask.png" in ran.out.replace("\n", "")
-    assert "data.on_corrupt=skip" in flat(ran.out)
-    assert run is None
+    with pytest.raises(DataError) as refused:
+        TrainingSession(composed(*FAST, *given(faulty), f"run_dir={tmp_path / 'run'}"))
+    assert "1 mask(s) can't be read" in str(refused.value)
+    assert f"{faulty / 'ground_truth' / 'spot' / '0_mask.png'}: is no image: text ('no mask')" in str(refused.value)
+    assert "data.on_corrupt=skip" in str(refused.value)
 
 
 def test_what_was_left_out_lasts(faulty, tmp_path, caplog):
-    ran, run = train(faulty, tmp_path, "data.on_corrupt=skip")
-    assert ran.code == 0, ran.out
-    report = json.loads((run / "run.json").read_text())
-    assert [path.rpartition("/")[2] for path in report["skipped"]] == ["0_mask.png"]
-    assert {group["why"]: group["count"] for group in report["left_out"]} == {HIDDEN: 1, UNMATCHED: 1}
-    note = json.loads((run / "metrics.json").read_text())["notes"]["masks"]
-    assert "2 mask(s) are left out of the pixel metrics" in note
-    assert "1_mask.png is 60x84, but its image" in note
-    page = (run / "report.html").read_text()
-    assert "are left out of the pixel metrics" in page
-    said = ran.out + caplog.text
-    assert said.count("nobody_mask.png") >= 1
+    metrics, run, report = trained(faulty, tmp_path / "run", "data.on_corrupt=skip")
+    assert [path.rpartition("/")[2] for path in run["skipped"]] == ["0_mask.png"]
+    assert {group["why"]: group["count"] for group in run["left_out"]} == {HIDDEN: 1, UNMATCHED: 1}
+    assert len(run["findings"]["masks"]) == 2
+    page = report.read_text()
+    for words in ("1_mask.png is 60x84, but its image", "0_mask.png can't be read", "nobody_mask.png"):
+        assert words in caplog.text
+        assert any(words in note for note in metrics["notes"].values())
+        assert words.replace("'", "&#39;") in page
+    assert metrics["pixel"]["images"] == 5 + 7 - 2
+    assert set(metrics["notes"]) == {"left_out", "masks", "pixel.aupimo"}
 
-    for name in ("0_mask.png", "1_mask.png", "nobody_mask.png"):
-        (faulty / "ground_truth" / "spot" / name).unlink()
-    clean = tmp_path / "clean"
-    clean.mkdir()
-    ran, other = train(faulty, clean)
-    assert ran.code == 0, ran.out
-    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (run, other))
-    assert (ours["image"], ours["pixel"]) == (theirs["image"], theirs["pixel"])
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """A clean category and the same with a fault of every kind, and the files that are at fault, by the finding."""
+    clean, folder = (make_category(tmp_path / name) for name in ("clean", "spoilt"))
+    good, test, masks = folder / "train" / "good", folder / "test", folder / "ground_truth" / "spot"
+    strange = texture(np.random.default_rng(7))
+    faults = {
+        "left_out": [save(strange, good / ".Trash-1000" / "files" / f"{n}.png") for n in range(2)]
+        + [save(strange, test / ".ipynb_checkpoints" / "x.png"), save(strange, good / "decided" / "heatmaps" / "0.png")],
+        "unreadable": [good / "cut.png", test / "spot" / "text.png"],
+        "leak": [good / "leaked.png"],
+        "duplicate": [good / "copy.png"],
+        "mask_unreadable": [masks / "0_mask.png"],
+        "mask_unfit": [masks / "1_mask.png"],
+        "mask_shared": [save(strange, test / "spot" / "2.jpg")],
+        "mask_several": [masks / "3_mask.bmp"],
+        "mask_as_image": [test / "scratch" / "0_mask.png"],
+        "mask_unmatched": [masks / "nobody.png"],
+    }
+    (good / "decided" / "decisions.csv").touch()
+    (good / "cut.png").write_bytes((good / "0.png").read_bytes()[:900])
+    (test / "spot" / "text.png").write_text("no image")
+    shutil.copy(test / "good" / "1.png", good / "leaked.png")
+    shutil.copy(good / "3.png", good / "copy.png")
+    (masks / "0_mask.png").write_text("no mask")
+    save(np.zeros((84, 60), np.uint8), masks / "1_mask.png")
+    shutil.copy(folder / "ground_truth" / "scratch" / "0_mask.png", test / "scratch" / "0_mask.png")
+    for name in ("3_mask.bmp", "nobody.png"):
+        save(np.zeros((60, 84), np.uint8), masks / name)
+    for number in (0, 1):
+        (clean / "ground_truth" / "spot" / f"{number}_mask.png").unlink()
+    # Read as they are: a link that leads upwards, good parts and a mask under other customary names.
+    (good / "up").symlink_to(folder)
+    (test / "good").rename(test / "Good")
+    (folder / "ground_truth" / "scratch" / "1_mask.png").rename(folder / "ground_truth" / "scratch" / "1_GT.png")
+    return clean, folder, faults
+
+
+def test_an_audit_names_every_fault_once_and_training_without_them_is_as_on_clean_data(spoilt, tmp_path):
+    clean, folder, faults = spoilt
+    ran = command("audit", *AUDITED, *given(folder), "output=audit", cwd=tmp_path)
+    assert ran.code == 1, ran.out
+    listed = tmp_path / "audit" / "audit.json"
+    found = json.loads(listed.read_text())["findings"]
+    for kind, files in faults.items():
+        for file in files:
+            assert [f["kind"] for f in found if str(file) in f["paths"]] == [kind], file
+    assert set(faults) == {f["kind"] for f in found}
+    with pytest.raises(DataError, match="It is not clear which masks belong"):
+        TrainingSession(composed(*FAST, *given(folder), f"run_dir={tmp_path / 'refused'}"))
+
+    ours, run, _ = trained(folder, tmp_path / "run", f"data.exclude={listed}")
+    theirs, _, _ = trained(clean, tmp_path / "clean_run")
+    for block in ("image", "pixel", "by_defect", "counts"):
+        assert ours[block] == theirs[block], block
+    assert ours["threshold"]["value"] == theirs["threshold"]["value"]
+    assert "leaks" not in ours["notes"]
+    assert run["skipped"] == {}
+    assert len(run["excluded"]) == 10 - 1  # a mask of nobody is in nobody's way, a leak and a copy count one each

@@ -11,7 +11,7 @@ from anomaly_lightning.data.mask_check import mask_files
 from anomaly_lightning.data.samples import Category, is_good
 from anomaly_lightning.runtime.files import images_in, left_out_of, on_disk
 
-UNMATCHED = "masks that fit no image by their name, or one that has a mask already"
+UNMATCHED = "masks that fit no image by their names, or one that has a mask already"
 FOR_GOOD = "masks of good parts, which show no defect"
 UNUSED = "in folders that this layout does not use"
 SHOWN = 3  # named in words
@@ -23,7 +23,7 @@ class LeftOut:
     """Files that are no data, for one reason.
 
     Attributes:
-        why: The reason, as words that follow "images".
+        why: The reason, one of this module's or of `runtime.files`.
         paths: All of them, in natural order.
     """
 
@@ -34,7 +34,7 @@ class LeftOut:
         """How many, why, and the first names."""
         named = ", ".join(map(str, self.paths[:SHOWN]))
         more = f" and {len(self.paths) - SHOWN} more" if len(self.paths) > SHOWN else ""
-        return f"{len(self.paths)} image file(s) left out, {self.why}: {named}{more}"
+        return f"{len(self.paths)} file(s) left out ({self.why}): {named}{more}"
 
     def plain(self) -> dict[str, Any]:
         """For run.json: the reason, the count and the first paths."""

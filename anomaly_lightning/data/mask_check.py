@@ -75,6 +75,7 @@ def _check(sample: Sample, path: Path, found: MaskCheck) -> None:
         height, width = image_size(sample.path)
         if mask.shape != (height, width):
             found.unfit[path] = f"is {mask.shape[1]}x{mask.shape[0]}, but its image {sample.path} is {width}x{height}"
+            return
     found.remarks.extend(f"{path}: {line}" for line in _misfits(sample, mask) + odd)
 
 

@@ -64,7 +64,9 @@ def resolve(data: Mapping[str, Any], name: str, cache: Path, strict: bool = True
     without = Exclusion(Path(path).absolute() for path in (_listed(exclude) if isinstance(exclude, str) else exclude))
     resolved = _resolve_all(data, name, cache, without)
     category = resolved.category
-    troubles = (*category.troubles, *shared_masks(category.test))
+    unclear = {path for trouble in category.troubles for path in trouble.exclude}
+    shared = shared_masks(sample for sample in category.test if sample.path not in unclear)
+    troubles = (*category.troubles, *shared)
     if strict and troubles:
         raise DataError(_refusal(troubles))
     beside = left_out(category, resolved.settings, without)

@@ -45,7 +45,13 @@ class Intake:
 
     def notes(self) -> dict[str, str]:
         """For "notes" of metrics.json, which the report shows, too: what there is to say, by what it is about."""
-        skipped = [f"{path} can't be read ({why}) and is left out" for path, why in self._source.skipped.items()]
+        check = self._source.mask_check
+        masks = {} if check is None else check.unreadable  # which `findings` has already
+        skipped = [
+            f"{path} can't be read ({why}) and is left out"
+            for path, why in self._source.skipped.items()
+            if path not in masks
+        ]
         found = self.findings | {"skipped": skipped}
         return {name: _joined(lines) for name, lines in found.items() if lines}
 

@@ -70,10 +70,12 @@ class Audit:
         unclear = {path for finding in found for path in finding.exclude}
         clear = [item for item in self.facts if item.path not in unclear]
         found += file_findings(clear) + duplicate_findings(clear) + outlier_findings(clear)
-        found += mask_findings(with_clear_masks(self.resolved))
+        broken = {item.path for item in self.facts if item.reason is not None}
+        clear_masks = with_clear_masks(self.resolved)
+        found += mask_findings([s for s in clear_masks if s.mask is not None or s.path not in broken])
         if self.cfg.rank:
             self.oddities = self._rank()
-            found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z)
+            found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z, self.cfg.exclude_odd)
         self.findings = sorted(found, key=lambda finding: list(KINDS).index(finding.kind))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "audit.json", self.content())
