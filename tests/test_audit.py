@@ -99,7 +99,7 @@ def test_an_exclude_list_of_other_images_is_refused(root, tmp_path):
     arguments = (*SMALL, "category=custom", "category.name=widget", f"data.root={root}")
     ran = command("train", *arguments, f"data.exclude={tmp_path / 'audit.json'}", cwd=tmp_path)
     assert ran.code != 0
-    assert "none of them is a training image" in flat(ran.out)
+    assert "none of them is an image or a mask of widget" in flat(ran.out)
 
 
 def test_leaks_are_equal_files_in_training_and_test(root, tmp_path):

@@ -179,6 +179,11 @@ def test_too_few_held_out_normals_are_not_parted(share):
         make_splits(category(), selection_share=share)
 
 
+def test_a_share_that_leaves_too_few_to_train_on_is_refused():
+    with pytest.raises(DataError, match=r"data.validation_share=0.95 leaves 1 of the 20 images of good parts"):
+        make_splits(category(20, 0, 1), validation_share=0.95)
+
+
 @pytest.mark.parametrize(("policy", "count"), [("official", 2), ("official", 3), ("pooled_80_20", 5)])
 def test_too_few_normals_to_fit_and_to_calibrate_are_refused_with_the_true_number(policy, count):
     left = count if policy == "official" else 3

@@ -80,11 +80,11 @@ def watching(checkpoint, tmp_path):
     """A function that watches tmp_path/in until so many lines are written or a time has passed; gives the lines."""
     (tmp_path / "in").mkdir()
 
-    def watch(count, seconds=20.0, meanwhile=None, **changed):
-        journal = Journal(tmp_path / "out" / "decisions.jsonl")
+    def watch(count, seconds=20.0, meanwhile=None, output=tmp_path / "out", **changed):
+        journal = Journal(output / "decisions.jsonl")
         settings = {"poll_s": 0.02, "settle_s": 0.15, "patience_s": 0.6, **changed}
         inspector = Inspector.load(checkpoint, "cpu")
-        watcher = Watcher(inspector, tmp_path / "in", journal, tmp_path / "out", **settings)
+        watcher = Watcher(inspector, tmp_path / "in", journal, output, **settings)
         stop = threading.Timer(seconds, watcher.stop.set)
         helper = threading.Thread(target=meanwhile or (lambda: None))
         stop.start()
@@ -124,6 +124,20 @@ def test_temporary_names_are_left_alone_until_they_are_renamed(watching, tmp_pat
     assert watching(1, seconds=1.0) == []
     (tmp_path / "in" / "a.png.part").rename(tmp_path / "in" / "a.png")
     assert [name for name, _ in watching(1)] == ["a.png"]
+
+
+@pytest.mark.parametrize("output", ["in/decided", "in"])
+def test_links_are_followed_and_neither_hidden_files_nor_own_outputs_are_images(watching, tmp_path, output):
+    arrived, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    values = texture(np.random.default_rng(4))
+    for file in (arrived / "a.png", arrived / ".Trash" / "b.png", elsewhere / "c.png"):
+        save(values, file)
+    (arrived / "cam2").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(arrived)
+    for kind in ("heatmaps", "masks"):
+        save(values, tmp_path / output / kind / "a.png.png")
+    found = watching(3, seconds=1.5, output=tmp_path / output)
+    assert sorted(name for name, _ in found) == ["a.png", "c.png"]
 
 
 def test_a_broken_file_gets_one_error_line(watching, tmp_path):

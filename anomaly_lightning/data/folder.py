@@ -91,7 +91,8 @@ def _abnormal(
     masks = folder if masks.samefile(folder) else masks
     finder = MaskFinder(masks, without)
     found = {path: finder.find(path, path.relative_to(folder)) for path in images if _defect(path, folder) != GOOD}
-    if not any(found.values()) and not finder.troubles:
+    excluded = any(path.is_relative_to(masks) for path in without.met)
+    if not any(found.values()) and not finder.troubles and not excluded:
         like = next(iter(found), folder)
         raise DataError(
             f"data.masks={masks}: no mask fits an image of {folder} (like {like.name}). Expected {CUSTOMARY}."

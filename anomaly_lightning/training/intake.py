@@ -29,9 +29,9 @@ class Intake:
         self._left_out, self._source = resolved.left_out, source
         self.findings: dict[str, list[str]] = {
             "left_out": [group.words() for group in resolved.left_out],
-            "masks": [] if source.mask_check is None else source.mask_check.lines(),
-            "tiles": [f"{path} shows a defect but has no mask: it is not tested on" for path in source.untested],
-            "leaks": _leaks(source) if trained else [],
+            "mask": [] if source.mask_check is None else source.mask_check.lines(),
+            "tile": [f"{path} shows a defect but has no mask: it is not tested on" for path in source.untested],
+            "leak": _leaks(source) if trained else [],
         }
 
     def warn(self) -> None:
