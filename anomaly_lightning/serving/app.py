@@ -21,7 +21,7 @@ from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Models
 from anomaly_lightning.serving.problems import Problem
 from anomaly_lightning.serving.recent import Recent
-from anomaly_lightning.serving.service import Service
+from anomaly_lightning.serving.service import FAULT, Service
 from anomaly_lightning.serving.settings import Settings
 from anomaly_lightning.serving.uploads import UploadLimits
 
@@ -82,7 +82,7 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "Something is wrong with the service itself: its log says what."}, 500)
+        return JSONResponse({"error": FAULT}, 500, {"Connection": "close"})  # uvicorn closes it after a fault
 
 
 class Measured:

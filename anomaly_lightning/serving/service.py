@@ -1,5 +1,6 @@
 """What all routes share: the models, the queue before them, and what is counted and noted of each decision."""
 
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from anomaly_lightning.serving.recent import Recent
 from anomaly_lightning.serving.settings import Settings
 from anomaly_lightning.serving.waiting import outcomes
 
+logger = logging.getLogger(__name__)
+
+FAULT = "Something is wrong with the service itself: its log says what."
 Job = Callable[[], tuple[Inspected, Any]]
 
 
@@ -49,7 +53,8 @@ class Service:
                 done.append(result)
                 continue
             if isinstance(result, BaseException):
-                raise result
+                logger.error("model %s failed on %s", model.name, name, exc_info=result)
+                raise Problem(500, FAULT)
             self.metrics.inspected(model, result[0].said.verdict, result[0].seconds)
             self.recent.add(model, name, result[0].said)
             done.append(result)

@@ -142,7 +142,7 @@ def _from_json(one: Input) -> list[bytes] | NDArray[np.uint8]:
         array = np.array(values)
     except ValueError as error:
         raise Problem(400, f"Input {one.name}: {error}") from error
-    if array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() <= 255):
+    if array.size and (array.dtype.kind not in "iu" or not 0 <= array.min() <= array.max() <= 255):
         raise Problem(400, f"Input {one.name}: expected whole numbers from 0 to 255.")
     return _shaped(one, array.astype(np.uint8))
 
