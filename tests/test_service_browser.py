@@ -145,7 +145,7 @@ def test_dropped_images_are_inspected(page):
 
 def test_the_camera(page):
     page.click("#camera-on")
-    page.wait_for_function("document.getElementById('video').videoWidth > 0")
+    expect(page, "#video").to_have_js_property("readyState", 4)  # frames come
     assert page.evaluate("document.activeElement.id") == "shoot"
     page.keyboard.press("Enter")
     expect(page, "#verdict").to_have_text(re.compile("OK|NG"))

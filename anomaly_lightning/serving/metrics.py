@@ -8,6 +8,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -26,6 +27,7 @@ class Metrics:
 
     def __init__(self, queue: WorkQueue) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)  # CPU time and memory; on Linux only
         self._verdicts = self._counter("anomaly_images", "Images by verdict", ("model", "verdict"))
         self._refused = self._counter("anomaly_images_refused", "Images that are broken or too large", ("model",))
         self._requests = self._counter("anomaly_requests", "Requests by route and status", ("route", "status"))

@@ -36,7 +36,14 @@ async def outcomes(
         raise Problem(504, f"Not done within {timeout_s:g} s: the machine is too slow for what is asked of it.")
     finally:
         gone.cancel()
+        waiting.add_done_callback(_forget)
         waiting.cancel()  # which cancels the jobs that have not begun
+
+
+def _forget(waiting: "asyncio.Future[Any]") -> None:
+    """Look at the cancellation, or asyncio's log complains that nobody did."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 async def _gone(request: Request) -> None:
