@@ -2,9 +2,11 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from anomaly_lightning.errors import UserError
 
@@ -63,8 +65,16 @@ class Settings:
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> "Settings":
-        """Settings of a composed config; further keys, Hydra's, are left out."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        """Settings of a composed config, whose keys are theirs.
+
+        Raises:
+            UserError: A value is of the wrong type, besides what the class says.
+        """
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            what, _, where = str(error).partition(" - at `$.")
+            raise UserError(f"{where.rstrip('`')}: {what}.") from error
 
     @property
     def is_local(self) -> bool:
