@@ -22,6 +22,8 @@ from anomaly_lightning.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE_S = 75  # longer than a client waits that was refused, and than the minute of most proxies
+
 
 def serve(values: Mapping[str, Any]) -> None:
     """Serve what a composed config names; returns when all that was taken has been answered.
@@ -78,6 +80,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 lifespan="on",
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
             )
