@@ -38,6 +38,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     files = images_in(Path(known.images).expanduser(), recursive=True)
     if not files:
         raise UserError(f"load.images={known.images}: there is no image in it.")
+    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     inspector = Inspector.load(known.bundle)
     loops: list[tuple[float, float]] = []
     loads: dict[int, list[tuple[Load, float]]] = {clients: [] for clients in known.clients}
