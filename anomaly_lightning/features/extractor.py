@@ -68,6 +68,8 @@ class FeatureExtractor(nn.Module):
 
     def _on_grid(self, layer: Tensor, grid: tuple[int, int]) -> Tensor:
         """One layer (B, C, h, w) float on the common grid."""
+        if layer.shape[-2:] == grid:
+            return layer
         if self.coarse == "bilinear" and (layer.shape[-2] < grid[0] or layer.shape[-1] < grid[1]):
             return F.interpolate(layer, size=grid, mode="bilinear", align_corners=False)
         return F.adaptive_avg_pool2d(layer, grid)

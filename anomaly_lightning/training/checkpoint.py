@@ -22,6 +22,7 @@ from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.scoring import build_scoring
 from anomaly_lightning.training.module import CARD, FROZEN
 
@@ -110,9 +111,20 @@ class TorchEngine:
             raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
 
     @classmethod
-    def load(cls, path: Path, device: str, trust: Sequence[str]) -> tuple[ModelCard, "TorchEngine"]:
-        """Card and engine of a checkpoint; see `load_model` for what it raises."""
+    def load(
+        cls, path: Path, device: str, trust: Sequence[str], threads: int | None = None
+    ) -> tuple[ModelCard, "TorchEngine"]:
+        """Card and engine of a checkpoint; see `load_model` for what it raises.
+
+        Args:
+            path: A checkpoint of a run.
+            device: As above.
+            trust: Further packages whose detectors may be created.
+            threads: Threads of torch in this process; None = as they are.
+        """
         model, card = load_model(path, trust)
+        if threads is not None:
+            torch.set_num_threads(wanted_threads(threads))
         return card, cls(model, device)
 
     @torch.inference_mode()

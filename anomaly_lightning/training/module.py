@@ -188,8 +188,7 @@ class AnomalyModule(pl.LightningModule):
         return losses["total"]
 
     def _keep(self, batch: Batch) -> None:
-        error_maps = self.model.error_map(self.inputs(batch))
-        _, scores = self.model.read(error_maps)
+        scores, error_maps = self.model.scored(self.inputs(batch))
         for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
             self.outputs[index] = (score, error_map)
 
