@@ -12,7 +12,7 @@ PACKAGE = Path(anomaly_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 COMMANDS = (
-    "audit", "benchmark", "cache", "download", "evaluate", "leaderboard", "predict", "report", "train",
+    "audit", "benchmark", "cache", "download", "evaluate", "leaderboard", "line", "predict", "report", "train",
 )  # fmt: skip
 # Which rooms may be imported, from the ground up. A name not listed here stands above all of these.
 LAYERS = {

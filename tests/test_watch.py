@@ -12,9 +12,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from anomaly_lightning.deploy.journal import Journal, identity
 from toy import save, texture
 
-from anomaly_lightning.deploy.journal import Journal, identity
 from anomaly_lightning.deploy.watching import Watcher
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.inspector import Inspector
