@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     """Inspect until the source ends or SIGTERM; exits with 1 where a line was not written or not delivered."""
     from anomaly_lightning.deploy.line.command import run_line
 
-    if run_line(cfg, lambda: instantiate(cfg.source), lambda: instantiate(cfg.get("sinks") or {})):
+    if run_line(cfg, instantiate):
         raise SystemExit(1)
 
 

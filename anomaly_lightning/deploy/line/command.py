@@ -32,13 +32,12 @@ IMAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def run_line(cfg: DictConfig, source: Callable[[], Source], sinks: Callable[[], Mapping[str, Sink]]) -> int:
+def run_line(cfg: DictConfig, make: Callable[[DictConfig], Any]) -> int:
     """Do what conf/line.yaml says, until the source ends, or SIGINT or SIGTERM.
 
     Args:
         cfg: The composed config.
-        source: Makes the source.
-        sinks: Makes the sinks, by name.
+        make: What a block of the config names as its `_target_`.
 
     Returns:
         How many lines are not written, or sinks not served; 0 = all is done.
@@ -46,15 +45,28 @@ def run_line(cfg: DictConfig, source: Callable[[], Source], sinks: Callable[[], 
     if cfg.images not in IMAGES:
         raise UserError(f"images={cfg.images}: expected one of {', '.join(IMAGES)}.")
     settings = settings_of(cfg)
-    made, receivers = source(), sinks()
+    receivers = {name: make(cfg.sink[name]) for name in chosen(cfg)}
+    source: Source = make(cfg.source)
     inspector = Inspector.load(cfg.bundle, cfg.device, list(cfg.trust), cfg.validity)
     warm_up(inspector)
-    line = line_of(inspector, made, receivers, settings, Path(cfg.output).absolute(), cfg.maps)
+    line = line_of(inspector, source, receivers, settings, Path(cfg.output).absolute(), cfg.maps)
     console = Console()
     console.print(f"{cfg.name}: running; journal {line.ledger.journal}", soft_wrap=True, highlight=False)
     with stopping(line.stop):
         summary = line.run()
     return report(console, summary)
+
+
+def chosen(cfg: DictConfig) -> list[str]:
+    """Names of the sinks that a config asks for.
+
+    Raises:
+        UserError: There is no block of such a name.
+    """
+    names = [cfg.sinks] if isinstance(cfg.sinks, str) else list(cfg.sinks or [])
+    if unknown := [name for name in names if name not in cfg.sink]:
+        raise UserError(f"sinks={unknown}: expected some of {', '.join(sorted(cfg.sink))}.")
+    return names
 
 
 def settings_of(cfg: DictConfig) -> Settings:

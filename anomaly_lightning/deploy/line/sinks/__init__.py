@@ -1,4 +1,4 @@
-"""Where lines go. A sink is a subclass of `Sink`; conf/sinks/*.yaml names it as `_target_`."""
+"""Where lines go. A sink is a subclass of `Sink`; conf/sink/*.yaml names it as `_target_`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""sinks=jsonl: a file of JSON lines for each day, for programs that read files; the same lines as the journal's."""
+"""sinks=[jsonl]: a file of JSON lines for each day, for programs that read files; the same lines as the journal's."""
 
 from pathlib import Path
 

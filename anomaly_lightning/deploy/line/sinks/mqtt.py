@@ -1,4 +1,4 @@
-"""sinks=mqtt: each line as a message with QoS 1, delivered when the broker has acknowledged it.
+"""sinks=[mqtt]: each line as a message with QoS 1, delivered when the broker has acknowledged it.
 
 `<topic>/result` gets the lines, `<topic>/heartbeat` the heartbeat, and `<topic>/status` is "online" or, by the broker
 where the connection ends without a goodbye, "offline" (retained).
@@ -34,7 +34,7 @@ class MqttSink(Sink):
 
     def __init__(
         self,
-        host: str,
+        host: str | None,
         port: int,
         topic: str,
         client_id: str,
@@ -49,13 +49,15 @@ class MqttSink(Sink):
             from paho.mqtt import client
         except ModuleNotFoundError as error:
             raise MissingExtraError("sinks=mqtt", "paho-mqtt", "line") from error
+        if not host:
+            raise UserError("sinks=[mqtt] needs sink.mqtt.host=<name or address of the broker>.")
         if not topic or any(sign in topic for sign in "+#\0"):
-            raise UserError(f"sinks.mqtt.topic={topic}: expected a topic without + and #.")
+            raise UserError(f"sink.mqtt.topic={topic}: expected a topic without + and #.")
         self._paho: Any = client
         self.host, self.port, self.topic, self.client_id = host, port, topic.strip("/"), client_id
         self.username, self.password = username, os.environ.get(password_env)
         if username is not None and self.password is None:
-            raise UserError(f"sinks.mqtt.username is set: put its password into the environment as {password_env}.")
+            raise UserError(f"sink.mqtt.username is set: put its password into the environment as {password_env}.")
         self.tls, self.ca_file, self.keepalive_s, self.timeout_s = tls, ca_file, keepalive_s, timeout_s
         self._client: Any = None
 

@@ -1,4 +1,4 @@
-"""sinks=webhook: each line as a signed POST, delivered when the answer is 2xx.
+"""sinks=[webhook]: each line as a signed POST, delivered when the answer is 2xx.
 
 Signed as Standard Webhooks 1.0 has it (https://www.standardwebhooks.com), for which most languages have a library:
 `webhook-id` is the part's id, `webhook-timestamp` the seconds of this try, and `webhook-signature` is
@@ -55,13 +55,13 @@ class WebhookSink(Sink):
         timeout_s: Seconds to wait for a connection, and for each piece of the answer.
     """
 
-    def __init__(self, url: str, secret_env: str, timeout_s: float) -> None:
+    def __init__(self, url: str | None, secret_env: str, timeout_s: float) -> None:
         try:
             import requests
         except ModuleNotFoundError as error:
             raise MissingExtraError("sinks=webhook", "requests", "line") from error
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"sinks.webhook.url={url}: expected http://... or https://... .")
+        if url is None or not url.startswith(("http://", "https://")):
+            raise UserError(f"sink.webhook.url={url}: expected http://... or https://... .")
         self._requests: Any = requests
         self._session = requests.Session()
         self.url, self.timeout_s, self._secret = url, timeout_s, read_secret(secret_env)
