@@ -42,7 +42,9 @@ def test_each_part_gets_what_the_inspector_says(tmp_path):
         assert (row["score"], row["threshold"]) == (said.score, said.threshold)
         assert [region["area"] for region in row["regions"]] == [region.area for region in said.regions]
         assert row["accept"] is (said.verdict == "OK")
-        assert (tmp_path / "out" / "heatmaps" / f"{file.name}.png").exists() is (said.verdict == "NG")
+        heatmap = f"heatmaps/{row['id']}.png"
+        assert row["heatmap"] == (heatmap if said.verdict == "NG" else None)
+        assert (tmp_path / "out" / heatmap).exists() is (said.verdict == "NG")
         assert row["latency_ms"] > 0
     broken = found["broken.png"]
     assert (broken["outcome"], broken["decision"], broken["accept"]) == ("failed", None, False)
@@ -104,6 +106,7 @@ def test_who_goes_where_the_line_is_behind(tmp_path, behind, dropped):
     wait_for(lambda: len(lines(tmp_path)) == 3)  # told at once, while the model is busy
     assert {int(row["id"][-1]) for row in lines(tmp_path)} == dropped
     assert {row["outcome"] for row in lines(tmp_path)} == {"dropped"}
+    assert len(lines(tmp_path, "taken.jsonl")) == 6  # what waits is written down, too
     engine.go.set()
     thread.join()
     assert {int(row["id"][-1]) for row in lines(tmp_path)[3:]} == {1, 2, 3, 4, 5, 6} - dropped
@@ -350,6 +353,7 @@ def through_kills(kind, tmp_path, kills, images, seed):
     for _ in range(kills):
         killed(kind, folder, out, rng)
         taken |= set(ids_of(out / "taken.jsonl"))
+        assert set(ids_of(out / "journal.jsonl")) <= taken, "a part was told before it was written down"
     last = started(kind, folder, out)
     if kind == "live":
         before = len(lines(out))

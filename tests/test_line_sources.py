@@ -14,7 +14,7 @@ from lines import QUICK, folder_of, image, line, lines, wait_for
 from omegaconf import OmegaConf
 from PIL import Image
 from test_configs import arguments
-from toy import command, composed, flat
+from toy import command, composed, flat, save
 
 from anomaly_lightning.deploy.line.part import stable_id
 from anomaly_lightning.deploy.line.sources import Feed, SourceLostError
@@ -75,8 +75,11 @@ def test_a_video_in_real_time_takes_its_time(tmp_path, video):
 
 
 def test_a_video_through_a_line(tmp_path, video):
-    line(VideoSource(video, 1, False), tmp_path / "out").run()
+    line(VideoSource(video, 1, False), tmp_path / "out", images=("NG",)).run()
     rows = lines(tmp_path / "out")
+    shown = [row["heatmap"] for row in rows if row["heatmap"]]
+    assert len(set(shown)) == 5
+    assert all((tmp_path / "out" / name).exists() for name in shown)
     assert [row["frame"] for row in rows] == list(range(12))
     assert [row["decision"] for row in rows] == ["OK"] * 7 + ["NG"] * 5  # above 127 of 255 from frame 7 on
 
@@ -185,6 +188,22 @@ def test_a_replay_goes_round_and_goes_on_where_it_was(tmp_path):
     rest = list(ReplaySource(folder, None, 2).parts(feed(tmp_path, known.__contains__)))
     assert [part.id for part in rest] == [part.id for part in every[5:]]
     assert [ReplaySource(folder, None, 1).again(part.names) for part in every] == [True] * 4 + [False] * 4
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path):
+    folder, reads = folder_of(tmp_path / "in", 1), []
+    told = feed(tmp_path)
+
+    def decode(path):
+        reads.append(path.read_bytes())
+        if len(reads) == 1:
+            save(image(red=True, blue=True), path)
+        return Image.open(path).convert("RGB")
+
+    told.decode = decode
+    part = next(FolderSource(folder, 0.01, 0.0, 0.0).parts(told))
+    assert len(reads) == 2
+    assert part.names["bytes"] == len(reads[1]) != len(reads[0])
 
 
 def test_a_folder_that_goes_away_is_lost(tmp_path):

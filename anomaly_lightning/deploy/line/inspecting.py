@@ -146,11 +146,12 @@ class Output:
             words = str(said) if isinstance(said, DataError) else f"the model failed: {type(said).__name__}: {said}"
             self.ledger.decide(part, Outcome("failed", error=words))
             return
-        outcome = Outcome("verdict", fields_of(said), said.verdict)
+        fields = dict(fields_of(said))
         if said.verdict in self._which and self.ledger.is_open(part.id):
-            # With its suffix: a.png and a.jpg may come hours apart, and neither may overwrite the other's images.
-            self._images(said, Path(part.names.get("name", part.id)))
-        self.ledger.decide(part, outcome)
+            name = part.file or part.id
+            self._images(said, Path(name))
+            fields["heatmap"] = f"heatmaps/{name}.png"
+        self.ledger.decide(part, Outcome("verdict", fields, said.verdict))
 
 
 def fields_of(said: Inspection) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ except ImportError:  # Windows
 
 TAKEN = "taken.jsonl"
 LARGEST_TAKEN = 1_000_000  # bytes of taken.jsonl from which on it is emptied
-NOTHING: dict[str, Any] = {"score": None, "threshold": None, "regions": [], "reason": None}
+NOTHING: dict[str, Any] = {"score": None, "threshold": None, "regions": [], "reason": None, "heatmap": None}
 
 
 @dataclass(frozen=True)

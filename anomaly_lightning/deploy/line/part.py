@@ -26,6 +26,7 @@ class Part:
         taken: When it was there, by the monotonic clock, in seconds; deadline and latency count from here.
         names: What its source says of it (path, frame, ...): plain JSON values that stand in its line.
         error: Why there is no image; None = there is one.
+        file: What its heatmap and mask are called, without the suffix that is added; None = as its id.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Part:
     taken: float
     names: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Outcome:
 
     Attributes:
         kind: "verdict", or why there is none: "late", "dropped", "failed".
-        fields: What the line says of it besides: score, threshold, regions, reason.
+        fields: What the line says of it besides: score, threshold, regions, reason, heatmap.
         decision: The verdict; None where there is none.
         error: Why there is none, in words.
     """

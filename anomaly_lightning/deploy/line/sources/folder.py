@@ -72,4 +72,5 @@ class FolderSource:
             return None
         if error is not None and time.monotonic() - since < self.patience_s:
             return None
-        return Part(stable_id(which[0], *which), image, taken, names_of(file, which), error)
+        # With its suffix: a.png and a.jpg may come hours apart, and neither may overwrite the other's images.
+        return Part(stable_id(which[0], *which), image, taken, names_of(file, which), error, file=which[0])
