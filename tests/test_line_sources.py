@@ -1,10 +1,14 @@
 """Sources: files at a pace, frames of a video and of a stream that breaks off; the line command."""
 
+import inspect
 import io
 import json
+import re
 import socket
+import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -13,9 +17,9 @@ from hydra.utils import get_object
 from lines import QUICK, folder_of, image, line, lines, wait_for
 from omegaconf import OmegaConf
 from PIL import Image
-from test_configs import arguments
 from toy import command, composed, flat, save
 
+from anomaly_lightning.deploy.line.line import Settings
 from anomaly_lightning.deploy.line.part import stable_id
 from anomaly_lightning.deploy.line.sources import Feed, SourceLostError
 from anomaly_lightning.deploy.line.sources.capturing import Frames
@@ -232,13 +236,12 @@ def test_ids_are_safe_everywhere_and_tell_files_apart(name):
 )
 def test_every_yaml_says_exactly_the_arguments_of_what_it_makes(file):
     yaml = OmegaConf.load(file)
-    assert set(yaml) - {"_target_"} == arguments(get_object(yaml._target_))
+    assert set(yaml) - {"_target_"} == set(inspect.signature(get_object(yaml._target_)).parameters)
 
 
 def test_settings_say_what_the_yaml_says():
     config = composed("bundle=x", config="line")
-    every = arguments(__import__("anomaly_lightning.deploy.line.line", fromlist=["Settings"]).Settings)
-    assert every - {"journal"} <= set(config)
+    assert set(inspect.signature(Settings).parameters) - {"journal"} <= set(config)
     assert set(config.sink) == {"jsonl", "mqtt", "webhook"}
 
 
@@ -258,9 +261,9 @@ def test_the_command_from_a_checkpoint_to_a_table(checkpoint, root, tmp_path):
     assert json.loads((out / "heartbeat.json").read_text())["state"] == "stopped"
     from anomaly_lightning.runtime.inspector import Inspector
 
-    inspect = Inspector.load(checkpoint, "cpu", validity=False)
+    inspector = Inspector.load(checkpoint, "cpu", validity=False)
     for row in rows:
-        said = inspect(row["path"])
+        said = inspector(row["path"])
         assert (row["score"], row["decision"]) == (pytest.approx(said.score, rel=1e-5), said.verdict)
     again = command("line", *given, *more, cwd=tmp_path)
     assert again.code == 0
@@ -302,3 +305,84 @@ def test_mistakes_are_one_paragraph(checkpoint, tmp_path, given, said):
     assert ran.code == 1
     assert said in flat(ran.out)
     assert "Traceback" not in ran.out
+
+
+# The plug-in that the documentation shows
+
+
+class Buffer:
+    def __init__(self, values):
+        channels = values.shape[2] if values.ndim == 3 else 1
+        seen = types.SimpleNamespace(data=values.ravel(), height=values.shape[0], width=values.shape[1])
+        self.payload, self.channels = types.SimpleNamespace(components=[seen]), channels
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.payload.components[0].data[:] = 77  # the driver uses it again
+
+
+class Harvester:
+    """A stand-in for harvesters.core.Harvester 1.4: one camera, whose fetches are given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.calls.append("reset")
+
+    def add_file(self, path):
+        assert path == "a.cti"
+
+    def update(self):
+        """Find the cameras."""
+
+    def create(self, search_key):
+        assert search_key == {"serial_number": "1"}
+        return self
+
+    def start(self):
+        """Go."""
+
+    def stop(self):
+        self.calls.append("stop")
+
+    def destroy(self):
+        self.calls.append("destroy")
+
+    fetches = ()
+
+    def try_fetch(self, *, timeout):
+        found = self.fetches.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def test_the_plug_in_of_the_documentation_works(tmp_path, monkeypatch):
+    text = (CONFIG_DIR.parent / "docs" / "line.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "GenicamSource" in block]
+    room = {}
+    exec(compile(code, "docs/line.md", "exec"), room)
+    module = types.ModuleType("harvesters.core")
+    module.Harvester = Harvester
+    monkeypatch.setitem(sys.modules, "harvesters", types.ModuleType("harvesters"))
+    monkeypatch.setitem(sys.modules, "harvesters.core", module)
+    grey, colour = np.full((20, 30), 200, np.uint8), image(red=True)
+    Harvester.fetches = [Buffer(grey), None, OSError("unplugged"), Buffer(colour), Buffer(image()), None]
+    source = room["GenicamSource"]("a.cti", "1", 0.1)
+    made = line(source, tmp_path)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    wait_for(lambda: len(lines(tmp_path)) == 3)
+    made.stop.set()
+    Harvester.fetches.extend([None] * 1000)
+    thread.join()
+    rows = lines(tmp_path)
+    assert [row["decision"] for row in rows] == ["NG", "NG", "OK"]
+    assert rows[0]["score"] == pytest.approx(200 / 255)
+    assert {row["camera"] for row in rows} == {"1"}
