@@ -258,6 +258,24 @@ def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path, monkeypatch):
     assert [row["id"] for row in lines(tmp_path, "a.jsonl")] == ["1", "3"]
 
 
+def test_what_was_taken_stays_small_and_never_misses_what_is_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("anomaly_lightning.deploy.line.ledger.LARGEST_TAKEN", 300)
+    (tmp_path / "taken.jsonl").write_text('{"id": "from before", "name": "x"}\n')
+    made, sizes = Ledger(tmp_path, "line", Gate(), remember=False), []
+    waiting = [Part(f"part-{number:03d}", image(), 0.0, {"frame": number}) for number in range(60)]
+    for number, part in enumerate(waiting):
+        made.take(part)
+        if number >= 3:  # three are open at any time
+            made.decide(waiting[number - 3], Outcome("verdict"))
+        held = {row["id"]: row for row in lines(tmp_path, "taken.jsonl")}
+        assert {"from before", *(part.id for part in waiting[max(0, number - 2) : number + 1])} <= set(held)
+        assert held[part.id] == {"id": part.id, "frame": number}
+        sizes.append((tmp_path / "taken.jsonl").stat().st_size)
+    assert max(sizes) < 400
+    made.close()
+    assert len(lines(tmp_path, "taken.jsonl")) == 4
+
+
 def test_two_processes_never_share_a_folder(tmp_path):
     first = line(Given([image()]), tmp_path)
     with pytest.raises(UserError, match="another process writes there"):

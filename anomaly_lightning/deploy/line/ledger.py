@@ -1,7 +1,7 @@
 """Which parts were taken, and the one line that each of them gets: nothing is lost, nothing is there twice.
 
 `taken.jsonl` holds a part's id before anything is done with it, the journal its outcome. A part is open in between;
-what a crash left open is found at the next start. `taken.jsonl` is emptied whenever nothing is open, so it stays small.
+what a crash left open is found at the next start. `taken.jsonl` forgets parts that have their line, so it stays small.
 """
 
 import threading
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from anomaly_lightning.deploy.line.part import Outcome, Part
 from anomaly_lightning.deploy.line.records import Records, rows
@@ -23,7 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 TAKEN = "taken.jsonl"
-LARGEST_TAKEN = 1_000_000  # bytes of taken.jsonl from which on it is emptied
+LARGEST_TAKEN = 1_000_000  # bytes of taken.jsonl from which on it forgets
 NOTHING: dict[str, Any] = {"score": None, "threshold": None, "regions": [], "reason": None, "heatmap": None}
 
 
@@ -66,8 +66,8 @@ class Ledger:
         self.line, self.gate, self.tally, self.journal = line, gate, Tally(), folder / journal
         self._lock, self._open, self._done = threading.Lock(), dict[str, Part](), set[str]()
         self.news = threading.Condition()
+        self._holder = self._hold(folder)
         self._taken = Records(folder / TAKEN)
-        self._hold(folder)
         self.expected: dict[str, dict[str, Any]] = {row["id"]: row for row in rows(folder / TAKEN)}
         self.before = 0
         for row in rows(self.journal):
@@ -78,16 +78,24 @@ class Ledger:
         self._remember = remember
         self._lines = Records(self.journal)
 
-    def _hold(self, folder: Path) -> None:
+    def _hold(self, folder: Path) -> BinaryIO | None:
         """Keep other processes out until this one ends, however it ends."""
         if fcntl is None:
-            return
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        holder = (folder / ".lock").open("ab")
         try:
-            fcntl.flock(self._taken.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._taken.close()
+            holder.close()
             words = "another process writes there. Stop it, or take another output folder."
             raise UserError(f"{folder}: {words}") from error
+        return holder
+
+    def _forget(self) -> None:
+        """Take parts that have their line out of taken.jsonl."""
+        still = [{"id": part.id, **part.names} for part in self._open.values()]
+        self._taken.replace([*self.expected.values(), *still])
 
     def known(self, part_id: str) -> bool:
         """Whether a part has its line, or is on its way to it."""
@@ -109,8 +117,8 @@ class Ledger:
         with self._lock:
             if part.id in self._open or part.id in self._done:
                 raise ValueError(f"the source gave the id {part.id} twice")
-            if not self._open and not self.expected and self._taken.stream.tell() > LARGEST_TAKEN:
-                self._taken.clear()
+            if self._taken.stream.tell() > LARGEST_TAKEN:
+                self._forget()
             if part.id not in self.expected:
                 self._taken.write({"id": part.id, **part.names})
             self.expected.pop(part.id, None)
@@ -167,12 +175,13 @@ class Ledger:
             return len(self._open)
 
     def close(self) -> None:
-        """Close both files; where every part has its line, taken.jsonl is left empty."""
+        """Close both files; taken.jsonl holds what has no line, so that it is empty where all have one."""
         with self._lock:
-            if not self._open and not self.expected:
-                self._taken.clear()
+            self._forget()
             self._lines.close()
             self._taken.close()
+            if self._holder is not None:
+                self._holder.close()
 
     def _in_time(self, outcome: Outcome, latency: float) -> Outcome:
         """The outcome, or that it came too late."""

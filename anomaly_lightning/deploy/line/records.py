@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,9 +79,16 @@ class Records:
             self.stream.truncate(before)
             raise
 
-    def clear(self) -> None:
-        """Take all lines away."""
-        self.stream.truncate(0)
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Hold these lines in place of all others; a crash leaves the file as it was, or as it is to be."""
+        fresh = self.file.with_name(f"{self.file.name}.part")
+        fresh.unlink(missing_ok=True)
+        made = Records(fresh)
+        made.stream.write(b"".join(encoded(row) for row in rows))
+        os.fsync(made.stream.fileno())
+        fresh.replace(self.file)
+        self.stream.close()
+        self.stream = made.stream
 
     def close(self) -> None:
         """Close the file."""
