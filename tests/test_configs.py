@@ -22,7 +22,7 @@ EXTRAS = ("autoencoder_size",)  # need a plugin of an extra; tests/test_sweep_co
 FILES = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in CONFIG_DIR.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "download") and path.stem not in EXTRAS
+    if path.parent.name not in ("hydra", "download", "source", "sink") and path.stem not in EXTRAS
 )
 # What a file leaves to its user: ??? in the file itself.
 GIVEN = {
