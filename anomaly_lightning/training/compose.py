@@ -116,6 +116,7 @@ def store_for(
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
         "precision": extractor.precision.name,
+        "groups": extractor.groups,
         "transform": transform.card().to_dict(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
