@@ -1,11 +1,14 @@
 """Vision Transformers as backbones: timm's own outputs as grids, at the run's image size, and nothing behind them."""
 
+import csv
+import urllib.request
+from pathlib import Path
+
+import pytest
 import timm
 import torch
-import urllib.request
-import pytest
 from safetensors.torch import save_file
-from toy import BARE, card, command, composed, flat, make_category
+from toy import BARE, command, composed, flat, make_category
 
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights
@@ -142,7 +145,9 @@ class TestSize:
 
     def test_another_side_is_refused_with_the_nearest_ones(self):
         extractor = FeatureExtractor(Backbone("timm", TINY, [1], weights="random"))
-        with pytest.raises(UserError, match=r"data\.image_size=\[100, 96\].*16 x 16.*nearest are \[96, 96\] or \[112, 96\]"):
+        with pytest.raises(
+            UserError, match=r"data\.image_size=\[100, 96\].*16 x 16.*nearest are \[96, 96\] or \[112, 96\]"
+        ):
             extractor.shape((100, 96))
 
     def test_a_second_one_is_refused(self):
@@ -191,7 +196,9 @@ class TestWeights:
         state, file = random_state(TINY), tmp_path / f"weights{suffix}"
         save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
         backbone = Backbone("timm", TINY, [1], weights=str(file))
-        assert torch.equal(backbone.state_dict()["body.model.blocks.1.mlp.fc1.weight"], state["blocks.1.mlp.fc1.weight"])
+        assert torch.equal(
+            backbone.state_dict()["body.model.blocks.1.mlp.fc1.weight"], state["blocks.1.mlp.fc1.weight"]
+        )
         assert backbone.weights_sha256 == weights.sha256_of_file(file)
 
     def test_from_a_file_with_the_authors_own_names(self, tmp_path):
@@ -242,3 +249,67 @@ class TestWeights:
         assert backbone.arguments["mean"] == [0.5, 0.5, 0.5]
         with pytest.raises(UserError, match=r"backbone\.mean and backbone\.std are not set"):
             build_backbone(composed(*given, "backbone.pretrained=null"))
+
+
+RUN = (
+    "debug=fast",
+    "backbone=vit",
+    f"backbone.architecture={TINY}",
+    "backbone.layers=[0.5,1.0]",
+    "backbone.pretrained=r160_in1k",
+    "backbone.weights=random",
+    "data.image_size=[64,96]",
+    "features.grid=null",
+    "trainer.accelerator=cpu",
+)
+
+
+def test_train_evaluate_and_predict_agree_on_scores(tmp_path):
+    """The position embeddings that a checkpoint holds are those of the run's size, and are not resampled again."""
+    make_category(tmp_path / "images")
+    where = ("category=custom", "category.name=widget", f"data.root={tmp_path / 'images'}")
+    ran = command("train", *RUN, *where, "model=pca", *BARE, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
+    assert command("evaluate", checkpoint, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path).code == 0
+    source = tmp_path / "images" / "widget" / "test" / "spot"
+    assert command("predict", checkpoint, f"input={source}", f"output={tmp_path / 'new'}", cwd=tmp_path).code == 0
+    trained, evaluated = (scores_of(tmp_path / folder / "predictions.csv") for folder in ("run", "again"))
+    predicted = scores_of(tmp_path / "new" / "decisions.csv")
+    assert evaluated == pytest.approx(trained, rel=1e-4)
+    assert len(predicted) == 4
+    assert predicted == pytest.approx({name: trained[name] for name in predicted}, rel=1e-4)
+
+
+def scores_of(table):
+    """Score by folder and name of the image."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        return {"/".join(Path(row["path"]).parts[-2:]): float(row["score"]) for row in csv.DictReader(stream)}
+
+
+def test_a_side_that_patches_do_not_fill_stops_the_command_in_words(tmp_path):
+    ran = command("train", *RUN, "data.image_size=100", "model=pca", "category=leather", cwd=tmp_path)
+    assert ran.code == 1
+    assert "the nearest are [96, 96] or [112, 112]" in flat(ran.out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [(TINY, SIZE), ("vit_small_patch14_reg4_dinov2", (42, 56)), ("vit_small_patch16_dinov3", SIZE)],
+)
+def test_the_exported_graph_gives_the_same_grids(architecture, size, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    backbone = Backbone("timm", architecture, [0, 1], weights="random")
+    backbone.fit_to(size)
+    x, batch = images(size), torch.export.Dim("batch")
+    file = tmp_path / "backbone.onnx"
+    torch.onnx.export(backbone, (x,), str(file), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for given in (x, images(size, count=3)):
+        with torch.no_grad():
+            wanted = backbone(given)
+        found = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+        for grid, want in zip(found, wanted, strict=True):
+            assert abs(grid - want.numpy()).max() < 1e-4 * want.abs().max()

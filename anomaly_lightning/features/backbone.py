@@ -119,9 +119,7 @@ def _numbers(model: nn.Module, layers: Layers, architecture: str) -> list[int]:
     """Numbers of the blocks that `layers` names; [] where it holds names."""
     named = [isinstance(layer, str) for layer in layers]
     if not named or (any(named) and not all(named)):
-        raise UserError(
-            f"backbone.layers={list(layers)}: expected names of layers or numbers of blocks, of one kind."
-        )
+        raise UserError(f"backbone.layers={list(layers)}: expected names of layers or numbers of blocks, of one kind.")
     return [] if any(named) else block_numbers(model, layers, architecture)  # type: ignore[arg-type]
 
 
