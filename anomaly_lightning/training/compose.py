@@ -75,6 +75,7 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
         workers=data["workers"] if cfg.cache.mode == "off" else 0,
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
+        shots=data["shots"],
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)

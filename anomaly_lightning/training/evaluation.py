@@ -75,6 +75,7 @@ def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sour
         selection_share=data.selection_share if cfg.data.root is None else 0.0,  # other normals may be fewer
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
+        shots=data.shots if cfg.data.root is None else None,
     )
     if card.tiling is not None:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
