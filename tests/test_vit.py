@@ -1,6 +1,7 @@
 """Vision Transformers as backbones: timm's own outputs as grids, at the run's image size, and nothing behind them."""
 
 import csv
+import json
 import urllib.request
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.vit import block_numbers
 from anomaly_lightning.training.compose import build_backbone
 
 TINY = "test_vit"  # timm's own for tests: 6 blocks of 64 channels, patches of 16, class token, embeddings for 160 x 160
@@ -313,3 +315,25 @@ def test_the_exported_graph_gives_the_same_grids(architecture, size, tmp_path):
         found = session.run(None, {session.get_inputs()[0].name: given.numpy()})
         for grid, want in zip(found, wanted, strict=True):
             assert abs(grid - want.numpy()).max() < 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize("experiment", ["subspace_vit", "anomaly_dino"])
+def test_the_few_shot_recipes_run_on_one_image(experiment, root, tmp_path):
+    """Random weights and 56 x 70 pixels; all else as the file says."""
+    given = ("backbone.weights=random", "data.image_size=[56,70]", "data.shots=1", "data.workers=0", "bootstrap=0")
+    where = ("category=custom", "category.name=widget", f"data.root={root}", "trainer.accelerator=cpu")
+    folder = tmp_path / "run"
+    ran = command("train", f"experiment={experiment}", *given, *where, *BARE, f"hydra.run.dir={folder}", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    found = json.loads((folder / "run.json").read_text(encoding="utf-8"))["card"]
+    assert found["features"]["shape"] == [384, 4, 5]
+    assert found["backbone"]["arguments"]["architecture"] == "vit_small_patch14_reg4_dinov2"
+    assert len(scores_of(folder / "predictions.csv")) == 12
+
+
+def test_the_recipes_look_at_the_papers_blocks_whatever_the_depth():
+    layers = list(composed("experiment=subspace_vit").backbone.layers)
+    deep = timm.create_model("test_vit", depth=40)
+    assert block_numbers(deep, layers, "forty") == list(range(22, 29))  # hidden states 23 to 29, the first is no block
+    assert block_numbers(timm.create_model("test_vit", depth=12), layers, "twelve") == [6, 7, 8]
+    assert list(composed("experiment=anomaly_dino").backbone.layers) == layers
