@@ -1,6 +1,7 @@
 """Which images are for training, selection, validation and testing: pure, seeded, and blind to the test set."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ class Splits:
 
     def without(self, samples: set[Sample]) -> "Splits":
         """The same sets less some samples."""
-        kept = {role: tuple(s for s in getattr(self, role) if s not in samples) for role in ROLES}
+        kept: dict[str, Any] = {role: tuple(s for s in getattr(self, role) if s not in samples) for role in ROLES}
         return replace(self, **kept)
 
     def counts(self) -> dict[str, int]:
