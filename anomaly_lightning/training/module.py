@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -118,7 +118,8 @@ class AnomalyModule(pl.LightningModule):
             return made
         steps = self.trainer.estimated_stepping_batches // len(made)
         schedules = [self.optimizer.schedule(optimizer, planned(steps)) for optimizer in made]
-        return made, [LRSchedulerConfig(schedule, interval="step") for schedule in schedules]
+        plans: Any = [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
+        return made, plans
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradients of one player, where that was asked for."""
