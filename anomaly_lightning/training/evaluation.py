@@ -81,6 +81,7 @@ def made_again(cfg: DictConfig, card: ModelCard, tiles: bool = True) -> tuple[MV
         selection_share=data.selection_share if cfg.data.root is None else 0.0,  # other normals may be fewer
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
+        shots=data.shots if cfg.data.root is None else None,
     )
     if card.tiling is not None and tiles:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
