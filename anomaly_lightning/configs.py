@@ -39,8 +39,14 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
+def quoted(value: object) -> str:
+    """A value as an override takes it, whatever characters it holds."""
+    plain = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{plain}'"
+
+
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The config that a command would run with, everything resolved; its run's folder holds it, as a command's does.
+    """The config that a command would run with, everything resolved; its run's folder holds it where a command's does.
 
     Args:
         name: Of the primary config, "train" say.
@@ -59,6 +65,7 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         with read_write(cfg.hydra.runtime):
             cfg.hydra.runtime.output_dir = str(folder)
         known.set_config(cfg)
+        keeps = cfg.hydra.output_subdir is not None
         with open_dict(cfg):
             del cfg.hydra
         if missing := sorted(OmegaConf.missing_keys(cfg)):
@@ -68,7 +75,8 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(str(error)) from error
     finally:
         known.cfg = before
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+    if keeps:
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+        OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
     return cfg
