@@ -1,6 +1,4 @@
-"""python -m anomaly_lightning.benchmark: what training and predicting cost on this machine, as ratios."""
-
-from pathlib import Path
+"""python -m anomaly_lightning.benchmark: what training and predicting cost here, or, suite=quality, how good it is."""
 
 from omegaconf import DictConfig
 
@@ -9,13 +7,11 @@ from anomaly_lightning.cli import command
 
 @command("benchmark")
 def main(cfg: DictConfig) -> None:
-    """Measure as the config says, print the tables, and write benchmark.json."""
-    from anomaly_lightning.bench.measure import measure
-    from anomaly_lightning.bench.table import show
+    """Measure as the config says, print the tables, and write benchmark.json or the quality suite's result file."""
+    from anomaly_lightning.bench import suites
     from anomaly_lightning.reports import console
 
-    show(measure(cfg))
-    console.places({"benchmark": Path(cfg.run_dir) / "benchmark.json"})
+    console.places(suites.run(cfg))
 
 
 if __name__ == "__main__":
