@@ -1,6 +1,4 @@
-"""python -m anomaly_lightning.benchmark: what training, predicting and serving cost on this machine, as ratios."""
-
-from pathlib import Path
+"""python -m anomaly_lightning.benchmark: what training, predicting and serving cost here, or how good it is."""
 
 from omegaconf import DictConfig
 
@@ -9,14 +7,11 @@ from anomaly_lightning.cli import command
 
 @command("benchmark")
 def main(cfg: DictConfig) -> None:
-    """Measure as the config says, print the tables, and write benchmark.json."""
-    from anomaly_lightning.bench import suite
+    """Measure as the config says, print the tables, and say where the results lie."""
+    from anomaly_lightning.bench import suites
     from anomaly_lightning.reports import console
 
-    measure, show = suite(cfg.suite)
-
-    show(measure(cfg))
-    console.places({"benchmark": Path(cfg.run_dir) / "benchmark.json"})
+    console.places(suites.run(cfg))
 
 
 if __name__ == "__main__":

@@ -77,8 +77,10 @@ class OutputFolder(Callback):
 
 
 # What each extra brings, by some of its modules: looked for before anything is composed, which needs them, too.
+TRAIN = ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2")
 EXTRAS = {
-    "train": ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2"),
+    "train": TRAIN,
+    "export": (*TRAIN, "onnx", "onnxscript"),
     "serve": ("fastapi", "fastapi_offline", "uvicorn", "python_multipart", "prometheus_client"),
 }
 

@@ -30,6 +30,7 @@ GIVEN = {
     "data/folder": ["category.name=widgets", "data.normal=/images/good"],
     "data/manifest": ["category.name=widgets", "data.manifest=/images/parts.csv"],
     "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.layers=[layer2]"],
+    "backbone/vit": ["backbone.architecture=test_vit", "backbone.layers=[1,3]", "backbone.pretrained=r160_in1k"],
     "backbone/timm": ["backbone.architecture=resnet18", "backbone.layers=[layer2]", "backbone.pretrained=a1_in1k"],
 }
 APPENDED = ("sweep",)  # no default in train.yaml

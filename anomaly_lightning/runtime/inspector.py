@@ -57,22 +57,29 @@ class Inspector:
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", trust: Sequence[str] = (), validity: bool = True
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        trust: Sequence[str] = (),
+        validity: bool = True,
+        threads: int | None = None,
     ) -> "Inspector":
         """Inspector of a trained model.
 
         Args:
-            path: A run's best.ckpt.
-            device: "auto" (a GPU where there is one), or what the engine calls a device.
-            trust: Further packages whose detectors may be created from what the file says.
+            path: A run's best.ckpt, or the folder of an exported bundle, which needs no torch.
+            device: "auto" (a GPU where there is one); of a checkpoint what torch calls a device, of a bundle "cpu",
+                "cuda", "tensorrt" or "openvino".
+            trust: Further packages whose detectors may be created from what a checkpoint says.
             validity: As above.
+            threads: For one forward on the CPU; None = $OMP_NUM_THREADS, else one a core.
 
         Raises:
-            CheckpointError: The file can't be used; the message says why.
+            CheckpointError: The checkpoint or bundle can't be used; the message says why. Nothing of it was executed.
             NotCalibratedError: Its run has not come to the calibration.
             UserError: There is no such device, or the framework that reads the file is not installed.
         """
-        return cls(*load_engine(Path(path), device, trust), validity)
+        return cls(*load_engine(Path(path), device, trust, threads), validity)
 
     @overload
     def __call__(self, source: Source) -> Inspection: ...

@@ -8,6 +8,7 @@ from typing import Any
 from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
 from anomaly_lightning.reports.page.losses import loss_curves
+from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.runtime.heatmap import TURBO
@@ -51,6 +52,7 @@ def page_data(
         "metrics": metrics,
         "words": {
             "promise": promise(metrics["threshold"]),
+            "kept": promised_and_realised(metrics["threshold"], metrics["image"]),
             "found": words.found(metrics["image"], notes),
             "test_alarms": words.alarms_met(metrics["image"]),
             "rests_on": words.rests_on(metrics, run),
