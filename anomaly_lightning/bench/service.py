@@ -38,7 +38,8 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     files = images_in(Path(known.images).expanduser(), recursive=True)
     if not files:
         raise UserError(f"load.images={known.images}: there is no image in it.")
-    inspector = Inspector.load(known.bundle)
+    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
+    inspector = Inspector.load(known.bundle, threads=known.threads)
     loops: list[tuple[float, float]] = []
     loads: dict[int, list[tuple[Load, float]]] = {clients: [] for clients in known.clients}
     images = [file.read_bytes() for file in files]
@@ -125,6 +126,7 @@ def _summary(found: Sequence[tuple[Load, float]], loops: Sequence[tuple[float, f
 def _service(known: DictConfig) -> Iterator[int]:
     """Port of a service in a process of its own."""
     arguments = [f"bundle={known.bundle}", f"queue={known.queue}", f"workers={known.workers}", "max_images=1", "port=0"]
+    arguments.append(f"threads={'null' if known.threads is None else known.threads}")
     command = [sys.executable, "-m", "anomaly_lightning.serve", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
