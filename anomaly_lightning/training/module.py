@@ -1,5 +1,6 @@
 """The LightningModule: what Lightning needs to train an `AnomalyModel`: optimizers, losses, evaluation outputs."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -116,8 +117,11 @@ class AnomalyModule(pl.LightningModule):
         made = [self.optimizer(parameters) for parameters in self.trained.players().values()]
         if not isinstance(self.optimizer, WarmCosine):
             return made
-        steps = self.trainer.estimated_stepping_batches // len(made)
-        schedules = [self.optimizer.schedule(optimizer, planned(steps)) for optimizer in made]
+        most = (
+            self.trainer.max_steps // len(made) if self.trainer.max_steps >= 0 else math.inf
+        )  # each step counts there
+        steps = planned(min(self.trainer.estimated_stepping_batches, most))
+        schedules = [self.optimizer.schedule(optimizer, steps) for optimizer in made]
         plans: Any = [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
         return made, plans
 
