@@ -25,7 +25,7 @@ class PatchMemory(nn.Module):
 
     bank: Tensor  # (size, k) float32, the first `count` rows are filled
     count: Tensor  # () int64
-    norms: Tensor  # (size,) squared lengths; infinite where unfilled, so that those are never nearest
+    norms: Tensor  # (size,) squared lengths; once fitted infinite where unfilled, so that those are never nearest
 
     def __init__(self, size: int = 2000, components: int = 32, sparse: bool = True) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class PatchMemory(nn.Module):
         """Make the buffers for features of so many channels on a grid (h, w); `seed` is that of the sample."""
         self.components, self.unit = min(self.components, channels), channels
         self.register_buffer("bank", torch.zeros(self.size, self.components))
-        self.register_buffer("norms", torch.full((self.size,), torch.inf))
+        self.register_buffer("norms", torch.zeros(self.size))
         self.register_buffer("count", torch.tensor(0))
         self.board = Chessboard(grid)
         self._sample = PatchSample(SAMPLED * self.size, seed)
