@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -39,8 +40,16 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
+def quoted(value: object) -> str:
+    """A value as an override takes it, whatever characters it holds."""
+    plain = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{plain}'"
+
+
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The config that a command would run with, everything resolved; its run's folder holds it, as a command's does.
+    """The config that a command would run with, everything resolved; its run's folder holds it where a command's does.
+
+    Inside of a command, too: what Hydra knows of that one is put back.
 
     Args:
         name: Of the primary config, "train" say.
@@ -49,8 +58,9 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: An override that there is none of, or an option without a default that was not set.
     """
-    known = HydraConfig.instance()
-    before = known.cfg
+    known, outer = HydraConfig.instance(), GlobalHydra.instance()
+    before, outside = known.cfg, outer.hydra
+    outer.clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
@@ -59,6 +69,7 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         with read_write(cfg.hydra.runtime):
             cfg.hydra.runtime.output_dir = str(folder)
         known.set_config(cfg)
+        keeps = cfg.hydra.output_subdir is not None
         with open_dict(cfg):
             del cfg.hydra
         if missing := sorted(OmegaConf.missing_keys(cfg)):
@@ -68,7 +79,9 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(str(error)) from error
     finally:
         known.cfg = before
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+        GlobalHydra.instance().hydra = outside
+    if keeps:
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+        OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
     return cfg

@@ -6,11 +6,11 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from anomaly_lightning.data.intake import left_out_below
 from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime import files
 from anomaly_lightning.runtime.files import ABOVE, HIDDEN, NOWHERE, OWN, images_in, left_out_of, mark_cache, on_disk
+from anomaly_lightning.runtime.left_out import left_out_below
 from anomaly_lightning.runtime.reading import FORMATS
 
 NFC, NFD = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))

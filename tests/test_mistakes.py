@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from toy import BARE, SMALL, command, composed, flat, make_category
 
-from anomaly_lightning.detectors.pca import PCA as Detector
+from anomaly_lightning.detectors import pca
 from anomaly_lightning.errors import CalibrationError, DataError
 from anomaly_lightning.training.compose import build_backbone, build_datamodule
 from anomaly_lightning.training.session import TrainingSession
@@ -132,7 +132,7 @@ def test_what_the_calibration_would_refuse_is_refused_before_the_fit(widget, tmp
     for name in ("spot/1.png", "good/2.png"):
         (defects / name).parent.mkdir(parents=True)
         (defects / name).write_bytes(b"no image")
-    monkeypatch.setattr(Detector, "prepare", lambda *_: pytest.fail("it was fitted"))
+    monkeypatch.setattr(pca.PCA, "prepare", lambda *_: pytest.fail("it was fitted"))
     fast = (*widget, "model=pca", f"run_dir={tmp_path / 'run'}", *BARE)
     for more, said in (
         (["threshold=conformal"], "At least 99 scores of normals .* 3 came"),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anomaly_lightning.detectors import patchcore
 from anomaly_lightning.detectors.base import Spec
-from anomaly_lightning.detectors.patchcore import PatchCore, nearest_neighbours
+from anomaly_lightning.detectors.patchcore import PatchCore, distances, exact_distances
 from anomaly_lightning.errors import UserError
 
 SHAPE = (6, 3, 4)  # channels, height, width
@@ -44,9 +44,14 @@ def test_a_image_of_the_bank_has_no_error() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, queries = torch.randn(20, 6), torch.randn(57, 6)
-    whole = nearest_neighbours(queries, memory)
+    whole = exact_distances(queries, memory)
     monkeypatch.setattr(patchcore, "DISTANCES_AT_ONCE", 100)
-    assert all(torch.equal(a, b) for a, b in zip(nearest_neighbours(queries, memory), whole, strict=True))
+    assert torch.equal(exact_distances(queries, memory), whole)
+
+
+def test_what_is_exported_gives_the_same_distances() -> None:
+    memory, queries = 3 + torch.randn(20, 6), 3 + torch.randn(57, 6)
+    torch.testing.assert_close(distances(queries, memory), exact_distances(queries, memory), rtol=1e-5, atol=0)
 
 
 def test_coreset_covers_better_than_chance() -> None:
@@ -86,6 +91,14 @@ def test_streaming_is_all_at_once(pool: int) -> None:
     assert torch.equal(streamed.memory, at_once.memory)
 
 
+def test_the_bank_is_a_share_of_all_patches_and_no_more_than_allowed() -> None:
+    batches = list(features(20).split(6))  # 240 patches
+    assert len(fitted(batches, bank=None, ratio=0.1, pool=None).memory) == 24
+    assert len(fitted(batches, bank=10, ratio=0.1, pool=None).memory) == 10
+    assert len(fitted(batches, bank=None, ratio=0.5, pool=60).memory) == 60, "the pool holds no more"
+    assert len(fitted(batches, bank=None, ratio=0.001, pool=None).memory) == 1
+
+
 def test_bank_loads_back_and_nothing_depends_on_the_mode() -> None:
     detector, test = fitted([features(4)], neighbours=3), features(3, seed=1)
     twin = PatchCore(**{**PLAIN, "neighbours": 3})
@@ -105,5 +118,9 @@ def test_preparing_again_starts_from_scratch() -> None:
 def test_settings_without_a_meaning_are_refused() -> None:
     with pytest.raises(UserError, match="pool=10"):
         PatchCore(bank=20, pool=10)
+    with pytest.raises(UserError, match="ratio=None"):
+        PatchCore(bank=None)
+    with pytest.raises(UserError, match=r"ratio=1\.5"):
+        PatchCore(ratio=1.5)
     with pytest.raises(UserError, match="odd"):
         PatchCore(neighbourhood=2)

@@ -1,7 +1,6 @@
 """What lies beside the data and is none: hidden, a run's own outputs, masks without an image, images of no set."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +8,12 @@ from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.layouts import LAYOUTS, MVNET
 from anomaly_lightning.data.mask_check import mask_files
 from anomaly_lightning.data.samples import Category, is_good
-from anomaly_lightning.runtime.files import images_in, left_out_of, on_disk
+from anomaly_lightning.runtime.files import images_in, on_disk
+from anomaly_lightning.runtime.left_out import LeftOut, left_out_below
 
 UNMATCHED = "masks that fit no image by their names, or one that has a mask already"
 FOR_GOOD = "masks of good parts, which show no defect"
 UNUSED = "in folders that this layout does not use"
-SHOWN = 3  # named in words
-KEPT = 50  # named in run.json
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Files that are no data, for one reason.
-
-    Attributes:
-        why: The reason, one of this module's or of `runtime.files`.
-        paths: All of them, in natural order.
-    """
-
-    why: str
-    paths: tuple[Path, ...]
-
-    def words(self) -> str:
-        """How many, why, and the first names."""
-        named = ", ".join(map(str, self.paths[:SHOWN]))
-        more = f" and {len(self.paths) - SHOWN} more" if len(self.paths) > SHOWN else ""
-        return f"{len(self.paths)} file(s) left out ({self.why}): {named}{more}"
-
-    def plain(self) -> dict[str, Any]:
-        """For run.json: the reason, the count and the first paths."""
-        return {"why": self.why, "count": len(self.paths), "paths": [str(path) for path in self.paths[:KEPT]]}
-
-
-def left_out_below(folders: Iterable[Path]) -> list[LeftOut]:
-    """What `images_in` leaves out below some folders, by the reason."""
-    found: dict[str, dict[Path, None]] = {}
-    for folder in folders:
-        for why, paths in left_out_of(folder).items():
-            found.setdefault(why, {}).update(dict.fromkeys(paths))
-    return [LeftOut(why, tuple(paths)) for why, paths in found.items()]
 
 
 def left_out(category: Category, settings: Mapping[str, Any], without: Exclusion) -> tuple[LeftOut, ...]:

@@ -10,13 +10,14 @@ from typing import Any
 from anomaly_lightning.data import synthetic
 from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.folder import read_folder
-from anomaly_lightning.data.intake import LeftOut, left_out
+from anomaly_lightning.data.intake import left_out
 from anomaly_lightning.data.layouts import categories_in, read_category, read_layout
 from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.data.masks import shared_masks
 from anomaly_lightning.data.samples import Category, Trouble
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import mark_cache, on_disk
+from anomaly_lightning.runtime.left_out import LeftOut
 
 DEFAULT_ROOT = Path("data/mvnet")
 SHOWN = 10  # unclear masks that a refusal names

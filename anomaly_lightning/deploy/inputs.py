@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from anomaly_lightning.data.intake import LeftOut, left_out_below
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import (
     IMAGE_SUFFIXES,
@@ -17,6 +16,7 @@ from anomaly_lightning.runtime.files import (
     on_disk,
     why_left_out,
 )
+from anomaly_lightning.runtime.left_out import LeftOut, left_out_below
 
 logger = logging.getLogger(__name__)
 

@@ -214,12 +214,13 @@ def _bytes(row: Tensor) -> memoryview:
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    for attempt in range(WRITE_ATTEMPTS):
-        try:
-            return _write_and_rename(path, parts)
-        except (FileNotFoundError, FileExistsError):  # another process trimmed the folder away just now, or between
-            if attempt + 1 == WRITE_ATTEMPTS:  # mkdir's two looks at it
-                raise
+    for _ in range(WRITE_ATTEMPTS - 1):
+        # Another process may trim the folder away just now; mkdir says that it exists if that falls between its two
+        # looks at it.
+        with suppress(FileNotFoundError, FileExistsError):
+            _write_and_rename(path, parts)
+            return
+    _write_and_rename(path, parts)
 
 
 def _write_and_rename(path: Path, parts: Sequence[bytes | memoryview]) -> None:

@@ -10,6 +10,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from anomaly_lightning.reports.promise import promised_and_realised
+
 HEADLINE = (
     *("precision", "recall", "f1", "f1_floor", "f1_oracle", "balanced_accuracy", "balanced_accuracy_oracle"),
     *("auroc", "false_alarm_rate", "miss_rate"),
@@ -62,6 +64,8 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     for what, why in metrics["notes"].items():
         console.print(f"{what}: {why}", style="yellow", highlight=False)
     threshold = metrics["threshold"]
+    if line := promised_and_realised(threshold, image):
+        console.print(line, highlight=False)
     console.print(
         f"threshold {number(threshold['value'])} from {threshold.get('normals')} validation normals "
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",

@@ -32,8 +32,8 @@ SYSTEM = (
     *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
 )
-# A folder with one of these holds the outputs of a run, of evaluate or of predict, its images in OUTPUTS.
-MARKERS = ("run.json", "metrics.json", "predictions.csv", "decisions.csv", "decisions.jsonl", ".hydra")
+# A folder with one of these holds the outputs of a run, of evaluate, predict or line, its images in OUTPUTS.
+MARKERS = ("run.json", "metrics.json", "predictions.csv", "decisions.csv", "decisions.jsonl", "journal.jsonl", ".hydra")
 OUTPUTS = ("heatmaps", "masks", "maps", "panels", "checkpoints", "tensorboard")
 # A folder with one of these was written as a whole: a cache (https://bford.info/cachedir), a bundle.
 CACHE_TAG = "CACHEDIR.TAG"
