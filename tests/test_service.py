@@ -409,6 +409,7 @@ SETTINGS = {
     "no such file": ({"token_file": "/nowhere"}, "can't be read"),
     "no queue": ({"queue": 0}, "queue=0: expected a number above 0"),
     "a queue too short": ({"queue": 2, "max_images": 3}, "contradicts queue=2"),
+    "threads": ({"threads": 0}, "threads=0: expected a number above 0"),
     "port": ({"port": 70000}, "port=70000"),
     "time": ({"timeout_s": -1}, "timeout_s=-1"),
 }

@@ -39,6 +39,7 @@ class Settings:
     max_images: int = 8
     recent: int = 100
     device: str = "auto"
+    threads: int | None = None
     validity: bool = True
     trust: Sequence[str] = ()
 
@@ -47,6 +48,8 @@ class Settings:
         positive = (*counts, "timeout_s", "upload_s", "shutdown_s", "max_mb")
         if wrong := next((name for name in positive if getattr(self, name) <= 0), None):
             raise UserError(f"{wrong}={getattr(self, wrong)}: expected a number above 0.")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"threads={self.threads}: expected a number above 0, or null for the engine's own choice.")
         if not 0 <= self.port <= 65535:
             raise UserError(f"port={self.port}: expected 0 (any that is free) to 65535.")
         if self.max_images > self.queue:
