@@ -22,8 +22,8 @@ LAYERS = {
     "features": ("errors", "runtime", "data"),
     "detectors": ("errors",),
     "scoring": ("errors", "runtime"),
-    "calibration": ("errors",),
-    "metrics": ("errors",),
+    "calibration": ("errors", "runtime"),
+    "metrics": ("errors", "runtime"),
 }
 PURE = ("runtime", "data", "features", "detectors", "scoring", "calibration", "metrics")
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 300

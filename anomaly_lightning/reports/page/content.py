@@ -10,6 +10,7 @@ from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, d
 from anomaly_lightning.reports.page.losses import loss_curves
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
+from anomaly_lightning.runtime.decision import MARGIN
 from anomaly_lightning.runtime.heatmap import TURBO
 
 REPORT_FILE = "report.html"
@@ -81,6 +82,7 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "script": {
             "threshold": threshold,
+            "margin": MARGIN,
             "f1_interval": metrics["image"]["ci95"].get("f1"),
             "start": plots.median_score(results) if threshold is None else threshold,
             "axis": axis,
