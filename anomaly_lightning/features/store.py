@@ -29,6 +29,7 @@ from anomaly_lightning.features.encoding import encode, torch_dtype
 
 SPEC, UNFINISHED = "spec.json", ".tmp"
 TOUCH_EVERY_S = 3600  # a file's mtime is the time of its last use, to this precision
+WRITE_ATTEMPTS = 20  # a process that trims beside may take a new folder away again and again, for a moment each
 _HEADER = struct.Struct("<8s64sI")  # magic and version, key, CRC-32 of the rest of the file
 _MAGIC = b"features"
 _FULL = (
@@ -213,10 +214,13 @@ def _bytes(row: Tensor) -> memoryview:
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file whole or not at all."""
-    try:
-        _write_and_rename(path, parts)
-    except FileNotFoundError:  # another process trimmed the folder away just now
-        _write_and_rename(path, parts)
+    for _ in range(WRITE_ATTEMPTS - 1):
+        # Another process may trim the folder away just now; mkdir says that it exists if that falls between its two
+        # looks at it.
+        with suppress(FileNotFoundError, FileExistsError):
+            _write_and_rename(path, parts)
+            return
+    _write_and_rename(path, parts)
 
 
 def _write_and_rename(path: Path, parts: Sequence[bytes | memoryview]) -> None:
