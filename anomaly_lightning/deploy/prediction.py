@@ -44,6 +44,7 @@ def predict(cfg: DictConfig) -> int:
         f"Decisions, regions, heatmaps and masks: {outputs.folder}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     return counts["unreadable"]
 
@@ -65,8 +66,8 @@ def watch(cfg: DictConfig) -> int:
     folder, output = Path(cfg.watch).expanduser().absolute(), Path(cfg.output).absolute()
     journal, outputs = Journal(output / "decisions.jsonl"), Outputs(output, cfg.maps)
     watcher = Watcher(inspector, folder, journal, output, cfg.poll_s, cfg.settle_s, cfg.patience_s)
-    console, count = Console(), 0
-    console.print(f"watching {folder}; {len(journal.done)} images done before", soft_wrap=True, highlight=False)
+    console, count = Console(highlight=False, markup=False, soft_wrap=True), 0
+    console.print(f"watching {folder}; {len(journal.done)} images done before")
     with stopping(watcher.stop):
         for path, which, said in watcher.results():
             count += 1
@@ -78,5 +79,5 @@ def watch(cfg: DictConfig) -> int:
             outputs.files(said, path.relative_to(folder))
             journal.write(which, as_json(path, said))
     journal.close()
-    console.print(f"stopped after {count} images: {output / 'decisions.jsonl'}", soft_wrap=True, highlight=False)
+    console.print(f"stopped after {count} images: {output / 'decisions.jsonl'}")
     return 0

@@ -32,5 +32,4 @@ def evaluate(checkpoint: str | Path, *overrides: str) -> dict[str, Any]:
     Raises:
         UserError: An option that there is none of, or whatever else keeps the command from its end.
     """
-    quoted = str(checkpoint).replace("\\", "\\\\").replace("'", "\\'")
-    return evaluation.evaluate(composed("evaluate", [f"checkpoint='{quoted}'", *overrides]))
+    return evaluation.evaluate(composed("evaluate", [f"checkpoint={checkpoint}", *overrides]))
