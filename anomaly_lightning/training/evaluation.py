@@ -27,7 +27,7 @@ from anomaly_lightning.training.describe import check_region
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
-from anomaly_lightning.training.tested_data import TestedData, tested_data, words
+from anomaly_lightning.training.tested_data import TestedData, what_to_test, words
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     quieten()
     clock, folder = run_files.Clock(), Path(cfg.run_dir)
     model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
-    tested = tested_data(cfg, card)
+    tested = what_to_test(cfg, card)
     datamodule, resolved = _datamodule(cfg, card, tested)
     if card.region is not None:
         check_region(Region.from_card(card.region), datamodule.splits.test)
@@ -101,6 +101,7 @@ def _datamodule(cfg: DictConfig, card: ModelCard, tested: TestedData) -> tuple[M
     if tested.good_alone:
         test = (*resolved.category.train, *resolved.category.test)
         datamodule.splits, datamodule.category = Splits((), (), test), replace(resolved.category, train=(), test=test)
+        resolved = replace(resolved, why="data.normal_test, as set")
     if card.tiling is not None:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
     return datamodule, resolved

@@ -40,7 +40,7 @@ class TestedData:
         return any(option != "category" for option in self.changes)
 
 
-def tested_data(cfg: DictConfig, card: ModelCard) -> TestedData:
+def what_to_test(cfg: DictConfig, card: ModelCard) -> TestedData:
     """What the options of `evaluate` say, and what the run knows where they say nothing.
 
     With data=<layout> all of its places are to be set; without it, single places of the run's layout are exchanged.
