@@ -7,10 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.deploy.line.command import IMAGES, line_of
 from anomaly_lightning.deploy.line.line import Settings
 from anomaly_lightning.deploy.line.sources.folder import FolderSource
-from anomaly_lightning.deploy.outputs import Outputs, Tables, find_images, output_names
+from anomaly_lightning.deploy.outputs import Outputs, Tables, output_names
 from anomaly_lightning.deploy.watching import stopping
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.reports.console import progress_bar

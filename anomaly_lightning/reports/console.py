@@ -132,5 +132,5 @@ def audit_end(serious: int, exclude: int, folder: Path, notes: list[str]) -> Non
     files = f"{folder / 'audit.json'}, {folder / 'audit.html'}"
     console.print(files, soft_wrap=True, highlight=False, markup=False)
     if exclude:
-        hint = f"Train without the {exclude} image(s) listed there: data.exclude={folder / 'audit.json'}"
+        hint = f"Train without the {exclude} file(s) listed there: data.exclude={folder / 'audit.json'}"
         console.print(hint, soft_wrap=True, highlight=False, markup=False)

@@ -79,6 +79,8 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)
+    if cfg.test:
+        datamodule.check_masks()
     if data["tile"] is not None:
         tiling = Tiling.from_config(data["tile"], data["tile_overlap"])
         cut_into_tiles(datamodule, tiling, Path(cfg.cache.dir))
@@ -94,8 +96,7 @@ def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> 
     splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
     if unreadable:
         datamodule.leave_out(unreadable)
-    for path in unknown:
-        logger.warning("data.tile: %s shows a defect but has no mask: its tiles are not tested on", path)
+    datamodule.untested = unknown
     datamodule.splits = splits
     whole = replace(datamodule.category, train=splits.normals, test=splits.test)
     datamodule.category = whole

@@ -24,6 +24,7 @@ from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
 from anomaly_lightning.training.compose import cut_into_tiles, store_for
 from anomaly_lightning.training.describe import check_region
 from anomaly_lightning.training.exported import load_any
+from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
@@ -60,13 +61,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     where = f"{resolved.where} ({resolved.why if tested.elsewhere else 'as the run had it'})"
     used = {"checkpoint": cfg.checkpoint, "category": tested.name, "data": where, "outputs": str(folder)}
     console.banner(used | {"note": differs or "the data of the run, by its fingerprint"})
+    intake = Intake(resolved, datamodule, trained=datamodule.fingerprint == card.data.fingerprint)
+    intake.warn()
     with clock.stage("test_s"):
         trainer.test(module, datamodule=_served(cfg, card, model, datamodule), verbose=False)
     results = Results.of(module, datamodule.splits.test)
-    metrics = gather_metrics(module, datamodule, results, clock, bootstrap=cfg.bootstrap, seed=cfg.seed)
+    metrics = gather_metrics(module, datamodule, results, clock, intake, bootstrap=cfg.bootstrap, seed=cfg.seed)
     metrics["notes"] |= {"data": differs} if differs else {}
     skipped = {str(path): reason for path, reason in datamodule.skipped.items()}
-    run = {"resolved": used, "skipped": skipped, **run_files.environment()}
+    run = {"resolved": used, "skipped": skipped, **intake.content(), **run_files.environment()}
     write_outcome(folder, results, metrics, run)
     run_files.write_json(folder / EVALUATION_FILE, run | _content(tested, resolved, datamodule.fingerprint, card))
     console.summary(metrics, folder, Path(cfg.checkpoint))
@@ -86,7 +89,7 @@ def _content(tested: TestedData, resolved: sources.Resolved, fingerprint: str, c
 
 
 def made_again(
-    cfg: DictConfig, card: ModelCard, tested: TestedData, tiles: bool = True
+    cfg: DictConfig, card: ModelCard, tested: TestedData, masks: bool = True
 ) -> tuple[MVNetDataModule, sources.Resolved]:
     """Splits of what is tested, made as the run made them.
 
@@ -94,7 +97,8 @@ def made_again(
         cfg: With data.on_corrupt and cache.dir.
         card: Of the run.
         tested: The category and its places.
-        tiles: Whether images are cut where the run cut them; without, they stay whole.
+        masks: Whether the masks are needed: they are read then, and images are cut where the run cut them. Without,
+            images stay whole.
     """
     data = card.data
     resolved = sources.resolve(tested.settings, tested.name, Path(cfg.cache.dir))
@@ -112,7 +116,9 @@ def made_again(
         test = (*resolved.category.train, *resolved.category.test)
         datamodule.splits, datamodule.category = Splits((), (), test), replace(resolved.category, train=(), test=test)
         resolved = replace(resolved, why="data.normal_test, as set")
-    if card.tiling is not None and tiles:
+    if masks:
+        datamodule.check_masks()
+    if card.tiling is not None and masks:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
     return datamodule, resolved
 
