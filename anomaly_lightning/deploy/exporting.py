@@ -20,6 +20,7 @@ from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.training.checkpoint import TorchEngine, load_model
 from anomaly_lightning.training.evaluation import made_again
+from anomaly_lightning.training.tested_data import what_to_test
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -80,7 +81,7 @@ def _images(cfg: DictConfig, card: ModelCard) -> Images:
 def _of_the_run(cfg: DictConfig, card: ModelCard) -> tuple[list[Path], str]:
     """Test images of the run, else its validation normals."""
     try:
-        datamodule, resolved = made_again(cfg, card, masks=False)
+        datamodule, resolved = made_again(cfg, card, what_to_test(cfg, card), masks=False)
     except DataError as error:
         raise ExportError(
             f"There are no images to compare on: {error} Set data.root to where they are, or parity.images to a folder."

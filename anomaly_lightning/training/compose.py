@@ -147,8 +147,10 @@ def build_data(
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
     """Module with a fresh detector, as the card describes it."""
     model = assemble(card, extractor, trust=[card.detector.target.partition(".")[0]])
-    trained = isinstance(model.detector, TrainedDetector)
-    return AnomalyModule(model, card, instantiate(cfg.optimizer) if trained else None)
+    if not isinstance(model.detector, TrainedDetector):
+        return AnomalyModule(model, card)
+    settings = {"data.batch_size": cfg.data.batch_size, "trainer.precision": str(cfg.trainer.precision)}
+    return AnomalyModule(model, card, instantiate(cfg.optimizer), settings | {"optimizer": plain(cfg.optimizer)})
 
 
 def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:

@@ -8,15 +8,18 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from anomaly_lightning.configs import in_sweep
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, describe, reuse
+from anomaly_lightning.training.callbacks.checkpoints import BestCheckpoint
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
 from anomaly_lightning.training.finish import finalise, fit
 from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
+from anomaly_lightning.training.resume import check_resumable
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,10 @@ class TrainingSession:
         self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
+        self.resumed = check_resumable(cfg.ckpt, self.module, self.trainer)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, BestCheckpoint) and self.resumed is not None:
+                callback.beside = self.resumed.path.parent
         self.intake = Intake(self.resolved, self.source, trained=self.cfg.test)
 
     def run(self) -> float | None:
@@ -54,7 +61,7 @@ class TrainingSession:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
         if leads:
-            reuse.forget(self.folder)
+            reuse.make_room(self.folder, self.cfg.overwrite) if in_sweep() else reuse.forget(self.folder)
             self.intake.warn()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
@@ -62,7 +69,7 @@ class TrainingSession:
         self._fit_validity()
         self._write_run("training")
         with self.clock.stage("fit_s"):
-            fit(self.trainer, self.module, self.data, self.cfg.ckpt)
+            fit(self.trainer, self.module, self.data, None if self.resumed is None else self.resumed.path)
             self.validation_loss = self._best_loss()
             checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
         found = self._test()
@@ -151,6 +158,8 @@ class TrainingSession:
             "validation_loss": self.validation_loss,
             "resolved": self._resolved(),
             "seed": self.cfg.seed,
+            "ckpt": None if self.resumed is None else str(self.resumed.path),
+            "ckpt_epochs": None if self.resumed is None else self.resumed.epochs,  # that were done before this start
             "dataset_fingerprint": self.module.card.data.fingerprint,
             "skipped": {str(path): reason for path, reason in self.source.skipped.items()},
             **self.intake.content(),
