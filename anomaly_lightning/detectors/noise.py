@@ -50,13 +50,13 @@ class Noise(TrainedDetector):
         self,
         noise: str = "perlin",
         std: float = 0.25,
-        width: int = 256,
+        width: int = 128,
         positions: int = 2048,
         climbs: int = 20,
         stride: float = 0.002,
         reach: tuple[float, float] = (0.85, 1.7),
         limit: float = 0.2,
-        judge: int = 32,
+        judge: int = 16,
         trust: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -168,7 +168,7 @@ class ImageHead(nn.Module):
 
 
 def drawn(batch: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Channels of so many random positions of features (B, C, h, w) float: (count, C, 1, 1) float; drawn with return."""
+    """So many random positions of features (B, C, h, w) float: (count, C, 1, 1) float, drawn with return."""
     vectors = batch.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
     places = torch.randint(0, len(vectors), (count,), generator=generator, device=batch.device)
     return vectors.index_select(0, places)[:, :, None, None]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def truncated_l1(normal: Tensor, anomalous: Tensor, margin: float) -> Tensor:
-    """mean max(0, margin + normal) + mean max(0, margin - anomalous), () float, of two sets of logits.
+    """Mean max(0, margin + normal) + mean max(0, margin - anomalous), () float, of two sets of logits.
 
     Liu et al., CVPR 2023 (SimpleNet), equation 7, with the sign of the logits turned.
     """
@@ -19,7 +19,9 @@ def masked_truncated_l1(logits: Tensor, mask: Tensor, margin: float) -> Tensor:
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """mean -(1 - p)^gamma log p, () float, p the probability of the right answer (Lin et al., ICCV 2017, equation 4).
+    """Mean -(1 - p)^gamma log p, () float, p the probability of the right answer.
+
+    Source: Lin et al., ICCV 2017, equation 4.
 
     Args:
         logits: (...) float.

@@ -9,7 +9,7 @@ LARGEST = 5  # at most 2^5 cells along an axis (SuperSimpleNet's perlin_range)
 def perlin(count: int, grid: tuple[int, int], cells: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Gradient noise, about -1 to 1, of so many cells along each axis: (count, h, w) float32.
 
-    At a cell's corners there are random unit gradients; between them their ramps are blended by 6 t^5 - 15 t^4 + 10 t^3.
+    At a cell's corners lie random unit gradients; between them their ramps are blended by 6 t^5 - 15 t^4 + 10 t^3.
 
     Args:
         count: Independent fields.
