@@ -64,8 +64,8 @@ class GAN(TrainedDetector):
         super().__init__()
         if not isinstance(network, GridNetworks | PixelNetworks) or not isinstance(whitening, PositionWhitening | None):
             raise UserError(
-                f"model.network={network}, model.whitening={whitening}: expected blocks with a _target_, or null for the "
-                "whitening."
+                f"model.network={network}, model.whitening={whitening}: expected blocks with a _target_, "
+                "or null for the whitening."
             )
         first, second, third = loss_weights
         if pool < 1 or noise < 0 or min(first, second, third, *errors) < 0 or len(errors) != 3 or not sum(errors):

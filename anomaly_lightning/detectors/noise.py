@@ -51,7 +51,7 @@ class Noise(TrainedDetector):
         noise: str = "perlin",
         std: float = 0.25,
         width: int = 128,
-        positions: int = 2048,
+        positions: int = 1024,
         climbs: int = 20,
         stride: float = 0.002,
         reach: tuple[float, float] = (0.85, 1.7),

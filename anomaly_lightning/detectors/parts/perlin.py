@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-LARGEST = 5  # at most 2^5 cells along an axis (SuperSimpleNet's perlin_range)
-
 
 def perlin(count: int, grid: tuple[int, int], cells: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Gradient noise, about -1 to 1, of so many cells along each axis: (count, h, w) float32.
@@ -33,13 +31,18 @@ def perlin(count: int, grid: tuple[int, int], cells: tuple[int, int], generator:
 def perlin_masks(count: int, grid: tuple[int, int], limit: float, generator: torch.Generator) -> Tensor:
     """Masks (count, 1, h, w) float32 of ones and zeros: where noise of a random scale is above `limit`.
 
-    Each is empty with a chance of one half, as SuperSimpleNet has it; all have the same number of cells.
+    Along each axis there are 1, 2, 4, ... cells, at most half as many as positions: at their corners the noise is zero.
+    Every mask has scales of its own, and is empty with a chance of one half, as in SuperSimpleNet.
     """
-    device = generator.device
-    scales = torch.randint(0, LARGEST + 1, (2,), generator=generator, device=device).tolist()
-    noise = perlin(count, grid, (2 ** scales[0], 2 ** scales[1]), generator)
-    shown = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
-    return ((noise[:, None] > limit) & shown).float()
+    return torch.stack([_mask(grid, limit, generator) for _ in range(count)])
+
+
+def _mask(grid: tuple[int, int], limit: float, generator: torch.Generator) -> Tensor:
+    """One mask, (1, h, w) float32."""
+    chances = torch.rand(3, generator=generator, device=generator.device).tolist()
+    height, width = (2 ** int(chance * (side // 2).bit_length()) for side, chance in zip(grid, chances, strict=False))
+    noise = perlin(1, grid, (height, width), generator)
+    return (noise > limit).float() * (chances[2] < 0.5)
 
 
 def _places(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
