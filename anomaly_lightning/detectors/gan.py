@@ -180,8 +180,8 @@ class GAN(TrainedDetector):
             latents = latent - self.generator.second(rebuilt)
             matched = self.critic.features(condensed) - self.critic.features(rebuilt)
         finally:
-            for part, mode in zip(players, modes, strict=True):
-                part.train(mode)
+            for player, mode in zip(players, modes, strict=True):
+                player.train(mode)
         residual = self.moments(inputs) - enlarged(rebuilt, (inputs.shape[-2], inputs.shape[-1]))
         return (residual, latents, matched), condensed, rebuilt
 
