@@ -220,6 +220,17 @@ def test_the_fused_error_is_both_maps_in_units_of_held_out_spread():
     assert fused.error_map(data).min() >= 0
 
 
+def test_a_memory_of_all_channels_sees_what_a_rotation_leaves_alone():
+    whole = fitted(fusion=StandardisedSum(PatchMemory(300, 99)))
+    data = features(3, seed=2)
+    standardised = (data - whole.moments.mean) / whole.moments.std
+    bank, patches = whole.fusion.memory.bank, F.avg_pool2d(standardised, 3, 1, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    expected = torch.cdist(patches, bank).amin(1).view(3, 8, 16) / SHAPE[0] ** 0.5
+    white = (torch.arange(8)[:, None] + torch.arange(16)) % 2 == 0
+    torch.testing.assert_close(whole._maps(data)[1][:, white], expected[:, white], rtol=1e-4, atol=1e-4)
+    assert len(whole.axes.axes) == 5, "no axes are kept for it"
+
+
 @pytest.mark.parametrize("parts", [{}, {"memory": None}, {"memory": None, "whitening": None}])
 def test_the_fusion_goes_with_any_error(parts):
     detector = fitted(fusion=StandardisedSum(PatchMemory(30, 7)), **parts)

@@ -9,7 +9,8 @@ from PIL import Image
 from scipy import ndimage
 from toy import HEIGHT, WIDTH, command, flat, save, texture
 
-from anomaly_lightning.deploy.outputs import find_images, output_names
+from anomaly_lightning.deploy.inputs import find_images
+from anomaly_lightning.deploy.outputs import output_names
 
 
 @pytest.fixture(scope="module")

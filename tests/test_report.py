@@ -520,5 +520,6 @@ def test_promised_and_realised_stand_in_one_line():
         "False alarms: 5.0% promised, resting on 30 held-out normals (rule student_t, 95 % bound 14%); 6.0% realised "
         "(3 of 50 good test images, 95 % 2% to 16%)."
     )
+    assert promised_and_realised({**threshold, "parameters": {"alpha": 0.01}}, image).startswith("False alarms: 1.0% ")
     assert "no good part" in promised_and_realised(threshold, None)
     assert promised_and_realised({"false_alarm_rate": None}, image) == ""

@@ -79,7 +79,8 @@ class Autoencoder(TrainedDetector):
             self.components = None  # all axes say what the channels say
         seen = self.components or channels
         self.moments = ChannelMoments(channels)
-        self.axes = PrincipalAxes(channels, max(self.components or 1, self._axes_remembered))
+        remembered = (part.components for part in self._memories if part.components < channels)
+        self.axes = PrincipalAxes(channels, max((self.components or 1, *remembered)))
         self.network.build(seen)
         # Twice the values would be as many bytes: what is kept is float32, features mostly lie in half of that.
         self.condenses = 2 * seen <= channels * self.pool**2
@@ -104,7 +105,7 @@ class Autoencoder(TrainedDetector):
             self.fusion.reset()
         for features in normals:
             self.moments.observe(features)
-            if self.components is not None or self._memories:  # else nothing looks along them
+            if self.components is not None or self._axes_remembered:  # else nothing looks along them
                 self.axes.observe(averages(features, self.pool))
         self.moments.finish()
         self.axes.finish(self.moments.std.flatten())
@@ -157,21 +158,25 @@ class Autoencoder(TrainedDetector):
     def _maps(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Error of features (B, C, h, w) float and the distance that the fusion adds, 0 without: each (B, h, w)."""
         size = (inputs.shape[-2], inputs.shape[-1])
+        seen = None
         if self.view.ready and self.whitening is not None:
-            seen = self.view(inputs)
-            residual, coordinates = seen.split((self.whitening.channels, seen.shape[1] - self.whitening.channels), 1)
+            residual, seen = self.view(inputs).split((self.whitening.channels, self._axes_remembered), 1)
             rebuilt = F.conv2d(self._evaluated(inputs), self.back)  # on the small grid, where it is cheap
             error = self.whitening.length(residual - enlarged(rebuilt, size))
         else:
-            coordinates = self._leading(inputs, self._axes_remembered) if self._memories else inputs
             error = self._residual(inputs).square().mean(1)
         if self.memory is not None:
-            error = weighted(error, self.memory(coordinates[:, : self.memory.components]), self.power)
+            error = weighted(error, self.memory(self._remembered(inputs, seen, self.memory)), self.power)
         if self.rim:
             error = error * self.edge
         if self.fusion is None:
             return error, torch.zeros_like(error)
-        return error, self.fusion.memory(coordinates[:, : self.fusion.memory.components])
+        return error, self.fusion.memory(self._remembered(inputs, seen, self.fusion.memory))
+
+    def _remembered(self, features: Tensor, seen: Tensor | None, memory: PatchMemory) -> Tensor:
+        """What a memory works on of features (B, C, h, w) float: (B, k, h, w) float; `seen`: all axes, if known."""
+        whole = memory.components == features.shape[1]
+        return self._leading(features, memory.components) if seen is None or whole else seen[:, : memory.components]
 
     @property
     def _memories(self) -> tuple[PatchMemory, ...]:
@@ -181,8 +186,9 @@ class Autoencoder(TrainedDetector):
 
     @property
     def _axes_remembered(self) -> int:
-        """Principal axes that the memories look along."""
-        return max((memory.components for memory in self._memories), default=0)
+        """Principal axes that the memories look along; one that sees all channels needs none of them."""
+        channels = self.moments.mean.shape[0]
+        return max((part.components for part in self._memories if part.components < channels), default=0)
 
     def _trust(self, compared: list[tuple[Tensor | None, Tensor]]) -> Tensor:
         """The memory's power, () float, from held-out residuals (B, C, h, w) and coordinates (B, k, h, w)."""
@@ -239,9 +245,12 @@ class Autoencoder(TrainedDetector):
         return standardised - enlarged(rebuilt, (features.shape[-2], features.shape[-1]))
 
     def _leading(self, features: Tensor, count: int) -> Tensor:
-        """Coordinates of features (B, C, h, w) float on the first `count` axes: (B, count, h, w) float."""
-        coordinates: Tensor = self.axes(self.moments(features), count)
-        return coordinates
+        """Coordinates of standardised features (B, C, h, w) float on the first `count` axes: (B, count, h, w) float.
+
+        All C of them are a rotation, which no distance sees: then the standardised channels themselves.
+        """
+        standardised: Tensor = self.moments(features)
+        return standardised if count == features.shape[1] else self.axes(standardised, count)
 
 
 def _fold_loaded(detector: nn.Module, _: object) -> None:

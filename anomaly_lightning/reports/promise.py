@@ -9,7 +9,8 @@ def promised_and_realised(threshold: Mapping[str, Any], image: Mapping[str, Any]
 
     "" where nothing was promised.
     """
-    rate, normals = threshold.get("false_alarm_rate"), threshold.get("normals")
+    asked = (threshold.get("parameters") or {}).get("alpha")  # of rules that are given a rate
+    rate, normals = threshold.get("false_alarm_rate") if asked is None else asked, threshold.get("normals")
     if rate is None or normals is None:
         return ""
     said = f"False alarms: {rate:.1%} promised, resting on {normals} held-out normals"
