@@ -47,6 +47,10 @@ MODELS = {
     "odd grid": ("model=autoencoder", "model.memory.size=100", "data.image_size=[56,104]", "features.grid=[7,13]"),
     "neighbourhood": ("model=pca", "features.neighbourhood=3", "features.grid=[5,7]"),
     "resnet": ("model=pca", "backbone=resnet18", "backbone.weights=random"),
+    "noise": ("model=noise_gaussian", "trainer.max_steps=4"),
+    "noise and judge": ("model=noise_perlin", "trainer.max_steps=4"),
+    "gan": ("model=gan", "trainer.max_steps=4"),
+    "gan on pixels": ("experiment=ganomaly", "model.network.width=4", "trainer.max_steps=4"),
 }
 
 
