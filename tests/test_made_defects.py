@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_dilation
 from toy import command
 
 from anomaly_lightning.data.defects import KINDS, DefectMaker, Recipe
@@ -13,7 +14,7 @@ from anomaly_lightning.data.defects.variation import Variation
 from anomaly_lightning.data.synthetic.specimen import Key, specimen
 from anomaly_lightning.errors import DataError
 
-SIZE = (64, 80)
+SIZE = (96, 128)
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +110,20 @@ def test_defects_lie_on_a_separable_object(normals):
     for one in made:
         found = foreground(one.clean)
         if found is not None:
-            assert (one.mask & ~found.pixels).sum() <= 0.1 * one.mask.sum()
+            assert not (one.mask & ~binary_dilation(found.pixels, iterations=2)).any()
 
 
 @pytest.mark.parametrize("name", ["leather", "screw"])
 def test_hardly_any_defect_is_hidden_in_the_normals_own_variation(normals, name):
     """The share of defects that change less than two normals differ by, with the recipe and without its look."""
-    faint = {"contrast": 0.1, "kinds": ("shade", "grain"), "most": 1}
+    faint = {"contrast": 0.2, "kinds": ("shade", "grain"), "most": 1}
 
     def hidden(**recipe):
         making = maker(normals[name], **recipe)
-        made = [making(number % 8, number // 8) for number in range(16)]
+        made = [making(number % 8, number // 8) for number in range(12)]
         return np.mean([making.variation.strength(one.clean, one.image, one.mask) < 1 for one in made])
 
-    assert hidden() <= 1 / 16
+    assert hidden() <= 1 / 12
     assert hidden(**faint, least=0.0) >= 0.5
     assert hidden(**faint) < hidden(**faint, least=0.0)
 

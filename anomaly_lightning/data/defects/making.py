@@ -17,7 +17,7 @@ from anomaly_lightning.errors import DataError
 VISIBLE = 4.0  # levels of 255 by which a pixel's surroundings must have changed to belong to the mask
 AREA = 2e-4  # share of the image that a defect covers at least (13 pixels of 256 x 256)
 ATTEMPTS = 8
-STRONGER = 1.2  # contrast of an attempt by that of the one before
+STRONGER = 1.35  # contrast of an attempt by that of the one before
 LOOKED_AT = 48  # normals that tell whether an object is separable, and how normals vary
 
 
@@ -47,8 +47,9 @@ class Recipe:
                 "Made defects: expected size and contrast above 0, most 1 or more and least 0 or more; got "
                 f"{self.size}, {self.contrast}, {self.most} and {self.least}."
             )
-        if not self.kinds or (unknown := [kind for kind in self.kinds if kind not in FILLS]):
-            raise DataError(f"Made defects: there is no kind {unknown or 'given'}; choose some of {', '.join(FILLS)}.")
+        unknown = [kind for kind in self.kinds if kind not in FILLS]
+        if unknown or not self.kinds:
+            raise DataError(f"Made defects: kinds={list(self.kinds)}: expected some of {', '.join(FILLS)}.")
 
 
 @dataclass(frozen=True)
