@@ -89,7 +89,7 @@ def test_detectors_know_only_their_contract_and_parts():
         ours = {name for name in imports(path) if name.startswith("anomaly_lightning.detectors")}
         assert {name.split(".")[2] for name in ours if name.count(".") >= 2} <= {"base", "parts"}, path
     base = {name.partition(".")[0] for name in imports(PACKAGE / "detectors" / "base.py")}
-    assert base <= {"torch", "collections", "dataclasses", "typing"}
+    assert base <= {"torch", "collections", "dataclasses", "types", "typing"}
 
 
 def test_the_ground_floor_is_free_of_frameworks():

@@ -34,9 +34,7 @@ def run(cfg: DictConfig) -> None:
     samples = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir)).category.train
     white = find_white(data["white"], [sample.path for sample in samples])
     transform = ImageTransform(data["image_size"], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), data["resize"], white)
-    given = plain(cfg.recipe)
-    recipe = Recipe(**{**given, "kinds": tuple(given["kinds"])})
-    maker = DefectMaker(levels_of(samples, transform), len(samples), recipe, cfg.seed)
+    maker = DefectMaker(levels_of(samples, transform), len(samples), Recipe(**plain(cfg.recipe)), cfg.seed)
     made = [maker(number % len(samples), number // len(samples)) for number in range(cfg.count)]
     hidden = np.mean([maker.variation.strength(one.clean, one.image, one.mask) < 1 for one in made])
     output = Path(cfg.output)

@@ -1,6 +1,6 @@
 """Defective images made of normal ones, with exact masks: a function of the normals, the recipe and a seed alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class Recipe:
     size: float = 1.0
     contrast: float = 1.0
     most: int = 3
-    kinds: tuple[str, ...] = tuple(FILLS)
+    kinds: Sequence[str] = tuple(FILLS)
     least: float = 1.0
     vary: bool = True
 
@@ -47,6 +47,7 @@ class Recipe:
                 "Made defects: expected size and contrast above 0, most 1 or more and least 0 or more; got "
                 f"{self.size}, {self.contrast}, {self.most} and {self.least}."
             )
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # a config gives a list
         unknown = [kind for kind in self.kinds if kind not in FILLS]
         if unknown or not self.kinds:
             raise DataError(f"Made defects: kinds={list(self.kinds)}: expected some of {', '.join(FILLS)}.")
