@@ -48,6 +48,10 @@ class NotCalibratedError(UserError):
         )
 
 
+class UsedFolderError(UserError):
+    """Outputs of another run lie where new ones are to go."""
+
+
 class CalibrationError(UserError):
     """The scores of the normals can't give the threshold that was asked for."""
 

@@ -33,6 +33,12 @@ MODELS = {
     "patchcore": ("model=patchcore", "model.bank=200", "model.pool=500"),
     "patchcore without neighbours": ("model=patchcore", "model.bank=200", "model.pool=500", "model.neighbours=1"),
     "pca": ("model=pca",),
+    "transformer": ("model=transformer",),
+    "vision transformer": (
+        *("model=pca", "features.groups=1", "backbone=vit", "backbone.architecture=test_vit"),
+        *("backbone.layers=[0.5,0.7,1.0]", "backbone.pretrained=r160_in1k", "backbone.weights=random"),
+        "cache.dtype=float32",  # in half precision, rounding of random tokens moves so small a residual by 1.1e-4
+    ),
     "region": ("model=pca", "data.roi=[[0.1,0.1],[0.9,0.1],[0.5,0.9]]"),
     "tiles": ("model=pca", "data.tile=[32,48]", "data.tile_overlap=8"),
     "letterbox": ("model=padim", "data.resize=letterbox"),
@@ -284,7 +290,7 @@ def test_what_counts_as_equal():
     found.add("a", said(0.5, 0.1), said(0.50002, 0.1))
     assert found.score == (pytest.approx(4e-5), "a")
     found.check("fp32")
-    found.add("b", said(0.99999, 0.1), said(1.00001, 0.1))
+    found.add("b", said(1.00006, 0.1), said(1.00014, 0.1))
     with pytest.raises(ExportError, match="1 decisions differ, the first is b: OK became NG"):
         found.check("fp32")
     found = Parity()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from anomaly_lightning.deploy import bundling, parity
 from anomaly_lightning.deploy.graph import packed, to_onnx
-from anomaly_lightning.deploy.outputs import find_images
+from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import DataError, ExportError, UserError
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.runtime.bundle import MODEL_FILES, PARITY
@@ -20,6 +20,7 @@ from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.training.checkpoint import TorchEngine, load_model
 from anomaly_lightning.training.evaluation import made_again
+from anomaly_lightning.training.tested_data import what_to_test
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -80,7 +81,7 @@ def _images(cfg: DictConfig, card: ModelCard) -> Images:
 def _of_the_run(cfg: DictConfig, card: ModelCard) -> tuple[list[Path], str]:
     """Test images of the run, else its validation normals."""
     try:
-        datamodule, resolved = made_again(cfg, card, tiles=False)
+        datamodule, resolved = made_again(cfg, card, what_to_test(cfg, card), masks=False)
     except DataError as error:
         raise ExportError(
             f"There are no images to compare on: {error} Set data.root to where they are, or parity.images to a folder."
