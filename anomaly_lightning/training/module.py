@@ -18,6 +18,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
+from anomaly_lightning.training.examples import serve_examples
 from anomaly_lightning.training.schedule import WarmCosine, planned
 
 Batch = dict[str, Tensor]
@@ -142,6 +143,8 @@ class AnomalyModule(pl.LightningModule):
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda features: trained.condense(features.to(self.device)))
+            if self.trained is not None and self.trained.examples:
+                serve_examples(data, self.model, self.trained)
 
     def conclude(self) -> None:
         """Let the detector compute what needs the trained weights."""
