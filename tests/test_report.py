@@ -31,7 +31,9 @@ from anomaly_lightning.reports.page import gallery as drawing
 from anomaly_lightning.reports.page import losses, plots, tables, words, write_report
 from anomaly_lightning.reports.page.contours import UNITS, box_of, outline_path
 from anomaly_lightning.reports.page.rebuild import read_results
+from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.templating import script_json
+from anomaly_lightning.runtime.promise import promise
 from anomaly_lightning.runtime.transform import ImageTransform
 
 TEMPLATES = Path(templating.__file__).parent / "templates"
@@ -175,7 +177,7 @@ def test_decision_in_words(run):
     ],
 )
 def test_promise(rate, upper, expected):
-    assert words.promise({"false_alarm_rate": rate, "false_alarm_upper": upper}).endswith(expected)
+    assert promise({"false_alarm_rate": rate, "false_alarm_upper": upper}).endswith(expected)
 
 
 def test_cautions_say_where_test_and_validation_disagree():
@@ -509,3 +511,15 @@ def test_training_leaves_the_report_of_its_metrics(run_folder):
     assert page.script["threshold"] == metrics["threshold"]["value"]
     assert "Lowest validation loss" in page.text
     assert f"{metrics['image']['auroc']:.3f}" in page.text
+
+
+def test_promised_and_realised_stand_in_one_line():
+    threshold = {"false_alarm_rate": 0.05, "false_alarm_upper": 0.14, "normals": 30, "method": "student_t"}
+    image = {"confusion": {"tp": 1, "fp": 3, "tn": 47, "fn": 9}, "ci95": {"false_alarm_rate": [0.02, 0.16]}}
+    assert promised_and_realised(threshold, image) == (
+        "False alarms: 5.0% promised, resting on 30 held-out normals (rule student_t, 95 % bound 14%); 6.0% realised "
+        "(3 of 50 good test images, 95 % 2% to 16%)."
+    )
+    assert promised_and_realised({**threshold, "parameters": {"alpha": 0.01}}, image).startswith("False alarms: 1.0% ")
+    assert "no good part" in promised_and_realised(threshold, None)
+    assert promised_and_realised({"false_alarm_rate": None}, image) == ""

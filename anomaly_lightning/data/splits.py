@@ -1,6 +1,7 @@
 """Which images are for training, selection, validation and testing: pure, seeded, and blind to the test set."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -21,12 +22,14 @@ class Splits:
         validation: Held-out normals that the thresholds are calibrated on.
         test: What is tested on.
         selection: Held-out normals that choose the epoch and other settings; empty = `validation` does that, too.
+        shots: How many training normals were kept of all that there were; None = all.
     """
 
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
     selection: tuple[Sample, ...] = ()
+    shots: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse sets that overlap, and defects where only normals may be."""
@@ -49,7 +52,7 @@ class Splits:
 
     def without(self, samples: set[Sample]) -> "Splits":
         """The same sets less some samples."""
-        kept = {role: tuple(s for s in getattr(self, role) if s not in samples) for role in ROLES}
+        kept: dict[str, Any] = {role: tuple(s for s in getattr(self, role) if s not in samples) for role in ROLES}
         return replace(self, **kept)
 
     def counts(self) -> dict[str, int]:
@@ -70,6 +73,7 @@ def make_splits(
     seed: int = 0,
     validation_share: float = 0.2,
     selection_share: float = 0.0,
+    shots: int | None = None,
 ) -> Splits:
     """Split one category.
 
@@ -84,9 +88,11 @@ def make_splits(
         validation_share: Share of the training normals that are held out, in (0, 1); at least one image.
         selection_share: Share of the held-out normals that choose the epoch and other settings, in [0, 1), so that the
             others give the threshold and nothing else; 0 = all do both. It changes nothing about the training set.
+        shots: Training normals that are kept, drawn by the seed; 2 shots are those of 1 and another one. The held-out
+            normals are the same as without, so that thresholds and metrics of different shots compare. None = all.
 
     Raises:
-        DataError: Unknown policy, a share out of its range, or too few normals.
+        DataError: Unknown policy, a share out of its range, too few normals, or more shots than there are.
     """
     if policy not in POLICIES:
         raise DataError(f"data.split={policy}: expected one of {', '.join(POLICIES)}.")
@@ -99,9 +105,37 @@ def make_splits(
         pool = category.train + tuple(sample for sample in category.test if not sample.label)
         normals, test_good = _cut(pool, seed, 0.2, category.name)
         test = test_good + tuple(sample for sample in category.test if sample.label)
+    _refuse_few(category.name, len(normals), policy)
     train, held_out = _cut(normals, seed, validation_share, category.name)
+    if len(train) < LEAST:
+        raise DataError(
+            f"data.validation_share={validation_share} leaves {len(train)} of the {len(normals)} images of good parts "
+            f"of {category.name} to train on; expected at least {LEAST}. Lower it, or add images of good parts."
+        )
     validation, selection = _set_apart(held_out, seed, selection_share)
-    return Splits(train, validation, test, selection)
+    return Splits(train if shots is None else _drawn(train, seed, shots), validation, test, selection, shots)
+
+
+def _drawn(train: tuple[Sample, ...], seed: int, shots: int) -> tuple[Sample, ...]:
+    """So many training normals, in their given order."""
+    if not 1 <= shots <= len(train):
+        raise DataError(f"data.shots={shots}: expected null, or 1 to {len(train)}, the training normals there are.")
+    # Not the permutation that held normals out: the first of these would be neighbours there, too.
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1_000_003 + seed)).tolist()
+    taken = set(order[:shots])
+    return tuple(sample for i, sample in enumerate(train) if i in taken)
+
+
+def _refuse_few(name: str, count: int, policy: str) -> None:
+    """Raise where the normals can't be split into some to train on and some to calibrate with."""
+    if count >= 2 * LEAST:
+        return
+    pooled = " (data.split=pooled_80_20 keeps a fifth of all for testing; data.split=official does not)"
+    raise DataError(
+        f"{name} has {count} image(s) of good parts to train on and to calibrate with"
+        f"{pooled if policy == 'pooled_80_20' else ''}; expected at least {2 * LEAST}: {LEAST} for either (better 50). "
+        "Add images of good parts to the training folder (data.root, data.normal or data.manifest)."
+    )
 
 
 def _set_apart(held_out: tuple[Sample, ...], seed: int, share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_lightning.detectors.base import Normals, Spec, TrainedDetector
+from anomaly_lightning.detectors.parts.fusion import StandardisedSum
 from anomaly_lightning.detectors.parts.grid import averages, enlarged
 from anomaly_lightning.detectors.parts.memory_weight import memory_power, rim_share, weighted
 from anomaly_lightning.detectors.parts.moments import ChannelMoments
@@ -26,7 +27,8 @@ class Autoencoder(TrainedDetector):
     becomes the error in up to three steps, each of which can be left out: its mean square over the channels (the plain
     method), or its Mahalanobis length under the residuals of normals at the same position (`whitening`); times the
     distance to the nearest of a coreset of normal patches, to a power (`memory`, `parts.memory_weight`); attenuated at
-    the rim of the grid, where the backbone saw padding (`rim`).
+    the rim of the grid, where the backbone saw padding (`rim`). To that error a distance to normal patches can be added
+    that knows no positions, both by how evenly they tell held-out normals (`fusion`).
 
     Args:
         network: Rebuilds what it sees: `Spatial` or `Pointwise`.
@@ -36,7 +38,8 @@ class Autoencoder(TrainedDetector):
         whitening: Measures residuals by their covariance per position; None = plain squared error.
         memory: Nearest-neighbour factor; None = none.
         rim: Whether errors at the rim of the grid are attenuated.
-        seed: Of the noise, the projection and the memory's sample.
+        fusion: Adds a distance to normal patches to the error, both standardised; None = the error alone.
+        seed: Of the noise, the projection and the memories' samples.
     """
 
     power: Tensor  # () float in [0, 2], how much the memory counts
@@ -53,6 +56,7 @@ class Autoencoder(TrainedDetector):
         whitening: PositionWhitening | None = None,
         memory: PatchMemory | None = None,
         rim: bool = True,
+        fusion: StandardisedSum | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -61,10 +65,11 @@ class Autoencoder(TrainedDetector):
                 "model.pool must be 1 or more, model.noise 0 or more, model.components null or 1 or more; got "
                 f"{pool}, {noise} and {components}."
             )
-        for name, part, kind in (("whitening", whitening, PositionWhitening), ("memory", memory, PatchMemory)):
+        kinds = (("whitening", PositionWhitening), ("memory", PatchMemory), ("fusion", StandardisedSum))
+        for (name, kind), part in zip(kinds, (whitening, memory, fusion), strict=True):
             if not isinstance(part, kind | None):
                 raise UserError(f"model.{name}={part}: expected a block with a _target_, or null.")
-        self.network, self.whitening, self.memory = network, whitening, memory
+        self.network, self.whitening, self.memory, self.fusion = network, whitening, memory, fusion
         self.components, self.pool, self.noise, self.rim, self.seed = components, pool, noise, rim, seed
 
     def build(self, spec: Spec) -> None:
@@ -74,11 +79,12 @@ class Autoencoder(TrainedDetector):
             self.components = None  # all axes say what the channels say
         seen = self.components or channels
         self.moments = ChannelMoments(channels)
-        self.axes = PrincipalAxes(channels, max(self.components or 1, self.memory.components if self.memory else 1))
+        remembered = (part.components for part in self._memories if part.components < channels)
+        self.axes = PrincipalAxes(channels, max((self.components or 1, *remembered)))
         self.network.build(seen)
         # Twice the values would be as many bytes: what is kept is float32, features mostly lie in half of that.
         self.condenses = 2 * seen <= channels * self.pool**2
-        for part in (self.whitening, self.memory):
+        for part in (self.whitening, *self._memories):
             if part is not None:
                 part.build(channels, (grid[0], grid[1]), self.seed)
         self.inlet, self.view = ChannelView(), ChannelView()
@@ -95,9 +101,11 @@ class Autoencoder(TrainedDetector):
         if self.whitening is not None:
             self.whitening.reset()
         self.power.zero_()  # whatever the memory of an earlier fit holds
+        if self.fusion is not None:
+            self.fusion.reset()
         for features in normals:
             self.moments.observe(features)
-            if self.components is not None or self.memory is not None:  # else nothing looks along them
+            if self.components is not None or self._axes_remembered:  # else nothing looks along them
                 self.axes.observe(averages(features, self.pool))
         self.moments.finish()
         self.axes.finish(self.moments.std.flatten())
@@ -116,13 +124,13 @@ class Autoencoder(TrainedDetector):
     @torch.no_grad()
     def conclude(self, normals: Normals, held_out: Normals) -> None:
         """Set covariance factors, memory and its power from features (B, C, h, w) float, with the trained weights."""
-        if self.whitening is None and self.memory is None:
+        if self.whitening is None and not self._memories:
             return
         for features in normals:
             if self.whitening is not None:
                 self.whitening.observe(self._residual(features))
-            if self.memory is not None:
-                self.memory.observe(self._leading(features))
+            for memory in self._memories:
+                memory.observe(self._leading(features, memory.components))
         compared: list[tuple[Tensor | None, Tensor]] = []  # residuals and coordinates
         for features in held_out:
             residual = None if self.whitening is None else self._residual(features)
@@ -130,29 +138,57 @@ class Autoencoder(TrainedDetector):
                 self.whitening.observe_held_out(residual)
             room = HELD - sum(len(coordinates) for _, coordinates in compared)
             if self.memory is not None and room > 0:
-                compared.append((None if residual is None else residual[:room], self._leading(features[:room])))
-        for part in (self.whitening, self.memory):
+                coordinates = self._leading(features[:room], self.memory.components)
+                compared.append((None if residual is None else residual[:room], coordinates))
+        for part in (self.whitening, *self._memories):
             if part is not None:
                 part.finish()
         if compared:
             self.power.copy_(self._trust(compared))
         self._fold()
+        if self.fusion is not None:
+            self.fusion.finish([self._maps(features) for features in held_out])
 
     @torch.no_grad()
     def error_map(self, inputs: Tensor) -> Tensor:
         """Error of features (B, C, h, w) float: (B, h, w) float; see the class for what it is made of."""
+        error, distance = self._maps(inputs)
+        return error if self.fusion is None else self.fusion(error, distance)
+
+    def _maps(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Error of features (B, C, h, w) float and the distance that the fusion adds, 0 without: each (B, h, w)."""
         size = (inputs.shape[-2], inputs.shape[-1])
+        seen = None
         if self.view.ready and self.whitening is not None:
-            seen = self.view(inputs)
-            residual, coordinates = seen.split((self.whitening.channels, seen.shape[1] - self.whitening.channels), 1)
+            residual, seen = self.view(inputs).split((self.whitening.channels, self._axes_remembered), 1)
             rebuilt = F.conv2d(self._evaluated(inputs), self.back)  # on the small grid, where it is cheap
             error = self.whitening.length(residual - enlarged(rebuilt, size))
         else:
-            coordinates = inputs if self.memory is None else self._leading(inputs)
             error = self._residual(inputs).square().mean(1)
         if self.memory is not None:
-            error = weighted(error, self.memory(coordinates), self.power)
-        return error * self.edge if self.rim else error
+            error = weighted(error, self.memory(self._remembered(inputs, seen, self.memory)), self.power)
+        if self.rim:
+            error = error * self.edge
+        if self.fusion is None:
+            return error, torch.zeros_like(error)
+        return error, self.fusion.memory(self._remembered(inputs, seen, self.fusion.memory))
+
+    def _remembered(self, features: Tensor, seen: Tensor | None, memory: PatchMemory) -> Tensor:
+        """What a memory works on of features (B, C, h, w) float: (B, k, h, w) float; `seen`: all axes, if known."""
+        whole = memory.components == features.shape[1]
+        return self._leading(features, memory.components) if seen is None or whole else seen[:, : memory.components]
+
+    @property
+    def _memories(self) -> tuple[PatchMemory, ...]:
+        """The memories that there are: the factor's and the fusion's."""
+        fused = None if self.fusion is None else self.fusion.memory
+        return tuple(memory for memory in (self.memory, fused) if memory is not None)
+
+    @property
+    def _axes_remembered(self) -> int:
+        """Principal axes that the memories look along; one that sees all channels needs none of them."""
+        channels = self.moments.mean.shape[0]
+        return max((part.components for part in self._memories if part.components < channels), default=0)
 
     def _trust(self, compared: list[tuple[Tensor | None, Tensor]]) -> Tensor:
         """The memory's power, () float, from held-out residuals (B, C, h, w) and coordinates (B, k, h, w)."""
@@ -175,8 +211,7 @@ class Autoencoder(TrainedDetector):
         if self.whitening is None or not self.whitening.fitted:
             return
         rows = self.whitening.rows  # (k, C)
-        leading = self.axes.axes[: self.memory.components] if self.memory is not None else rows[:0]
-        self.view.set(torch.cat((rows, leading)), self.moments)
+        self.view.set(torch.cat((rows, self.axes.axes[: self._axes_remembered])), self.moments)
         back = rows if self.components is None else rows @ self.axes.axes[: self.components].T
         self.back = back[:, :, None, None].contiguous()
 
@@ -209,11 +244,13 @@ class Autoencoder(TrainedDetector):
         standardised: Tensor = self.moments(features)
         return standardised - enlarged(rebuilt, (features.shape[-2], features.shape[-1]))
 
-    def _leading(self, features: Tensor) -> Tensor:
-        """Coordinates of features (B, C, h, w) float on the memory's axes: (B, k, h, w) float."""
-        assert self.memory is not None
-        coordinates: Tensor = self.axes(self.moments(features), self.memory.components)
-        return coordinates
+    def _leading(self, features: Tensor, count: int) -> Tensor:
+        """Coordinates of standardised features (B, C, h, w) float on the first `count` axes: (B, count, h, w) float.
+
+        All C of them are a rotation, which no distance sees: then the standardised channels themselves.
+        """
+        standardised: Tensor = self.moments(features)
+        return standardised if count == features.shape[1] else self.axes(standardised, count)
 
 
 def _fold_loaded(detector: nn.Module, _: object) -> None:

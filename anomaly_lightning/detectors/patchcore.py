@@ -23,7 +23,8 @@ class PatchCore(Detector):
 
     While fitting, a uniform sample of at most `pool` patches is kept (4 pool C bytes, whatever the number of
     images); of these the bank is chosen by the greedy k-center coreset on a random projection (algorithm 1), in
-    O(bank * pool * projection).
+    O(bank * pool * projection). As published it is `ratio` of all patches, chosen from all of them: ratio 0.1, bank,
+    pool and projection null, where memory and time grow with the number of images, the latter by its square.
 
     Re-weighting (equation 7) is a matter of the image's score, and a detector returns a map. So the whole map of a
     image is multiplied by the weight of its top patch, w = 1 - exp(|x - m*|) / sum over the `neighbours` m of m* in
@@ -31,8 +32,10 @@ class PatchCore(Detector):
     image is unchanged.
 
     Args:
-        bank: Patches in the memory bank, at most. The paper has 1 to 10 % of all training patches.
-        pool: Patches the bank is chosen from, at least `bank`.
+        bank: Patches in the memory bank, at most; None: as many as `ratio` says.
+        ratio: Share of all training patches in the bank, in (0, 1]; the paper has 0.01 to 0.25. None: as many as
+            `bank` says.
+        pool: Patches the bank is chosen from, at least `bank`; None: all.
         projection: Dimension of the random projection that the coreset is chosen in; None: the features themselves.
         neighbourhood: Side of the window that a patch averages, odd; 1: none.
         neighbours: How many neighbours of m* re-weight the map, m* among them; 1: no re-weighting.
@@ -45,22 +48,30 @@ class PatchCore(Detector):
     def __init__(
         self,
         *,
-        bank: int = 2000,
-        pool: int = 20000,
+        bank: int | None = 2000,
+        ratio: float | None = None,
+        pool: int | None = 20000,
         projection: int | None = 64,
         neighbourhood: int = 3,
         neighbours: int = 9,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 1 <= bank <= pool or neighbours < 1 or (projection is not None and projection < 1):
+        if min(1 if value is None else value for value in (bank, pool, projection, neighbours)) < 1 or (
+            bank is not None and pool is not None and pool < bank
+        ):
             raise UserError(
                 "model.bank, model.neighbours and model.projection must be 1 or more and model.pool at least "
                 f"model.bank; got bank={bank}, pool={pool}, neighbours={neighbours}, projection={projection}."
             )
+        if (bank is None and ratio is None) or (ratio is not None and not 0 < ratio <= 1):
+            raise UserError(
+                f"model.ratio must be above 0 and at most 1, or null where model.bank says how many; got bank={bank}, "
+                f"ratio={ratio}."
+            )
         if neighbourhood < 1 or neighbourhood % 2 == 0:
             raise UserError(f"model.neighbourhood must be odd and 1 or more; got {neighbourhood}.")
-        self.bank, self.pool, self.projection = bank, pool, projection
+        self.bank, self.ratio, self.pool, self.projection = bank, ratio, pool, projection
         self.neighbourhood, self.neighbours, self.seed = neighbourhood, neighbours, seed
 
     def build(self, spec: Spec) -> None:
@@ -70,16 +81,22 @@ class PatchCore(Detector):
 
     def prepare(self, normals: Normals) -> None:
         """Choose the bank from a sample of the patches of features (B, C, h, w) float."""
-        sample = PatchSample(self.pool, self.seed)
+        sample, count = PatchSample(self.pool, self.seed), 0
         for features in normals:
             sample.observe(self._averaged(features))
+            count += len(features) * features.shape[2] * features.shape[3]
         points = patches = sample.vectors
         if self.projection is not None and self.projection < points.shape[1]:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(points.shape[1], self.projection, generator=generator)
             points = points @ (directions / self.projection**0.5).to(points)
-        self.memory = patches[greedy_k_center(points, min(self.bank, len(points)))].to(self.memory).clone()
+        self.memory = patches[greedy_k_center(points, self._kept(count, len(points)))].to(self.memory).clone()
         self.support = _neighbours_of_each(self.memory, min(self.neighbours, len(self.memory)))
+
+    def _kept(self, count: int, sampled: int) -> int:
+        """How many of so many sampled patches the bank takes, where training has `count`."""
+        share = count if self.ratio is None else max(1, int(self.ratio * count))
+        return min(sampled, share, sampled if self.bank is None else self.bank)
 
     def error_map(self, inputs: Tensor) -> Tensor:
         """Re-weighted distance to the bank: (B, h, w) float for features (B, C, h, w) float."""

@@ -11,19 +11,19 @@ class PatchSample:
     drawn image by image, so that the sample does not depend on the batches.
 
     Args:
-        size: Vectors kept at most.
+        size: Vectors kept at most; None: all.
         seed: Of the keys.
 
     Attributes:
         vectors: (n, C) float, the sample so far, n <= size.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int | None, seed: int) -> None:
         self.size, self.seed = size, seed
         self.clear()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.vectors)
 
     def clear(self) -> None:
         """Reset; the same keys are drawn again."""
@@ -36,6 +36,9 @@ class PatchSample:
         if len(self) == 0:
             self.vectors = vectors[:0]
         positions = len(vectors) // len(features)
+        if self.size is None:
+            self.vectors = torch.cat((self.vectors, vectors))
+            return
         keys = torch.cat([torch.rand(positions, generator=self._generator, dtype=torch.float64) for _ in features])
         new = keys > (self._keys.min() if len(self) == self.size else -1.0)
         keys = torch.cat((self._keys, keys[new]))

@@ -8,7 +8,9 @@ from anomaly_lightning.detectors.parts.grid import Chessboard, surroundings
 from anomaly_lightning.errors import UserError
 
 SAMPLED = 10  # patches of the streamed sample for each that the memory keeps
-DISTANCES_AT_ONCE = 2**22  # bounds one block of the distance matrix: 16 MB in float32
+# Entries of one block of the distance matrix: on a CPU half a megabyte, which its cache holds until the minimum is
+# taken (half the time of blocks that it does not hold); elsewhere 64 MB, in few calls.
+ON_CPU, ELSEWHERE = 2**17, 2**24
 
 
 class PatchMemory(nn.Module):
@@ -25,7 +27,7 @@ class PatchMemory(nn.Module):
 
     bank: Tensor  # (size, k) float32, the first `count` rows are filled
     count: Tensor  # () int64
-    norms: Tensor  # (size,) squared lengths; infinite where unfilled, so that those are never nearest
+    norms: Tensor  # (size,) squared lengths; once fitted infinite where unfilled, so that those are never nearest
 
     def __init__(self, size: int = 2000, components: int = 32, sparse: bool = True) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class PatchMemory(nn.Module):
         """Make the buffers for features of so many channels on a grid (h, w); `seed` is that of the sample."""
         self.components, self.unit = min(self.components, channels), channels
         self.register_buffer("bank", torch.zeros(self.size, self.components))
-        self.register_buffer("norms", torch.full((self.size,), torch.inf))
+        self.register_buffer("norms", torch.zeros(self.size))
         self.register_buffer("count", torch.tensor(0))
         self.board = Chessboard(grid)
         self._sample = PatchSample(SAMPLED * self.size, seed)
@@ -71,14 +73,16 @@ class PatchMemory(nn.Module):
         return self._nearest(patches).unflatten(1, coordinates.shape[-2:])
 
     def _nearest(self, patches: Tensor) -> Tensor:
-        """Distance (B, n) float of patches (B, n, k) float; blocks of images bound the memory."""
-        at_once = max(1, DISTANCES_AT_ONCE // (patches.shape[1] * self.size))
-        if torch.compiler.is_exporting() or len(patches) <= at_once:
-            return self._distances(patches)
-        return torch.cat([self._distances(block) for block in patches.split(at_once)])
-
-    def _distances(self, patches: Tensor) -> Tensor:
-        """Distance (B, n) float of patches (B, n, k) float by |a|^2 + |b|^2 - 2 a b."""
+        """Distance (B, n) float of patches (B, n, k) float, in blocks."""
         vectors = patches.flatten(0, 1)
+        entries = ON_CPU if vectors.device.type == "cpu" else ELSEWHERE
+        if torch.compiler.is_exporting():
+            distances = self._distances(vectors)
+        else:
+            distances = torch.cat([self._distances(block) for block in vectors.split(max(1, entries // self.size))])
+        return distances.unflatten(0, (-1, patches.shape[1]))
+
+    def _distances(self, vectors: Tensor) -> Tensor:
+        """Distance (n,) float of patches (n, k) float by |a|^2 + |b|^2 - 2 a b."""
         nearest = torch.addmm(self.norms, vectors, self.bank.T, alpha=-2).amin(1) + vectors.square().sum(1)
-        return (nearest.clamp_min(0) / self.unit).sqrt().unflatten(0, (-1, patches.shape[1]))
+        return (nearest.clamp_min(0) / self.unit).sqrt()

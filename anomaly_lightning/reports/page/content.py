@@ -8,9 +8,12 @@ from typing import Any
 from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
 from anomaly_lightning.reports.page.losses import loss_curves
+from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
+from anomaly_lightning.runtime.decision import MARGIN
 from anomaly_lightning.runtime.heatmap import TURBO
+from anomaly_lightning.runtime.promise import promise
 
 REPORT_FILE = "report.html"
 HISTORY = Path("history") / "metrics.csv"
@@ -49,7 +52,8 @@ def page_data(
         "title": f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}",
         "metrics": metrics,
         "words": {
-            "promise": words.promise(metrics["threshold"]),
+            "promise": promise(metrics["threshold"]),
+            "kept": promised_and_realised(metrics["threshold"], metrics["image"]),
             "found": words.found(metrics["image"], notes),
             "test_alarms": words.alarms_met(metrics["image"]),
             "rests_on": words.rests_on(metrics, run),
@@ -81,6 +85,7 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "script": {
             "threshold": threshold,
+            "margin": MARGIN,
             "f1_interval": metrics["image"]["ci95"].get("f1"),
             "start": plots.median_score(results) if threshold is None else threshold,
             "axis": axis,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from anomaly_lightning.runtime.promise import of_hundred
+
 DASH = "\u2013"
 UNDEFINED = "unknown"
 
@@ -50,25 +52,6 @@ def share(value: float) -> str:
     return f"{value:.3f}"
 
 
-def of_hundred(rate: float) -> str:
-    """A rate as so many of 100, whole."""
-    return f"{100 * rate:.0f}"
-
-
-def promise(threshold: Mapping[str, Any]) -> str:
-    """What the validation normals say about false alarms to come."""
-    upper, rate = threshold.get("false_alarm_upper"), threshold.get("false_alarm_rate")
-    if upper is None:
-        return "How many good parts will be called defective is not known: no threshold was calibrated."
-    interval = f"(95 %: 0 to {of_hundred(upper)})"
-    if rate is None:
-        return f"How many of 100 good parts will be called defective can't be said from so few normals {interval}."
-    if rate == 0:
-        return f"Of 100 good parts probably none will be called defective {interval}."
-    about = "fewer than 1" if rate < 0.005 else f"about {of_hundred(rate)}"
-    return f"Of 100 good parts {about} will be called defective {interval}."
-
-
 def found(image: Mapping[str, Any] | None, notes: Mapping[str, str]) -> str:
     """How many of the test set's defects were found."""
     confusion = (image or {}).get("confusion")
@@ -112,7 +95,7 @@ def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
             "its good parts seem to differ from those that the threshold was fitted on."
         )
     said += [str(warning) for warning in threshold.get("warnings") or []]
-    skipped = run.get("skipped") or {}
+    skipped = {} if "skipped" in metrics["notes"] else run.get("skipped") or {}
     said += [f"Left out, because it can't be read: {path} ({why})" for path, why in skipped.items()]
     said += [_sentence(why) for name, why in metrics["notes"].items() if name.partition(".")[0] not in BLOCKS]
     return said

@@ -1,0 +1,127 @@
+"""The quality suite: rows that are resumed, paired differences, and rules compared on the same scores."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from scipy import stats
+from toy import command
+
+from anomaly_lightning.bench.quality import decisions, paired, row, suite
+from anomaly_lightning.calibration import Conformal, Highest, Quantile
+from anomaly_lightning.errors import UserError
+
+QUICK = [
+    "backbone=tiny", "trainer.max_epochs=1", "data.generate.train=10", "data.generate.test_good=3",
+    "data.generate.defects_each=1", "data.image_size=64", "features.grid=8", "trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+def rows_of(values: dict[tuple[str, int], float | None], experiment: str = "a") -> list[dict[str, object]]:
+    return [
+        {"category": category, "seed": seed, "experiment": experiment, "metrics": {"auroc": value}}
+        for (category, seed), value in values.items()
+    ]
+
+
+def test_differences_are_means_over_seeds_then_over_categories() -> None:
+    old = rows_of({("x", 0): 0.5, ("x", 1): 0.6, ("y", 0): 0.7, ("z", 0): 0.1})
+    new = rows_of({("x", 0): 0.7, ("x", 1): 0.6, ("y", 0): 0.6, ("z", 0): None, ("w", 0): 1.0})
+    found = paired.compare(new, old, "auroc")
+    assert found is not None
+    assert found.by_category == pytest.approx({"x": 0.1, "y": -0.1})
+    assert found.without == pytest.approx({"x": -0.1, "y": 0.1})
+    assert (found.pairs, found.mean) == (3, pytest.approx(0))
+    assert paired.compare(new, rows_of({("q", 0): 1.0}), "auroc") is None
+
+
+@pytest.mark.parametrize("count", [3, 8, 14])
+def test_signs_are_those_of_scipys_permutation_test(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.4, 1, count)
+    wanted = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    assert paired.sign_flip(values) == pytest.approx(wanted.pvalue)
+
+
+def test_signs_of_many_categories_are_drawn() -> None:
+    assert paired.sign_flip(np.full(30, 0.1)) < 1e-3
+    assert paired.sign_flip(np.resize([0.1, -0.1], 30)) == 1.0
+
+
+def config(tmp_path: Path, **changes: object) -> object:
+    quality = {
+        "root": None, "categories": [], "generated": ["tile"], "experiments": ["quality_pca", "quality_padim"],
+        "seeds": [0, 1], "overrides": [], "result": str(tmp_path / "rows.json"), **changes,
+    }  # fmt: skip
+    return OmegaConf.create({"quality": quality, "cache": {"dir": str(tmp_path)}})
+
+
+def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def fake(cfg):
+        ran.append((cfg.model._target_.rpartition(".")[2], cfg.seed))
+        if len(ran) == 3:
+            raise UserError("one row fails")
+        metrics = {"auroc": cfg.seed / 2, "pixel_aupro_256": None, "balanced_accuracy": 0.5}
+        return {"metrics": metrics, "scores": {}}
+
+    monkeypatch.setattr(row, "run", fake)
+    found = suite.run_suite(config(tmp_path))
+    assert ran == [("PCA", 0), ("PCA", 1), ("PaDiM", 0), ("PaDiM", 1)]
+    assert [(one["experiment"], one["seed"]) for one in found] == [
+        ("quality_pca", 0), ("quality_pca", 1), ("quality_padim", 1)
+    ]  # fmt: skip
+    assert len(suite.run_suite(config(tmp_path))) == 4
+    assert ran[4:] == [("PaDiM", 0)], "the row that had failed, and no other"
+    assert len(suite.run_suite(config(tmp_path, experiments=["quality_padim"]))) == 2
+    with pytest.raises(UserError, match=r"quality\.overrides"):
+        suite.run_suite(config(tmp_path, overrides=["seed=3"]))
+
+
+def test_what_makes_no_suite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nobody"):
+        suite.run_suite(config(tmp_path, experiments=["nobody"]))
+    with pytest.raises(UserError, match=r"quality\.root"):
+        suite.run_suite(config(tmp_path, categories=["cookie"]))
+    (tmp_path / "rows.json").write_text("{}")
+    with pytest.raises(UserError, match="result file"):
+        suite.run_suite(config(tmp_path))
+
+
+def test_a_rule_is_judged_by_the_test_scores() -> None:
+    scores = {"normals": list(range(1, 21)), "good": [5, 10, 25, 30], "defective": [15, 40, 50]}
+    found = decisions.outcome(Quantile(q=1.0), scores)
+    assert found is not None
+    assert (found.alarms, found.good, found.recall) == (2, 4, pytest.approx(2 / 3))
+    assert found.balanced == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found.best == pytest.approx((2 / 3 + 1) / 2)
+    assert found.promised == pytest.approx(1 / 21)
+    assert found.holds is False, "2 of 4 is more than 1 in 21 explains"
+    assert decisions.outcome(Conformal(alpha=0.01), scores) is None, "too few normals for this rule"
+    assert decisions.outcome(Highest(), {**scores, "defective": []}) is None
+    assert decisions.interval(2, 4) == pytest.approx((0.0676, 0.9324), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_runs_the_suite_and_compares_two_files(tmp_path: Path) -> None:
+    asked = [
+        "suite=quality", "quality.generated=[tile]", "quality.experiments=[quality_pca,quality_padim]",
+        "quality.overrides=[" + ",".join(f'"{value}"' for value in QUICK) + "]",
+    ]  # fmt: skip
+    ran = command("benchmark", *asked, "quality.result=first.json", "run_dir=here", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    content = json.loads((tmp_path / "first.json").read_text())
+    assert [one["experiment"] for one in content["rows"]] == ["quality_pca", "quality_padim"]
+    assert content["rows"][0]["metrics"]["auroc"] is not None
+    assert content["rows"][0]["decision"]["good"] == 3
+    again = command(
+        "benchmark", *asked, "quality.result=first.json", "quality.against=first.json", "run_dir=here", cwd=tmp_path
+    )
+    assert "quality_padim against quality_padim" in again.out
+    wrong = command("benchmark", "suite=nothing", "run_dir=here", cwd=tmp_path)
+    assert wrong.code != 0
+    assert "suite=nothing" in wrong.out
