@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly_lightning.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
+    from anomaly_lightning.deploy.api import export
     from anomaly_lightning.detectors.base import Detector
     from anomaly_lightning.features.backbone import Backbone
     from anomaly_lightning.runtime.card import ModelCard
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from anomaly_lightning.training.api import evaluate, fit
 
 __version__ = "0.1.0"
-__all__ = ["Backbone", "Detector", "Inspection", "Inspector", "ModelCard", "UserError", "evaluate", "fit"]
+__all__ = ["Backbone", "Detector", "Inspection", "Inspector", "ModelCard", "UserError", "evaluate", "export", "fit"]
 
-# Imported when they are asked for, so that the import of the package needs no torch and takes no time. `evaluate` is
-# the function as long as nobody imports the command of that name, which nobody should.
+# Imported when they are asked for, so that the import of the package needs no torch and takes no time. `evaluate`
+# and `export` are the functions as long as nobody imports the commands of that name, which nobody should.
 _PLACES = {
     "Backbone": "features.backbone",
     "Detector": "detectors.base",
@@ -25,6 +26,7 @@ _PLACES = {
     "Inspector": "runtime.inspector",
     "ModelCard": "runtime.card",
     "evaluate": "training.api",
+    "export": "deploy.api",
     "fit": "training.api",
 }
 

@@ -77,7 +77,12 @@ class OutputFolder(Callback):
 
 
 # What each extra brings, by some of its modules: looked for before anything is composed, which needs them, too.
-EXTRAS = {"train": ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2")}
+TRAIN = ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2")
+EXTRAS = {
+    "train": TRAIN,
+    "export": (*TRAIN, "onnx", "onnxscript"),
+    "serve": ("fastapi", "fastapi_offline", "uvicorn", "python_multipart", "prometheus_client"),
+}
 
 
 def _installed(module: str) -> bool:

@@ -40,8 +40,14 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
+def quoted(value: object) -> str:
+    """A value as an override takes it, whatever characters it holds."""
+    plain = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{plain}'"
+
+
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The config that a command would run with, everything resolved; its run's folder holds it, as a command's does.
+    """The config that a command would run with, everything resolved; its run's folder holds it where a command's does.
 
     Inside of a command, too: what Hydra knows of that one is put back.
 
@@ -63,6 +69,7 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         with read_write(cfg.hydra.runtime):
             cfg.hydra.runtime.output_dir = str(folder)
         known.set_config(cfg)
+        keeps = cfg.hydra.output_subdir is not None
         with open_dict(cfg):
             del cfg.hydra
         if missing := sorted(OmegaConf.missing_keys(cfg)):
@@ -73,7 +80,8 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
     finally:
         known.cfg = before
         GlobalHydra.instance().hydra = outside
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+    if keeps:
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+        OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
     return cfg

@@ -30,6 +30,14 @@ class CheckpointError(UserError):
     """A checkpoint is missing, foreign, damaged or unsafe to load."""
 
 
+class BundleError(CheckpointError):
+    """An exported bundle is missing, damaged, changed, or of another version; nothing of it was used."""
+
+
+class ExportError(UserError):
+    """A model can't be exported, or what was exported is not equal to it; nothing was kept."""
+
+
 class NotCalibratedError(UserError):
     """A decision was asked of a module whose threshold was never fitted."""
 

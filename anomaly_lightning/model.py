@@ -53,6 +53,11 @@ class AnomalyModel(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False), true_float32():
             return self.detector.error_map(inputs)
 
+    def scored(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,) and error maps (B, h, w), float, of what the detector sees, (B, ...) float."""
+        error_maps = self.error_map(inputs)
+        return self.read(error_maps)[1], error_maps
+
     def read(self, error_map: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, H, W) and scores (B,), float, of error maps (B, h, w) float."""
         maps, scores = self.scoring(error_map)

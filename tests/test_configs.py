@@ -22,7 +22,7 @@ EXTRAS = ("autoencoder_size",)  # need a plugin of an extra; tests/test_sweep_co
 FILES = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in CONFIG_DIR.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "download") and path.stem not in EXTRAS
+    if path.parent.name not in ("hydra", "download", "source", "sink") and path.stem not in EXTRAS
 )
 # What a file leaves to its user: ??? in the file itself.
 GIVEN = {
@@ -30,6 +30,7 @@ GIVEN = {
     "data/folder": ["category.name=widgets", "data.normal=/images/good"],
     "data/manifest": ["category.name=widgets", "data.manifest=/images/parts.csv"],
     "backbone/torchvision": ["backbone.architecture=resnet18", "backbone.layers=[layer2]"],
+    "backbone/vit": ["backbone.architecture=test_vit", "backbone.layers=[1,3]", "backbone.pretrained=r160_in1k"],
     "backbone/timm": ["backbone.architecture=resnet18", "backbone.layers=[layer2]", "backbone.pretrained=a1_in1k"],
 }
 APPENDED = ("sweep",)  # no default in train.yaml

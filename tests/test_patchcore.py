@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anomaly_lightning.detectors import patchcore
 from anomaly_lightning.detectors.base import Spec
-from anomaly_lightning.detectors.patchcore import PatchCore, nearest_neighbours
+from anomaly_lightning.detectors.patchcore import PatchCore, distances, exact_distances
 from anomaly_lightning.errors import UserError
 
 SHAPE = (6, 3, 4)  # channels, height, width
@@ -44,9 +44,14 @@ def test_a_image_of_the_bank_has_no_error() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     memory, queries = torch.randn(20, 6), torch.randn(57, 6)
-    whole = nearest_neighbours(queries, memory)
+    whole = exact_distances(queries, memory)
     monkeypatch.setattr(patchcore, "DISTANCES_AT_ONCE", 100)
-    assert all(torch.equal(a, b) for a, b in zip(nearest_neighbours(queries, memory), whole, strict=True))
+    assert torch.equal(exact_distances(queries, memory), whole)
+
+
+def test_what_is_exported_gives_the_same_distances() -> None:
+    memory, queries = 3 + torch.randn(20, 6), 3 + torch.randn(57, 6)
+    torch.testing.assert_close(distances(queries, memory), exact_distances(queries, memory), rtol=1e-5, atol=0)
 
 
 def test_coreset_covers_better_than_chance() -> None:

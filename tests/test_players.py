@@ -15,6 +15,7 @@ from toy_detectors import TwoPlayers
 from anomaly_lightning.errors import CheckpointError
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.training.checkpoint import load_model
+from anomaly_lightning.training.schedule import WarmCosine
 from anomaly_lightning.training.session import TrainingSession
 
 TRUST = ("toy_detectors",)
@@ -69,6 +70,34 @@ def test_one_players_turn_leaves_the_other_alone(session):
     after = made.module.model.detector.state_dict()
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {"critic.weight", "critic.bias"}
+
+
+@pytest.mark.parametrize("limits", [("trainer.max_epochs=2",), ("trainer.max_epochs=-1", "trainer.max_steps=12")])
+def test_a_schedule_and_clipping_hold_for_every_player_as_in_a_loop_by_hand(session, limits):
+    """12 images in batches of 5 are 3 steps an epoch; Lightning counts one for each player."""
+    made = session("TwoPlayers", *limits, "data.batch_size=5", "test=false")
+    recipe = WarmCosine(lr=0.1, final_lr=0.01, warmup=2, weight_decay=0.1, amsgrad=False, clip=0.05)
+    made.module.optimizer = recipe
+    by_hand, batches = copy.deepcopy(made.module.model.detector), []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            batches.append(batch["features"].clone())
+
+    made.trainer.callbacks.append(Watch())
+    made.run()
+    assert len(batches) == 6
+    optimizers = {name: torch.optim.AdamW(own, lr=0.1, weight_decay=0.1) for name, own in by_hand.players().items()}
+    for step, batch in enumerate(batches):
+        for name, optimizer in optimizers.items():
+            optimizer.param_groups[0]["lr"] = recipe.rate(step, 6)
+            optimizer.zero_grad()
+            by_hand.losses(batch, name)["total"].backward()
+            torch.nn.utils.clip_grad_norm_(by_hand.players()[name], 0.05)
+            optimizer.step()
+    trained = made.module.model.detector.state_dict()
+    for name, value in by_hand.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_losses_of_every_player_are_logged_by_name_and_the_last_epoch_is_kept(session):

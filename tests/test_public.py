@@ -69,7 +69,7 @@ def test_importing_the_package_imports_no_torch_where_it_is_there():
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("name", ["fit", "evaluate", "Detector", "Backbone"])
+@pytest.mark.parametrize("name", ["fit", "evaluate", "export", "Detector", "Backbone"])
 def test_a_public_name_that_needs_the_framework_says_what_to_install(name):
     ran = base(f"from anomaly_lightning import {name}")
     assert "MissingExtraError" in ran.stderr
@@ -95,12 +95,16 @@ def test_every_command_is_a_script_and_the_other_way_round():
     assert {f"anomaly-{name}": f"anomaly_lightning.{name}:main" for name in commands} == scripts()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "audit", "benchmark", "report", "leaderboard", "cache"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "audit", "benchmark", "report", "leaderboard", "cache", "export"]
+)
 def test_a_command_whose_extra_is_missing_ends_in_one_line_that_says_which(name, tmp_path):
     # As the console script does: import the module, call its main.
     ran = base(f"from anomaly_lightning.{name} import main; main()", cwd=tmp_path)
     assert ran.returncode == 1
-    assert ran.stderr.splitlines() == [f"{name} needs torch, which is not here: pip install 'anomaly-lightning[train]'"]
+    extra = "export" if name == "export" else "train"
+    told = f"{name} needs torch, which is not here: pip install 'anomaly-lightning[{extra}]'"
+    assert ran.stderr.splitlines() == [told]
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +120,7 @@ def test_dependencies_of_the_base_are_few():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {text.partition(">")[0] for text in project["dependencies"]}
     assert named == {"numpy", "pillow", "msgspec", "onnxruntime", "hydra-core", "omegaconf", "rich"}
-    assert "anomaly-lightning[train]" in project["optional-dependencies"]["dev"]
+    assert "anomaly-lightning[train,export,serve,line]" in project["optional-dependencies"]["dev"]
 
 
 def small(widget):

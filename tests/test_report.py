@@ -33,6 +33,7 @@ from anomaly_lightning.reports.page.contours import UNITS, box_of, outline_path
 from anomaly_lightning.reports.page.rebuild import read_results
 from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.templating import script_json
+from anomaly_lightning.runtime.promise import promise
 from anomaly_lightning.runtime.transform import ImageTransform
 
 TEMPLATES = Path(templating.__file__).parent / "templates"
@@ -176,7 +177,7 @@ def test_decision_in_words(run):
     ],
 )
 def test_promise(rate, upper, expected):
-    assert words.promise({"false_alarm_rate": rate, "false_alarm_upper": upper}).endswith(expected)
+    assert promise({"false_alarm_rate": rate, "false_alarm_upper": upper}).endswith(expected)
 
 
 def test_cautions_say_where_test_and_validation_disagree():

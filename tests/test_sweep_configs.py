@@ -45,7 +45,7 @@ def installed(plugin: str) -> bool:
 
 
 def test_every_preset_has_a_test():
-    tested = {"all_categories", "synthetic", "seeds", "autoencoder_size"}
+    tested = {"all_categories", "synthetic", "seeds", "shots", "autoencoder_size"}
     assert {file.stem for file in (CONFIG_DIR / "sweep").glob("*.yaml")} == tested
     assert {file.stem for file in (CONFIG_DIR / "hydra" / "launcher").glob("*.yaml")} == set(LAUNCHERS)
 
@@ -66,6 +66,11 @@ def test_seeds_are_three_and_multiply_with_what_is_stated():
     assert sorted((job["category"], job["seed"]) for job in both) == [
         (c, s) for c in ("leather", "tile") for s in "012"
     ]
+
+
+def test_shots_are_drawn_by_three_seeds_each():
+    found = sorted((job["data.shots"], job["seed"]) for job in jobs("+sweep=shots"))
+    assert found == [(shots, seed) for shots in "124" for seed in "012"]
 
 
 def test_two_presets_at_once_multiply():

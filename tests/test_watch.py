@@ -12,12 +12,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from lines import Given, line
 from toy import save, texture
 
-from anomaly_lightning.deploy.journal import Journal, identity
-from anomaly_lightning.deploy.watching import Watcher
+from anomaly_lightning.deploy.line.sources.folder import FolderSource
+from anomaly_lightning.deploy.watching import identity
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.runtime.inspector import Inspector
 
 PATIENCE = 60
 
@@ -76,29 +76,25 @@ def test_nothing_is_lost_or_repeated_over_a_kill_and_a_stop_is_clean(checkpoint,
 
 
 @pytest.fixture
-def watching(checkpoint, tmp_path):
-    """A function that watches tmp_path/in until so many lines are written or a time has passed; gives the lines."""
+def watching(tmp_path):
+    """A function that watches tmp_path/in until so many lines are written or a time has passed; gives the new lines."""
     (tmp_path / "in").mkdir()
 
     def watch(count, seconds=20.0, meanwhile=None, **changed):
-        journal = Journal(tmp_path / "out" / "decisions.jsonl")
-        settings = {"poll_s": 0.02, "settle_s": 0.15, "patience_s": 0.6, **changed}
-        inspector = Inspector.load(checkpoint, "cpu")
-        watcher = Watcher(inspector, tmp_path / "in", journal, tmp_path / "out", **settings)
-        stop = threading.Timer(seconds, watcher.stop.set)
-        helper = threading.Thread(target=meanwhile or (lambda: None))
-        stop.start()
-        helper.start()
-        found = []
-        for path, which, result in watcher.results():
-            found.append((path.name, result))
-            journal.write(which, {"error": str(result) if isinstance(result, UserError) else None})
-            if len(found) >= count:
-                watcher.stop.set()
+        times = {"poll_s": 0.02, "settle_s": 0.15, "patience_s": 0.6, **changed}
+        made = line(FolderSource(tmp_path / "in", **times), tmp_path / "out", journal="decisions.jsonl")
+        before = made.ledger.before
+        stop = threading.Timer(seconds, made.stop.set)
+        helper, work = threading.Thread(target=meanwhile or (lambda: None)), threading.Thread(target=made.run)
+        for thread in (stop, helper, work):
+            thread.start()
+        while work.is_alive() and len(lines(tmp_path / "out")) < before + count:
+            time.sleep(0.01)
+        made.stop.set()
         stop.cancel()
         helper.join()
-        journal.close()
-        return found
+        work.join()
+        return [(row["name"], row["error"]) for row in lines(tmp_path / "out")[before:]]
 
     return watch
 
@@ -113,8 +109,7 @@ def test_a_file_that_grows_is_read_when_it_is_whole(watching, tmp_path):
         (tmp_path / "in" / "slow.png").write_bytes(whole)
 
     (only,) = watching(1, meanwhile=drip)
-    assert only[0] == "slow.png"
-    assert not isinstance(only[1], UserError)
+    assert only == ("slow.png", None)
 
 
 def test_temporary_names_are_left_alone_until_they_are_renamed(watching, tmp_path):
@@ -129,9 +124,9 @@ def test_temporary_names_are_left_alone_until_they_are_renamed(watching, tmp_pat
 def test_a_broken_file_gets_one_error_line(watching, tmp_path):
     whole = save(texture(np.random.default_rng(0)), tmp_path / "a.png").read_bytes()
     (tmp_path / "in" / "broken.png").write_bytes(whole[: len(whole) // 2])
-    ((name, result),) = watching(1)
+    ((name, error),) = watching(1)
     assert name == "broken.png"
-    assert isinstance(result, UserError)
+    assert "truncated" in error
     assert watching(1, seconds=1.5) == []
 
 
@@ -154,8 +149,8 @@ def test_names_with_spaces_unicode_and_newlines(watching, tmp_path):
 
 def test_a_foreign_journal_is_refused(tmp_path):
     (tmp_path / "decisions.jsonl").write_text('{"path": "x"}\n')
-    with pytest.raises(UserError, match="line 1, was not written by predict"):
-        Journal(tmp_path / "decisions.jsonl")
+    with pytest.raises(UserError, match="line 1, was not written by a line or watch"):
+        line(Given([]), tmp_path, journal="decisions.jsonl")
 
 
 def test_identities_tell_versions_apart(tmp_path):

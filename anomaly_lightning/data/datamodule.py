@@ -47,6 +47,7 @@ class MVNetDataModule(pl.LightningDataModule):
         batch_size: Images a batch.
         workers: Processes that load images; 0 = the training process itself.
         seed: Seed of the split and of the shuffling.
+        shots: Training normals that are kept, drawn by the seed; None = all. See `data.splits.make_splits`.
         on_corrupt: What an unreadable image does: "error" (all are named before training), or "skip".
 
     Attributes:
@@ -66,6 +67,7 @@ class MVNetDataModule(pl.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         on_corrupt: str = "error",
+        shots: int | None = None,
     ) -> None:
         super().__init__()
         if on_corrupt not in ON_CORRUPT:
@@ -74,7 +76,7 @@ class MVNetDataModule(pl.LightningDataModule):
             raise DataError(f"data.batch_size={batch_size}: expected 1 or more images.")
         self.category, self.transform, self.split = category, transform, split
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
-        self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share)
+        self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share, shots)
         self.skipped: dict[Path, str] = {}
         self.content_hash = ContentHashes()
         self._checked = False

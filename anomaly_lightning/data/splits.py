@@ -1,6 +1,7 @@
 """Which images are for training, selection, validation and testing: pure, seeded, and blind to the test set."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -21,12 +22,14 @@ class Splits:
         validation: Held-out normals that the thresholds are calibrated on.
         test: What is tested on.
         selection: Held-out normals that choose the epoch and other settings; empty = `validation` does that, too.
+        shots: How many training normals were kept of all that there were; None = all.
     """
 
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
     selection: tuple[Sample, ...] = ()
+    shots: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse sets that overlap, and defects where only normals may be."""
@@ -49,7 +52,7 @@ class Splits:
 
     def without(self, samples: set[Sample]) -> "Splits":
         """The same sets less some samples."""
-        kept = {role: tuple(s for s in getattr(self, role) if s not in samples) for role in ROLES}
+        kept: dict[str, Any] = {role: tuple(s for s in getattr(self, role) if s not in samples) for role in ROLES}
         return replace(self, **kept)
 
     def counts(self) -> dict[str, int]:
@@ -70,6 +73,7 @@ def make_splits(
     seed: int = 0,
     validation_share: float = 0.2,
     selection_share: float = 0.0,
+    shots: int | None = None,
 ) -> Splits:
     """Split one category.
 
@@ -84,9 +88,11 @@ def make_splits(
         validation_share: Share of the training normals that are held out, in (0, 1); at least one image.
         selection_share: Share of the held-out normals that choose the epoch and other settings, in [0, 1), so that the
             others give the threshold and nothing else; 0 = all do both. It changes nothing about the training set.
+        shots: Training normals that are kept, drawn by the seed; 2 shots are those of 1 and another one. The held-out
+            normals are the same as without, so that thresholds and metrics of different shots compare. None = all.
 
     Raises:
-        DataError: Unknown policy, a share out of its range, or too few normals.
+        DataError: Unknown policy, a share out of its range, too few normals, or more shots than there are.
     """
     if policy not in POLICIES:
         raise DataError(f"data.split={policy}: expected one of {', '.join(POLICIES)}.")
@@ -101,7 +107,17 @@ def make_splits(
         test = test_good + tuple(sample for sample in category.test if sample.label)
     train, held_out = _cut(normals, seed, validation_share, category.name)
     validation, selection = _set_apart(held_out, seed, selection_share)
-    return Splits(train, validation, test, selection)
+    return Splits(train if shots is None else _drawn(train, seed, shots), validation, test, selection, shots)
+
+
+def _drawn(train: tuple[Sample, ...], seed: int, shots: int) -> tuple[Sample, ...]:
+    """So many training normals, in their given order."""
+    if not 1 <= shots <= len(train):
+        raise DataError(f"data.shots={shots}: expected null, or 1 to {len(train)}, the training normals there are.")
+    # Not the permutation that held normals out: the first of these would be neighbours there, too.
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1_000_003 + seed)).tolist()
+    taken = set(order[:shots])
+    return tuple(sample for i, sample in enumerate(train) if i in taken)
 
 
 def _set_apart(held_out: tuple[Sample, ...], seed: int, share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -52,7 +53,8 @@ def tiled_splits(
                 unreadable[sample.path] = error.reason
         return tuple(found)
 
-    return replace(splits, **{role: tiles(getattr(splits, role)) for role in ROLES}), unreadable, unknown
+    cut: dict[str, Any] = {role: tiles(getattr(splits, role)) for role in ROLES}
+    return replace(splits, **cut), unreadable, unknown
 
 
 def _tiles_of(sample: Sample, tiling: Tiling, cache: Path, white: int | None) -> list[Sample]:

@@ -5,7 +5,6 @@ import glob
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -114,10 +113,3 @@ class Tables:
     def failed(self, path: Path, error: DataError) -> None:
         """Row of an image that can't be read."""
         self._decisions.writerow([path, "", "", "", str(error), ""])
-
-
-def as_json(path: Path, said: Inspection) -> dict[str, Any]:
-    """What decisions.jsonl says of an image that was scored."""
-    regions = [{"box": list(region.box), "area": region.area, "peak": region.peak} for region in said.regions]
-    known = {"path": str(path), "decision": said.verdict, "score": said.score, "threshold": said.threshold}
-    return {**known, "regions": regions, "reason": said.reason, "error": None}

@@ -7,9 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from anomaly_lightning.deploy.journal import Journal
-from anomaly_lightning.deploy.outputs import Outputs, Tables, as_json, find_images, output_names
-from anomaly_lightning.deploy.watching import Watcher, stopping
+from anomaly_lightning.deploy.line.command import IMAGES, line_of
+from anomaly_lightning.deploy.line.line import Settings
+from anomaly_lightning.deploy.line.sources.folder import FolderSource
+from anomaly_lightning.deploy.outputs import Outputs, Tables, find_images, output_names
+from anomaly_lightning.deploy.watching import stopping
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.reports.console import progress_bar
 from anomaly_lightning.runtime.decision import VERDICTS
@@ -61,22 +63,13 @@ def watch(cfg: DictConfig) -> int:
     """
     if cfg.input is not None:
         raise UserError(f"watch={cfg.watch} contradicts input={cfg.input}: set one of them.")
-    inspector = load(cfg)
-    folder, output = Path(cfg.watch).expanduser().absolute(), Path(cfg.output).absolute()
-    journal, outputs = Journal(output / "decisions.jsonl"), Outputs(output, cfg.maps)
-    watcher = Watcher(inspector, folder, journal, output, cfg.poll_s, cfg.settle_s, cfg.patience_s)
-    console, count = Console(), 0
-    console.print(f"watching {folder}; {len(journal.done)} images done before", soft_wrap=True, highlight=False)
-    with stopping(watcher.stop):
-        for path, which, said in watcher.results():
-            count += 1
-            if isinstance(said, DataError):
-                logger.error("%s", said)
-                journal.write(which, {"path": str(path), "decision": None, "error": str(said)})
-                continue
-            # With its suffix: a.png and a.jpg may come hours apart, and neither may overwrite the other's heatmap.
-            outputs.files(said, path.relative_to(folder))
-            journal.write(which, as_json(path, said))
-    journal.close()
-    console.print(f"stopped after {count} images: {output / 'decisions.jsonl'}", soft_wrap=True, highlight=False)
+    inspector, output = load(cfg), Path(cfg.output).absolute()
+    source = FolderSource(str(cfg.watch), cfg.poll_s, cfg.settle_s, cfg.patience_s)
+    settings = Settings(name="watch", batch_size=cfg.batch_size, images=IMAGES["all"], journal="decisions.jsonl")
+    line = line_of(inspector, source, {}, settings, output, cfg.maps)
+    console, journal = Console(), line.ledger.journal
+    console.print(f"watching {source.folder}; {line.ledger.before} images done before", soft_wrap=True, highlight=False)
+    with stopping(line.stop):
+        summary = line.run()
+    console.print(f"stopped after {summary.tally.lines} images: {journal}", soft_wrap=True, highlight=False)
     return 0

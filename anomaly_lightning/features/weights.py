@@ -5,6 +5,7 @@ loaded weights-only, so that it can't run code.
 """
 
 import hashlib
+import importlib
 import os
 import pickle
 import urllib.error
@@ -14,12 +15,17 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from anomaly_lightning.errors import WeightsError
+from anomaly_lightning.errors import UserError, WeightsError
+
+Channels = tuple[float, ...]
 
 CONNECT_TIMEOUT_S = float(os.environ.get("ANOMALY_CONNECT_TIMEOUT_S", "4"))
 RANDOM = "random"
+OPEN_LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0")
 # What `backbone=auto` stands for: the first where its weights can be had, else the second, which needs no network.
 PREFERRED, PREFERRED_WEIGHTS, FALLBACK = "resnet50", "IMAGENET1K_V1", "efficientnet_lite0"
 
@@ -80,6 +86,30 @@ def fetch(url: str, file: Path) -> Path:
     return file
 
 
+def timm_model(name: str) -> nn.Module:
+    """Model of timm with its weights, from the hub's cache without asking anybody, else fetched.
+
+    Args:
+        name: <architecture>.<tag of the weights>.
+
+    Raises:
+        OSError, RuntimeError, ValueError: As timm and its hub say that they can't be had.
+    """
+    import timm
+    from huggingface_hub import constants
+
+    given = constants.HF_HUB_OFFLINE
+    try:
+        constants.HF_HUB_OFFLINE = True
+        return timm.create_model(name, pretrained=True)
+    except OSError:  # not in the cache
+        constants.HF_HUB_OFFLINE = given
+        use_hub_only_where_reachable()
+        return timm.create_model(name, pretrained=True)
+    finally:
+        constants.HF_HUB_OFFLINE = given
+
+
 def use_hub_only_where_reachable() -> None:
     """Let timm's hub answer from its cache at once where there is no network; it retries for minutes otherwise."""
     from huggingface_hub import constants
@@ -90,6 +120,52 @@ def use_hub_only_where_reachable() -> None:
         return  # it answered
     except OSError:
         constants.HF_HUB_OFFLINE = True
+
+
+def terms(name: str) -> str:
+    """What a user has to know of the licence of timm's weights <architecture>.<tag>; "" where it is an open one."""
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(name, allow_unregistered=True)
+    licence = (known.license if known is not None else None) or ""
+    if known is None or licence in OPEN_LICENCES:
+        return ""
+    return (
+        f" Their licence is {licence or 'unknown'}: read it before you use them. Where the hub gates them, accept it "
+        f"on https://huggingface.co/{known.hf_hub_id} and log in (hf auth login, or HF_TOKEN)."
+    )
+
+
+def timm_normalisation(library: str, architecture: str, tag: str | None) -> tuple[Channels, Channels]:
+    """Mean and standard deviation per channel that timm lists for the weights <architecture>.<tag>.
+
+    Raises:
+        UserError: No weights are named, or timm does not know them.
+    """
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(f"{architecture}.{tag}", allow_unregistered=True) if library == "timm" and tag else None
+    if known is None:
+        raise UserError(
+            f"backbone.mean and backbone.std are not set, and backbone.pretrained={tag} names no weights of "
+            f"{architecture} that timm knows the normalisation of. Set both, as the weights expect them."
+        )
+    return tuple(known.mean), tuple(known.std)
+
+
+def as_timm_has_it(state: dict[str, Tensor], model: nn.Module, file: Path) -> dict[str, Tensor]:
+    """A state dict as the model's authors published it, with timm's names and position embeddings of timm's size.
+
+    Raises:
+        WeightsError: It is that of another model.
+    """
+    rename = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
+    if rename is None:
+        return state
+    try:
+        return dict(rename(state, model))
+    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{file} holds the weights of another model than {type(model).__name__}: {error}") from error
 
 
 def packaged_file() -> Path:
@@ -108,8 +184,9 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise WeightsError(f"There is no weights file {file}. Check backbone.weights.")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        safe = file.suffix == ".safetensors"
+        content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty or cut off"
         raise WeightsError(f"{file} is no state dict that can be loaded without running code: {reason}") from error
     for key in ("state_dict", "model"):

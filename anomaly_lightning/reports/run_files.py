@@ -79,10 +79,11 @@ def environment() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Of Python and the packages that compute."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Version of an installed package; None where there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -141,6 +141,7 @@ class DataCard(Part, frozen=True):
         validation_share: Share of the training normals that were held out.
         selection_share: Share of those that chose the epoch and other settings, and gave no threshold.
         seed: Of the split.
+        shots: Training normals that were kept, drawn by the seed; None = all.
     """
 
     fingerprint: str
@@ -149,6 +150,7 @@ class DataCard(Part, frozen=True):
     validation_share: float
     seed: int
     selection_share: float = 0.0
+    shots: int | None = None
 
 
 class ModelCard(Part, frozen=True):

@@ -31,6 +31,10 @@ class ImageError(DataError):
         super().__init__(f"{shown}: {self.reason}")
 
 
+class TooLargeError(ImageError):
+    """An image of more pixels than are allowed, by its header: nothing of it has been decoded."""
+
+
 def what_it_is(head: bytes) -> str:
     """What a file that no decoder takes seems to be, by its first bytes."""
     for magic, name in _MAGIC.items():

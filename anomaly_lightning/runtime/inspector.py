@@ -1,6 +1,6 @@
 """A trained model for use in code: images in, verdicts, scores and maps in the images' own pixels out. No torch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,12 @@ from anomaly_lightning.runtime.tiles import Box, Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.validity import Validity
 
+Timer = Callable[[str, Callable[[], Any]], Any]
 BATCH = 8  # images, or tiles, that go through the engine at once
+
+
+def _untimed(_: str, work: Callable[[], Any]) -> Any:
+    return work()
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Inspector:
         engine: What computes its maps and scores.
         validity: Whether to call images of another kind INVALID, where the card knows how.
 
+    Attributes:
+        timer: Called with the name of a stage ("decode", "validity", "resize", "network", "post") and its work, which
+            it does and whose result it returns; for a benchmark to look at the clock.
+
     Raises:
         NotCalibratedError: The model has no threshold.
     """
@@ -54,25 +63,33 @@ class Inspector:
         self._region = None if card.region is None else Region.from_card(card.region)
         self._tiling = None if card.tiling is None else Tiling.from_card(card.tiling)
         self._validity = Validity.from_card(card.validity) if validity and card.validity is not None else None
+        self.timer: Timer = _untimed
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", trust: Sequence[str] = (), validity: bool = True
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        trust: Sequence[str] = (),
+        validity: bool = True,
+        threads: int | None = None,
     ) -> "Inspector":
         """Inspector of a trained model.
 
         Args:
-            path: A run's best.ckpt.
-            device: "auto" (a GPU where there is one), or what the engine calls a device.
-            trust: Further packages whose detectors may be created from what the file says.
+            path: A run's best.ckpt, or the folder of an exported bundle, which needs no torch.
+            device: "auto" (a GPU where there is one); of a checkpoint what torch calls a device, of a bundle "cpu",
+                "cuda", "tensorrt" or "openvino".
+            trust: Further packages whose detectors may be created from what a checkpoint says.
             validity: As above.
+            threads: For one forward on the CPU; None = $OMP_NUM_THREADS, else one a core.
 
         Raises:
-            CheckpointError: The file can't be used; the message says why.
+            CheckpointError: The checkpoint or bundle can't be used; the message says why. Nothing of it was executed.
             NotCalibratedError: Its run has not come to the calibration.
             UserError: There is no such device, or the framework that reads the file is not installed.
         """
-        return cls(*load_engine(Path(path), device, trust), validity)
+        return cls(*load_engine(Path(path), device, trust, threads), validity)
 
     @overload
     def __call__(self, source: Source) -> Inspection: ...
@@ -125,11 +142,24 @@ class Inspector:
 
     def _look(self, source: Source) -> _Seen:
         """All that can be said of an image before the engine."""
-        image = as_image(source, self.transform.white)
+        image = self.timer("decode", lambda: as_image(source, self.transform.white))
         if self._region is not None:
             self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
-        reason = None if self._validity is None else self._validity.reason(image_statistics(image))
-        return _Seen(image, self.transform(image) if self._tiling is None else None, reason)
+        reason = self.timer("validity", lambda: self._reason(image))
+        return _Seen(image, self._resized(image) if self._tiling is None else None, reason)
+
+    def _reason(self, image: Image.Image) -> str | None:
+        """Why an image is INVALID; None where it is not."""
+        return None if self._validity is None else self._validity.reason(image_statistics(image))
+
+    def _resized(self, image: Image.Image) -> NDArray[np.float32]:
+        planes: NDArray[np.float32] = self.timer("resize", lambda: self.transform(image))
+        return planes
+
+    def _run(self, planes: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Maps (B, H, W) and scores (B,) of what `_resized` gave."""
+        maps, scores = self.timer("network", lambda: self.engine.run(np.stack(planes)))
+        return maps, scores
 
     def _inspect(self, seen: Sequence[_Seen]) -> list[Inspection]:
         if self._tiling is not None:
@@ -137,13 +167,19 @@ class Inspector:
         planes = [item.planes for item in seen if item.planes is not None]
         if not planes:
             return []
-        maps, scores = self.engine.run(np.stack(planes))
-        return [
-            self._said(item, score, self.transform.restore(values, (item.image.height, item.image.width)))
-            for item, values, score in zip(seen, maps, scores.tolist(), strict=True)
-        ]
+        maps, scores = self._run(planes)
+        return [self._said(*each) for each in zip(seen, scores.tolist(), maps, strict=True)]
 
-    def _said(self, seen: _Seen, score: float, own: NDArray[np.float32]) -> Inspection:
+    def _said(self, seen: _Seen, score: float, values: NDArray[np.float32]) -> Inspection:
+        """What follows from a score and a map (h, w) over the network's input."""
+        own = self._restored(values, (seen.image.height, seen.image.width))
+        return self._concluded(seen, score, own)
+
+    def _restored(self, values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        own: NDArray[np.float32] = self.timer("post", lambda: self.transform.restore(values, size))
+        return own
+
+    def _concluded(self, seen: _Seen, score: float, own: NDArray[np.float32]) -> Inspection:
         """What follows from a score and a map (H, W) in the image's own pixels."""
         if self._region is not None:
             own = own * self._region.mask((own.shape[0], own.shape[1]))
@@ -158,9 +194,9 @@ class Inspector:
         def maps() -> Iterator[tuple[Box, NDArray[np.float32]]]:
             for start in range(0, len(boxes), BATCH):
                 some = boxes[start : start + BATCH]
-                found, worst = self.engine.run(np.stack([self.transform(crop(seen.image, box)) for box in some]))
+                found, worst = self._run([self._resized(crop(seen.image, box)) for box in some])
                 scores.extend(worst.tolist())
-                yield from ((box, self.transform.restore(own, box[2:])) for box, own in zip(some, found, strict=True))
+                yield from ((box, self._restored(own, box[2:])) for box, own in zip(some, found, strict=True))
 
         own = tiling.blend(maps(), size)
-        return self._said(seen, max(scores), own)
+        return self._concluded(seen, max(scores), own)

@@ -6,6 +6,7 @@ The module `conversion` says how each form becomes RGB.
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from anomaly_lightning.runtime.conversion import LARGEST, from_array, is_deep, to_rgb, white_level
-from anomaly_lightning.runtime.damage import ImageError, claimed_pixels, what_is_broken, what_it_is
+from anomaly_lightning.runtime.damage import ImageError, TooLargeError, claimed_pixels, what_is_broken, what_it_is
 from anomaly_lightning.runtime.files import images_in
 
 # Decoders of what cameras write. Others, some of which start external programs, are never tried.
@@ -63,6 +64,30 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, white: int | None = Non
         ImageError: The file is missing, empty, no image, damaged, truncated or too large.
     """
     image: Image.Image = _guarded(path, max_pixels, lambda file: to_rgb(_upright(file), white_level(file, white)))
+    return image
+
+
+def read_bytes(
+    data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS, white: int | None = None
+) -> Image.Image:
+    """Read an image that came as the bytes of a file; else as `read_image`.
+
+    Args:
+        data: The file's content.
+        name: What errors call it.
+        max_pixels: Limit on width x height, held against the header before anything is decoded.
+        white: Grey level that counts as white where there are 16 bits; None = 65535.
+
+    Returns:
+        (H, W) image in mode RGB, upright.
+
+    Raises:
+        TooLargeError: It has more pixels than the limit.
+        ImageError: It is empty, no image, damaged or truncated.
+    """
+    image: Image.Image = _from_stream(
+        BytesIO(data), Path(name), max_pixels, lambda file: to_rgb(_upright(file), white_level(file, white))
+    )
     return image
 
 
@@ -141,26 +166,31 @@ def _why_unreadable(path: Path) -> str | None:
 
 def _guarded(path: Path, max_pixels: int, convert: Any) -> Any:
     """Open once, limit, decode and convert one file; whatever goes wrong becomes an `ImageError`."""
+    with _opened(path) as stream:
+        return _from_stream(stream, path, max_pixels, convert)
+
+
+def _from_stream(stream: BinaryIO, path: Path, max_pixels: int, convert: Any) -> Any:
+    """Limit, decode and convert what a stream holds from its start on; errors name the path."""
     # Pillow's own guard is one number for the whole process: only ever raised to the limit in force here.
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
-    with _opened(path) as stream:
-        head = stream.read(64)
-        if not head:
-            raise ImageError(path, "0 bytes")
-        stream.seek(0)
+    head = stream.read(64)
+    if not head:
+        raise ImageError(path, "0 bytes")
+    stream.seek(0)
 
-        def load() -> Any:
-            with Image.open(stream, formats=FORMATS) as image:
-                _limit(image, path, max_pixels)
-                return convert(image)
+    def load() -> Any:
+        with Image.open(stream, formats=FORMATS) as image:
+            _limit(image, path, max_pixels)
+            return convert(image)
 
-        try:
-            return _decoded(path, load)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageError(path, _too_large(claimed_pixels(error), max_pixels)) from error
-        except UnidentifiedImageError as error:
-            raise ImageError(path, what_it_is(head)) from error
+    try:
+        return _decoded(path, load)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooLargeError(path, _too_large(claimed_pixels(error), max_pixels)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(path, what_it_is(head)) from error
 
 
 def _decoded(path: Path, load: Callable[[], Any]) -> Any:
@@ -189,7 +219,7 @@ def _opened(path: Path) -> BinaryIO:
 def _limit(image: ImageFile.ImageFile, path: Path, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(path, _too_large(f"{width}x{height}", max_pixels))
+        raise TooLargeError(path, _too_large(f"{width}x{height}", max_pixels))
 
 
 def _too_large(claimed: str, max_pixels: int) -> str:

@@ -9,6 +9,7 @@ import base64
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,10 @@ class Region:
         return region
 
     def mask(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """The region at any size: (H, W) bool, True = look here."""
+        """The region at any size: (H, W) bool, True = look here; read-only."""
+        return _drawn(self, (int(size[0]), int(size[1])))
+
+    def _draw(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         height, width = size
         if self.polygon is not None:
             drawn = Image.new("L", (width * FINE, height * FINE))
@@ -105,6 +109,14 @@ class Region:
     def from_card(cls, card: RegionCard) -> "Region":
         """Make the region that a card describes."""
         return cls(card.size, card.polygon, card.bits, card.fixed)
+
+
+@lru_cache(maxsize=8)
+def _drawn(region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A region at a size, kept: a line asks for the same one with every image."""
+    mask = region._draw(size)
+    mask.setflags(write=False)
+    return mask
 
 
 def _corners(value: Sequence[Sequence[float]]) -> list[tuple[float, float]]:

@@ -65,7 +65,7 @@ class ImageTransform:
         levels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))  # (height, width, 3) uint8
         images = np.zeros((3, *self.size), np.float32)
         for channel, table in enumerate(self._normalised):
-            images[channel, top : top + height, left : left + width] = table[levels[..., channel]]
+            images[channel, top : top + height, left : left + width] = np.take(table, levels[..., channel])
         return images
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -92,9 +92,9 @@ class ImageTransform:
         top, left, height, width = self._content(original)
         values = np.asarray(anomaly_map, np.float32)
         low, high, weight = _axis(values.shape[-1], self.size[1], left, width, original[1])
-        values = _between(values[..., low], values[..., high], weight)
+        values = _between(np.take(values, low, -1), np.take(values, high, -1), weight)
         low, high, weight = _axis(values.shape[-2], self.size[0], top, height, original[0])
-        return _between(values[..., low, :], values[..., high, :], weight[:, None])
+        return _between(np.take(values, low, -2), np.take(values, high, -2), weight[:, None])
 
     def card(self) -> TransformCard:
         """What `from_card` takes."""

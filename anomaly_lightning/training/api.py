@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from anomaly_lightning.configs import composed
+from anomaly_lightning.configs import composed, quoted
 from anomaly_lightning.training import evaluation
 from anomaly_lightning.training.session import TrainingSession
 
@@ -26,11 +26,10 @@ def evaluate(checkpoint: str | Path, *overrides: str) -> dict[str, Any]:
     """Evaluate as `python -m anomaly_lightning.evaluate` does; returns what metrics.json holds.
 
     Args:
-        checkpoint: A run's best.ckpt.
+        checkpoint: A run's best.ckpt, or the folder of an exported bundle.
         overrides: As on the command line: evaluate(path, "bootstrap=0").
 
     Raises:
         UserError: An option that there is none of, or whatever else keeps the command from its end.
     """
-    quoted = str(checkpoint).replace("\\", "\\\\").replace("'", "\\'")
-    return evaluation.evaluate(composed("evaluate", [f"checkpoint='{quoted}'", *overrides]))
+    return evaluation.evaluate(composed("evaluate", [f"checkpoint={quoted(checkpoint)}", *overrides]))

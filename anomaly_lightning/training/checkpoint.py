@@ -22,6 +22,7 @@ from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.scoring import build_scoring
 from anomaly_lightning.training.module import CARD, FROZEN
 
@@ -82,6 +83,7 @@ def build_model(card: ModelCard, trust: Sequence[str] = ()) -> AnomalyModel:
 
 def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] = ()) -> AnomalyModel:
     """Model as a card describes it, on an extractor that is there already."""
+    extractor.backbone.fit_to(card.transform.size)
     spec = Spec(card.features.shape, card.transform.size)
     detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
     detector.build(spec)
@@ -110,9 +112,20 @@ class TorchEngine:
             raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
 
     @classmethod
-    def load(cls, path: Path, device: str, trust: Sequence[str]) -> tuple[ModelCard, "TorchEngine"]:
-        """Card and engine of a checkpoint; see `load_model` for what it raises."""
+    def load(
+        cls, path: Path, device: str, trust: Sequence[str], threads: int | None = None
+    ) -> tuple[ModelCard, "TorchEngine"]:
+        """Card and engine of a checkpoint; see `load_model` for what it raises.
+
+        Args:
+            path: A checkpoint of a run.
+            device: As above.
+            trust: Further packages whose detectors may be created.
+            threads: Threads of torch in this process; None = as they are.
+        """
         model, card = load_model(path, trust)
+        if threads is not None:
+            torch.set_num_threads(wanted_threads(threads))
         return card, cls(model, device)
 
     @torch.inference_mode()

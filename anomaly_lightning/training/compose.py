@@ -75,6 +75,7 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
         workers=data["workers"] if cfg.cache.mode == "off" else 0,
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
+        shots=data["shots"],
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)
@@ -116,6 +117,7 @@ def store_for(
         "grid": list(shape[1:]),
         "coarse": extractor.coarse,
         "precision": extractor.precision.name,
+        "groups": extractor.groups,
         "transform": transform.card().to_dict(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }

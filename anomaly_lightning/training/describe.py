@@ -60,6 +60,7 @@ def build_card(
             validation_share=float(data["validation_share"]),
             selection_share=float(data["selection_share"]),
             seed=int(data["seed"]),
+            shots=data["shots"],
         ),
         region=_region(cfg, datamodule),
         tiling=tiling,

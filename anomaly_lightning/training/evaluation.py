@@ -1,4 +1,4 @@
-"""The evaluate command: the test pass of training, over again, from nothing but a checkpoint and images."""
+"""The evaluate command: the test pass of training, over again, from nothing but a checkpoint or bundle, and images."""
 
 import logging
 from pathlib import Path
@@ -19,9 +19,9 @@ from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
-from anomaly_lightning.training.checkpoint import load_model
 from anomaly_lightning.training.compose import cut_into_tiles, store_for
 from anomaly_lightning.training.describe import check_region
+from anomaly_lightning.training.exported import load_any
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
@@ -33,8 +33,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Do what the config says; returns what metrics.json holds."""
     quieten()
     clock, folder = run_files.Clock(), Path(cfg.run_dir)
-    model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
-    datamodule, resolved = _datamodule(cfg, card)
+    model, card = load_any(Path(cfg.checkpoint), list(cfg.trust))
+    datamodule, resolved = made_again(cfg, card)
     if card.region is not None:
         check_region(Region.from_card(card.region), datamodule.splits.test)
     if not datamodule.splits.test:
@@ -62,8 +62,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return metrics
 
 
-def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sources.Resolved]:
-    """Splits of the run's category, or of another folder, made as the run made them."""
+def made_again(cfg: DictConfig, card: ModelCard, tiles: bool = True) -> tuple[MVNetDataModule, sources.Resolved]:
+    """Splits of the run's category, or of another folder, made as the run made them.
+
+    Args:
+        cfg: With category, data.root, data.on_corrupt and cache.dir.
+        card: Of the run.
+        tiles: Whether images are cut where the run cut them; without, they stay whole.
+    """
     data = card.data
     places = data.places if cfg.data.root is None else {**data.places, "layout": _layout(data), "root": cfg.data.root}
     resolved = sources.resolve(places, str(cfg.category or card.category), Path(cfg.cache.dir))
@@ -75,8 +81,9 @@ def _datamodule(cfg: DictConfig, card: ModelCard) -> tuple[MVNetDataModule, sour
         selection_share=data.selection_share if cfg.data.root is None else 0.0,  # other normals may be fewer
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
+        shots=data.shots if cfg.data.root is None else None,
     )
-    if card.tiling is not None:
+    if card.tiling is not None and tiles:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), Path(cfg.cache.dir))
     return datamodule, resolved
 

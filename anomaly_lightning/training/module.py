@@ -1,11 +1,13 @@
 """The LightningModule: what Lightning needs to train an `AnomalyModel`: optimizers, losses, evaluation outputs."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,6 +18,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
+from anomaly_lightning.training.schedule import WarmCosine, planned
 
 Batch = dict[str, Tensor]
 FROZEN = "model.extractor."  # of the names in a state dict
@@ -33,7 +36,8 @@ class AnomalyModule(pl.LightningModule):
     Args:
         model: What is trained; its detector has been built.
         card: What the model is; thresholds are added when they are calibrated.
-        optimizer: From parameters to an optimizer, one for each of the detector's players; None without gradients.
+        optimizer: From parameters to an optimizer, one for each of the detector's players; a `WarmCosine` clips
+            gradients and changes the learning rate from step to step as well. None without gradients.
 
     Attributes:
         players: Names of the detector's players; [] for methods without gradients.
@@ -104,13 +108,28 @@ class AnomalyModule(pl.LightningModule):
         decisions: Tensor = exceeds(scores, self.model.threshold)
         return decisions
 
-    def configure_optimizers(self) -> list[Optimizer] | None:
-        """An optimizer for each of the detector's players; None for methods without gradients."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """An optimizer for each of the detector's players, and a schedule; None for methods without gradients."""
         if self.trained is None:
             return None
         if self.optimizer is None:
             raise ValueError(f"{type(self.trained).__name__} is trained by gradients: it needs an optimizer")
-        return [self.optimizer(parameters) for parameters in self.trained.players().values()]
+        made = [self.optimizer(parameters) for parameters in self.trained.players().values()]
+        if not isinstance(self.optimizer, WarmCosine):
+            return made
+        most = (
+            self.trainer.max_steps // len(made) if self.trainer.max_steps >= 0 else math.inf
+        )  # each step counts there
+        steps = planned(min(self.trainer.estimated_stepping_batches, most))
+        schedules = [self.optimizer.schedule(optimizer, steps) for optimizer in made]
+        plans: Any = [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
+        return made, plans
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradients of one player, where that was asked for."""
+        if isinstance(self.optimizer, WarmCosine):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.optimizer.clip)
 
     def on_fit_start(self) -> None:
         """Let the detector compute statistics of the training normals, before the first gradient step.
@@ -160,6 +179,8 @@ class AnomalyModule(pl.LightningModule):
             self.manual_backward(loss)
             optimizer.step()
             self.untoggle_optimizer(optimizer)
+        for schedule in _several(self.lr_schedulers()):
+            schedule.step()
         return None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -188,8 +209,7 @@ class AnomalyModule(pl.LightningModule):
         return losses["total"]
 
     def _keep(self, batch: Batch) -> None:
-        error_maps = self.model.error_map(self.inputs(batch))
-        _, scores = self.model.read(error_maps)
+        scores, error_maps = self.model.scored(self.inputs(batch))
         for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
             self.outputs[index] = (score, error_map)
 
@@ -219,3 +239,8 @@ class AnomalyModule(pl.LightningModule):
         """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
         ordered = [self.outputs[index] for index in sorted(self.outputs)]
         return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])
+
+
+def _several(found: Any) -> list[Any]:
+    """What Lightning gives as nothing, one or several, as a list."""
+    return [] if found is None else found if isinstance(found, list) else [found]

@@ -14,8 +14,9 @@ def averages(features: Tensor, side: int) -> Tensor:
     height, width = features.shape[-2:]
     if side == 1:
         return features
-    if height % side or width % side or torch.compiler.is_exporting() or not features.is_contiguous():
-        return F.avg_pool2d(features, side, ceil_mode=True)
+    even = height % side == 0 and width % side == 0
+    if not even or torch.compiler.is_exporting() or not features.is_contiguous():
+        return F.avg_pool2d(features, side, ceil_mode=not even)
     rows = features.unflatten(2, (height // side, side)).sum(3)
     total = rows[..., ::side].clone()
     for offset in range(1, side):

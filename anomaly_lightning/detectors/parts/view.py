@@ -39,5 +39,5 @@ class ChannelView(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """What is seen of features (B, C, h, w) float: (B, k, h, w) float, channels last in memory."""
         positions = features.flatten(2).transpose(1, 2)  # (B, h w, C)
-        seen = torch.baddbmm(self.offset, positions, self.matrix.expand(len(features), -1, -1))
+        seen = torch.baddbmm(self.offset, positions, self.matrix.expand(features.shape[0], -1, -1))
         return seen.unflatten(1, features.shape[-2:]).permute(0, 3, 1, 2)

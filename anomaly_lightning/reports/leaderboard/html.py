@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from anomaly_lightning.reports.leaderboard.rows import INTERVALS, METRICS, Row
+from anomaly_lightning.reports.leaderboard.shots import Curve, plotted, shot_curves
 from anomaly_lightning.reports.leaderboard.summary import Leaderboard, Method, Summary
 
 COSTS = ("total_s", "peak_memory_mb")
@@ -46,7 +47,12 @@ def page_data(board: Leaderboard, folder: Path) -> dict[str, Any]:
         "compared": _compared(board, heads) if board.several_categories and len(board.by_method) > 1 else [],
         "seeds": [_summary(one, heads) for one in board.of_seeds],
         "runs": [_run(row, heads, folder) for row in board.rows],
+        "shots": [_curve(curve) for curve in shot_curves(board)],
     }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {"category": curve.category, "name": _method(curve.method), **plotted(curve)}
 
 
 def _method(method: Method) -> str:

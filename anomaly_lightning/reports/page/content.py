@@ -12,6 +12,7 @@ from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.runtime.heatmap import TURBO
+from anomaly_lightning.runtime.promise import promise
 
 REPORT_FILE = "report.html"
 HISTORY = Path("history") / "metrics.csv"
@@ -50,7 +51,7 @@ def page_data(
         "title": f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}",
         "metrics": metrics,
         "words": {
-            "promise": words.promise(metrics["threshold"]),
+            "promise": promise(metrics["threshold"]),
             "kept": promised_and_realised(metrics["threshold"], metrics["image"]),
             "found": words.found(metrics["image"], notes),
             "test_alarms": words.alarms_met(metrics["image"]),

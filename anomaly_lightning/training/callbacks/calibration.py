@@ -116,6 +116,11 @@ def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
     """
     own, others, what = len(splits.validation), len(splits.selection), " and ".join(chosen)
     basis = [f"{own} held-out normals that the model was not trained on, drawn like the training normals."]
+    if splits.shots is not None:
+        basis.append(
+            f"The model learned from {splits.shots} normals alone (data.shots), the threshold did not: without these "
+            f"{own} others there would be none that promises anything."
+        )
     if not chosen:
         return [*basis, "They were used for nothing else."]
     if others:

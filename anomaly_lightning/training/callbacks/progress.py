@@ -1,5 +1,7 @@
 """One live line for the whole fit: an epoch of a small network on stored features is over before a bar is drawn."""
 
+import math
+
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import Progress
@@ -18,7 +20,7 @@ class EpochProgress(pl.Callback):
         """Begin the line."""
         self._bar = progress_bar()
         self._bar.start()
-        self._task = self._bar.add_task("training", total=trainer.max_epochs, completed=trainer.current_epoch, note="")
+        self._task = self._bar.add_task("training", total=_epochs(trainer), completed=trainer.current_epoch, note="")
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -40,3 +42,10 @@ class EpochProgress(pl.Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _epochs(trainer: pl.Trainer) -> int:
+    """Epochs of the whole fit, whichever of epochs and steps ends it."""
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    by_steps = math.ceil(steps / max(trainer.num_training_batches, 1)) if steps >= 0 else -1
+    return min((limit for limit in (epochs, by_steps) if limit >= 0), default=0)

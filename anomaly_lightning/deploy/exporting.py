@@ -1,0 +1,130 @@
+"""The export command: graph, comparison with the checkpoint, bundle; on failure nothing is kept."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from anomaly_lightning.deploy import bundling, parity
+from anomaly_lightning.deploy.graph import packed, to_onnx
+from anomaly_lightning.deploy.outputs import find_images
+from anomaly_lightning.errors import DataError, ExportError, UserError
+from anomaly_lightning.reports import run_files
+from anomaly_lightning.runtime.bundle import MODEL_FILES, PARITY
+from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.engines import wanted_threads
+from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.training.checkpoint import TorchEngine, load_model
+from anomaly_lightning.training.evaluation import made_again
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a comparison is made on: files, and in words which they are."""
+
+    paths: Sequence[Path]
+    source: str
+
+
+def export(cfg: DictConfig) -> Path:
+    """Do what the config says; returns the bundle's folder.
+
+    Raises:
+        ExportError: The model can't be exported, or is not equal to its checkpoint; nothing was kept.
+        UserError: An option without a meaning, or an input that can't be used.
+    """
+    _check(cfg)
+    output = Path(cfg.output).expanduser().absolute()
+    with bundling.staged(output, cfg.overwrite) as making:
+        model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
+        images, start = _images(cfg, card), time.perf_counter()
+        (making / MODEL_FILES["onnx"][0]).write_bytes(packed(to_onnx(model, card.transform.size)))
+        seconds = time.perf_counter() - start
+        bundling.write_manifest(making, card, cfg.format, cfg.precision)
+        ours, theirs = Inspector(card, TorchEngine(model, "cpu")), Inspector.load(making, "cpu")
+        found = parity.compare(ours, theirs, images.paths)
+        found.check(cfg.precision)
+        certificate = _certificate(cfg, images, found) | {
+            "export_s": seconds,
+            "latency": parity.latency(ours, theirs, [Path(name) for name in found.scores if Path(name).is_file()]),
+        }
+        _finish(cfg, making, card, certificate, found)
+    _show(output, certificate)
+    return output
+
+
+def _check(cfg: DictConfig) -> None:
+    if cfg.format not in MODEL_FILES:
+        raise UserError(f"format={cfg.format}: expected one of {', '.join(MODEL_FILES)}.")
+    if cfg.precision not in PRECISIONS:
+        raise UserError(f"precision={cfg.precision}: expected one of {', '.join(PRECISIONS)}.")
+
+
+def _images(cfg: DictConfig, card: ModelCard) -> Images:
+    """The images to compare on, at most `parity.limit`."""
+    if cfg.parity.images is not None:
+        paths, _ = find_images(str(cfg.parity.images))
+        source = str(cfg.parity.images)
+    else:
+        paths, source = _of_the_run(cfg, card)
+    limit = cfg.parity.limit
+    return Images(paths if limit is None else bundling.spread(paths, limit), source)
+
+
+def _of_the_run(cfg: DictConfig, card: ModelCard) -> tuple[list[Path], str]:
+    """Test images of the run, else its validation normals."""
+    try:
+        datamodule, resolved = made_again(cfg, card, tiles=False)
+    except DataError as error:
+        raise ExportError(
+            f"There are no images to compare on: {error} Set data.root to where they are, or parity.images to a folder."
+        ) from error
+    splits = datamodule.splits
+    role, chosen = ("test images", splits.test) if splits.test else ("validation normals", splits.validation)
+    return [sample.path for sample in chosen], f"{role} of the run, from {resolved.where}"
+
+
+def _certificate(cfg: DictConfig, images: Images, found: parity.Parity) -> dict[str, Any]:
+    """Content of parity.json, without what follows from it."""
+    tolerance = parity.TOLERANCE.get(cfg.precision)
+    return {
+        "format": cfg.format,
+        "precision": cfg.precision,
+        "source": images.source,
+        "tolerance": {"score": tolerance, "map": tolerance, "decisions": 0},
+        **found.block(),
+        "threads": wanted_threads(None) or "one a core",
+        "machine": run_files.environment()["hardware"],
+        "versions": run_files.versions() | {"onnxruntime": run_files.installed("onnxruntime")},
+    }
+
+
+def _finish(cfg: DictConfig, folder: Path, card: ModelCard, certificate: dict[str, Any], found: parity.Parity) -> None:
+    """Write all that stands beside the model, and the manifest over it."""
+    compared = [Path(name) for name in found.scores if Path(name).is_file()]
+    copied = bundling.copy_references(folder, compared, cfg.references)
+    references = [{"file": name, "score": found.scores[str(path)][1]} for name, path in copied.items()]
+    run_files.write_json(folder / PARITY, {**certificate, "references": references})
+    bundling.write_licenses(folder, card.backbone, bool(copied))
+    bundling.write_manifest(folder, card, cfg.format, cfg.precision)
+
+
+def _show(output: Path, certificate: dict[str, Any]) -> None:
+    times = certificate["latency"]
+    lines = [
+        f"bundle: {output}",
+        f"equal to the checkpoint on {certificate['images']} images ({certificate['source']}): score within "
+        f"{certificate['score']['largest_relative_difference']:.1e}, map within "
+        f"{certificate['map']['largest_relative_difference']:.1e}; decisions that differ: "
+        f"{certificate['decisions']['differ']}",
+        f"network alone, one image, {certificate['threads']} thread(s): torch {times['torch']['p50_ms']:.1f} ms, "
+        f"exported {times['exported']['p50_ms']:.1f} ms (p50)",
+    ]
+    for line in lines:
+        Console().print(line, soft_wrap=True, highlight=False)

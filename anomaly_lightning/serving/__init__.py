@@ -1,0 +1,1 @@
+"""A trained model behind HTTP: what comes in is bounded, what was taken is answered."""

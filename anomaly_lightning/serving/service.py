@@ -1,0 +1,98 @@
+"""What all routes share: the models, the queue before them, and what is counted and noted of each decision."""
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.runtime.damage import TooLargeError
+from anomaly_lightning.serving.admission import Ticket, WorkQueue
+from anomaly_lightning.serving.inspecting import Inspected
+from anomaly_lightning.serving.metrics import Metrics
+from anomaly_lightning.serving.models import Model, Models
+from anomaly_lightning.serving.problems import Problem
+from anomaly_lightning.serving.recent import Recent
+from anomaly_lightning.serving.settings import Settings
+from anomaly_lightning.serving.waiting import outcomes
+
+logger = logging.getLogger(__name__)
+
+FAULT = "Something is wrong with the service itself: its log says what."
+Job = Callable[[], tuple[Inspected, Any]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service; `secret` is the token that clients have to show, None = none."""
+
+    settings: Settings
+    secret: str | None
+    models: Models
+    queue: WorkQueue
+    metrics: Metrics
+    recent: Recent
+
+    async def inspect(
+        self, request: Request, ticket: Ticket, model: Model, jobs: Sequence[Job], names: Sequence[str]
+    ) -> list[tuple[Inspected, Any] | DataError]:
+        """Do the jobs of a request, one an image: what `inspecting.job` returns, or why an image can't be inspected.
+
+        Raises:
+            Problem: The queue is full, the time is up, or the client has gone.
+        """
+        done: list[tuple[Inspected, Any] | DataError] = []
+        results = await outcomes(ticket.submit(jobs), request, ticket, self.settings.timeout_s)
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, DataError):
+                self.metrics.refused(model)
+                done.append(result)
+                continue
+            if isinstance(result, BaseException):
+                logger.error("model %s failed on %s", model.name, name, exc_info=result)
+                raise Problem(500, FAULT)
+            self.metrics.inspected(model, result[0].said.verdict, result[0].seconds)
+            self.recent.add(model, name, result[0].said)
+            done.append(result)
+        return done
+
+    def reload(self, name: str) -> Model:
+        """Load a model again; blocks. See `Models.reload` for what it raises."""
+        before = self.models.get(name)
+        try:
+            model = self.models.reload(name)
+        except UserError:
+            self.metrics.failed_load(before)
+            raise
+        self.metrics.serving(model, before)
+        return model
+
+
+def status_of(error: DataError) -> int:
+    """HTTP status of an image that can't be inspected."""
+    return 413 if isinstance(error, TooLargeError) else 422
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(_service)]
+_bearer = HTTPBearer(auto_error=False, description="The token that the service was started with, if any.")
+
+
+async def authorised(
+    service: TheService, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Refuse a request without the service's token; raises `Problem` 401."""
+    if service.secret is None:
+        return
+    token = "" if shown is None else shown.credentials
+    if not secrets.compare_digest(token.encode(), service.secret.encode()):
+        what = "Expected the header 'Authorization: Bearer <token>'" if shown is None else "This is not the token"
+        raise Problem(401, f"{what} of this service.", headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,342 @@
+"use strict";
+// One page, no library: it asks the service that it came from, and nothing else.
+
+const LAST = 50, KEPT = 24, POLL_MS = 2000, PAUSE_MS = 500;
+const $ = id => document.getElementById(id);
+const state = { models: [], shown: null, here: [], waiting: [], busy: false, after: 0, started: null, stream: null };
+
+const number = value => value === null ? "–" : String(Number(value.toPrecision(4)));
+const say = text => { $("state").textContent = text; };
+const sleep = ms => new Promise(done => setTimeout(done, ms));
+
+function trouble(text) {
+  $("trouble").textContent = text;
+  $("trouble").hidden = !text;
+}
+
+function make(tag, text, className) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+// ---- Asking the service ---------------------------------------------------------------------------------------------
+
+async function ask(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const answer = await fetch(path, { ...options, headers });
+  if (answer.status !== 401) return answer;
+  await newToken(token !== null);
+  return ask(path, options);
+}
+
+// Several requests may be refused at once: they all wait for the one dialog.
+let asking = null;
+function newToken(wrong) {
+  asking ??= new Promise(done => {
+    $("ask-why").textContent = wrong ? "The token that you gave is not the right one." : "Whoever runs it knows it.";
+    $("ask").showModal();
+    $("ask").addEventListener("cancel", event => event.preventDefault());
+    $("ask-form").addEventListener("submit", () => {
+      sessionStorage.setItem("token", $("token").value);
+      asking = null;
+      done();
+    }, { once: true });
+  });
+  return asking;
+}
+
+async function inspect(blob, name, heatmap) {
+  const form = new FormData();
+  form.append("image", blob, name);
+  const query = new URLSearchParams({ model: $("model").value, heatmap, contours: "true" });
+  for (;;) {
+    const answer = await ask(`v1/inspect?${query}`, { method: "POST", body: form });
+    const found = await answer.json();
+    if (answer.ok) return { ...found.images[0], total_ms: found.total_ms };
+    if (answer.status !== 429) throw new Error(found.error);
+    say(`The service is busy. ${name} waits.`);
+    await sleep(1000 * found.retry_after_s);
+  }
+}
+
+// ---- Images in, one after the other ---------------------------------------------------------------------------------
+
+function take(files) {
+  state.waiting.push(...files);
+  if (!state.busy) work();
+}
+
+async function work() {
+  state.busy = true;
+  trouble("");
+  const failed = [];
+  let done = 0;
+  while (state.waiting.length) {
+    const file = state.waiting.shift(), name = file.name || "image";
+    say(`Inspecting ${name} (${done + 1} of ${done + 1 + state.waiting.length}) …`);
+    try {
+      await one(file, name);
+      done += 1;
+    } catch (error) {
+      failed.push(error instanceof TypeError ? `${name}: the service does not answer.` : error.message);
+      trouble(failed.join(" "));
+    }
+  }
+  state.busy = false;
+  say(done ? `${done} ${done === 1 ? "image" : "images"} inspected.` : "");
+}
+
+async function one(file, name) {
+  const url = URL.createObjectURL(file), picture = new Image();
+  picture.src = url;
+  const visible = await picture.decode().then(() => true, () => false);
+  const said = await inspect(file, name, visible ? "colors" : "overlay");
+  const heat = `data:image/png;base64,${said.heatmap}`;
+  delete said.heatmap;
+  const item = { said, name, visible, image: visible ? url : heat, heat: visible ? heat : null };
+  state.here.unshift(item);
+  for (const old of state.here.splice(KEPT)) URL.revokeObjectURL(old.image);
+  show(item);
+  poll();
+  return said;
+}
+
+// ---- The result -----------------------------------------------------------------------------------------------------
+
+function show(item) {
+  const { said } = item;
+  state.shown = item;
+  $("result").hidden = $("here").hidden = false;
+  $("picture").style.setProperty("--aspect", said.width / said.height);
+  $("image").src = item.image;
+  $("image").alt = `${item.name}: ${said.verdict}`;
+  $("heat").hidden = !item.heat;
+  if (item.heat) $("heat").src = item.heat;
+  $("opacity").disabled = !item.heat;
+  $("verdict").textContent = said.verdict;
+  $("verdict").className = $("level").className = said.verdict;
+  $("name").textContent = `${item.name}, ${said.width} × ${said.height} pixels`;
+  $("reason").textContent = said.reason ? `It is not of the kind that the model knows: ${said.reason}` : "";
+  $("reason").hidden = !said.reason;
+  gauge(said);
+  regions(said);
+  const times = said.timings_ms;
+  $("times").textContent = `${Math.round(said.total_ms)} ms: waiting ${Math.round(times.queue)}, decoding ` +
+    `${Math.round(times.decode)}, inspecting ${Math.round(times.inspect)}, drawing ${Math.round(times.draw)}` +
+    (item.heat ? "" : ". Browsers don't show this kind of file: this is the heatmap on it, in grey");
+  strip();
+}
+
+// The threshold stands in the middle, as it does in the heatmap's colours.
+function gauge(said) {
+  const place = value => `${Math.max(0, Math.min(100, 50 * (value ?? 2 * said.threshold) / said.threshold))}%`;
+  $("score").textContent = number(said.score);
+  $("threshold").textContent = number(said.threshold);
+  $("level").style.width = place(said.score);
+  $("low").hidden = said.review === null;
+  if (said.review !== null) $("low").style.left = place(said.review);
+  $("gauge").setAttribute("aria-label", `score ${number(said.score)}, threshold ${number(said.threshold)}`);
+}
+
+function regions(said) {
+  const drawing = $("outlines"), rows = $("regions").tBodies[0];
+  drawing.setAttribute("viewBox", `0 0 ${said.width} ${said.height}`);
+  drawing.replaceChildren();
+  rows.replaceChildren();
+  const some = said.region_count > said.regions.length ? `, the first ${said.regions.length} listed` : "";
+  $("regions").caption.textContent = said.region_count ? `Regions above the pixel threshold: ${said.region_count}${some}`
+    : "No region above the pixel threshold";
+  $("regions").tHead.hidden = !said.region_count;
+  said.regions.forEach((region, index) => {
+    const d = `M${region.contour.map(point => point.join(" ")).join("L")}Z`;
+    const lines = ["edge", "line"].map(kind => {
+      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      path.setAttribute("class", kind);
+      path.setAttribute("d", d);
+      return path;
+    });
+    drawing.append(...lines);
+    rows.append(regionRow(region, index, lines[1]));
+  });
+}
+
+function regionRow(region, index, line) {
+  const [left, top, width, height] = region.box, row = make("tr"), first = make("td"), button = make("button", index + 1);
+  button.type = "button";
+  button.setAttribute("aria-pressed", "false");
+  button.setAttribute("aria-label", `Highlight region ${index + 1}`);
+  button.addEventListener("click", () => {
+    const on = line.classList.toggle("chosen");
+    button.setAttribute("aria-pressed", String(on));
+  });
+  first.append(button);
+  row.append(first, ...[`${left}, ${top}`, `${width} × ${height}`, region.area, number(region.peak)]
+    .map(text => make("td", text, "number")));
+  return row;
+}
+
+function strip() {
+  $("strip").replaceChildren(...state.here.map(item => {
+    const entry = make("li"), button = make("button"), image = make("img");
+    button.type = "button";
+    image.src = item.image;
+    image.alt = "";
+    button.append(image, make("b", item.said.verdict, item.said.verdict), make("span", item.name));
+    button.setAttribute("aria-current", String(item === state.shown));
+    button.addEventListener("click", () => {
+      show(item);
+      $("strip").children[state.here.indexOf(item)].firstChild.focus();
+    });
+    entry.append(button);
+    return entry;
+  }));
+}
+
+// ---- The last decisions of everybody --------------------------------------------------------------------------------
+
+let polling = false;
+async function poll() {
+  if (polling) return;
+  polling = true;
+  try {
+    const { started, decisions } = await (await ask(`v1/decisions?after=${state.after}`)).json();
+    if (state.started !== null && state.started !== started) {
+      Object.assign(state, { after: 0, started: null });  // the service began anew, and so do its numbers
+      $("last").tBodies[0].replaceChildren();
+      return;
+    }
+    state.started = started;
+    decisions.forEach(listed);
+  } catch {
+    $("counts").textContent = "The service does not answer.";
+  } finally {
+    polling = false;
+  }
+}
+
+function listed(decision) {
+  const rows = $("last").tBodies[0], row = make("tr");
+  state.after = decision.number;
+  const time = make("time", new Date(decision.time).toLocaleTimeString()), cell = make("td");
+  time.dateTime = decision.time;
+  cell.append(time);
+  row.append(cell, make("td", decision.verdict, decision.verdict), make("td", number(decision.score), "number"),
+    make("td", decision.name), make("td", decision.model, "model"));
+  if (decision.reason) row.title = decision.reason;
+  rows.prepend(row);
+  while (rows.rows.length > LAST) rows.deleteRow(-1);
+  const counts = {};
+  for (const one of rows.rows) counts[one.cells[1].textContent] = (counts[one.cells[1].textContent] ?? 0) + 1;
+  $("counts").textContent = `Of the last ${rows.rows.length}: ` +
+    Object.entries(counts).map(([verdict, count]) => `${count} ${verdict}`).join(", ") + ".";
+  $("last").hidden = false;
+}
+
+// ---- The camera -----------------------------------------------------------------------------------------------------
+
+async function openCamera(id) {
+  trouble("");
+  if (!navigator.mediaDevices) {
+    trouble("Browsers let a page use the camera only at https:// or http://localhost.");
+    return;
+  }
+  closeCamera();
+  try {
+    const video = { width: { ideal: 1920 }, height: { ideal: 1080 }, ...(id ? { deviceId: { exact: id } } : { facingMode: "environment" }) };
+    state.stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+  } catch (error) {
+    trouble(error.name === "NotAllowedError" ? "The browser was not allowed to use the camera." : `No camera: ${error.message}`);
+    return;
+  }
+  $("video").srcObject = state.stream;
+  $("camera").hidden = false;
+  $("camera-on").hidden = true;
+  const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(device => device.kind === "videoinput");
+  $("cameras").replaceChildren(...cameras.map((device, index) => new Option(device.label || `Camera ${index + 1}`, device.deviceId)));
+  $("cameras").value = state.stream.getVideoTracks()[0].getSettings().deviceId ?? "";
+  $("cameras").hidden = cameras.length < 2;
+  $("shoot").focus();
+}
+
+function closeCamera() {
+  state.stream?.getTracks().forEach(track => track.stop());
+  state.stream = null;
+  $("again").checked = false;
+  $("camera").hidden = true;
+  $("camera-on").hidden = false;
+}
+
+// As PNG: what JPEG leaves out can be the defect.
+async function shoot() {
+  const video = $("video"), canvas = document.createElement("canvas");
+  if (!video.videoWidth) return;
+  $("shoot").disabled = true;
+  do {
+    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
+    const name = `camera ${new Date().toLocaleTimeString()}.png`;
+    try {
+      const said = await one(blob, name);
+      say(`${name}: ${said.verdict}`);
+      trouble("");
+    } catch (error) {
+      trouble(error.message);
+    }
+    if ($("again").checked) await sleep(PAUSE_MS);
+  } while ($("again").checked && state.stream);
+  $("shoot").disabled = false;
+}
+
+// ---- Which model ----------------------------------------------------------------------------------------------------
+
+async function loadModels() {
+  try {
+    state.models = await (await ask("v1/models")).json();
+  } catch {
+    trouble("The service does not answer. Load this page again when it runs.");
+    return;
+  }
+  $("model").replaceChildren(...state.models.map(model => new Option(model.name)));
+  $("models").hidden = state.models.length < 2;
+  describe();
+}
+
+function describe() {
+  const model = state.models.find(one => one.name === $("model").value);
+  $("what").textContent = `${model.name}: ${model.detector} on ${model.backbone}, version ${model.id}`;
+  const review = model.review === null ? "" : ` Scores from ${number(model.review)} up to it are for review.`;
+  $("promise").textContent = `${model.promise} The threshold is ${number(model.threshold)}: a higher score is NG.${review}`;
+  $("rests").replaceChildren(...model.rests_on.map(text => make("li", text)));
+}
+
+// ---- What a person does ---------------------------------------------------------------------------------------------
+
+$("files").addEventListener("change", event => {
+  take([...event.target.files]);
+  event.target.value = "";  // so that the same file can be chosen again
+});
+let inside = 0;
+for (const [kind, step] of [["dragenter", 1], ["dragleave", -1], ["drop", 0]]) {
+  addEventListener(kind, event => {
+    event.preventDefault();
+    inside = step ? inside + step : 0;
+    document.body.classList.toggle("dragging", inside > 0);
+  });
+}
+addEventListener("dragover", event => event.preventDefault());
+addEventListener("drop", event => take([...event.dataTransfer.files]));
+addEventListener("paste", event => take([...event.clipboardData.files]));
+$("opacity").addEventListener("input", event => $("picture").style.setProperty("--opacity", event.target.value / 100));
+$("show-outlines").addEventListener("change", event => $("outlines").classList.toggle("off", !event.target.checked));
+$("model").addEventListener("change", describe);
+$("camera-on").addEventListener("click", () => openCamera());
+$("camera-off").addEventListener("click", () => { closeCamera(); $("camera-on").focus(); });
+$("cameras").addEventListener("change", event => openCamera(event.target.value));
+$("shoot").addEventListener("click", shoot);
+
+loadModels().then(poll);
+setInterval(() => { if (!document.hidden) poll(); }, POLL_MS);

@@ -1,0 +1,234 @@
+"""The service's page in headless Chromium: images in, verdicts, heatmap and regions out, the list of all decisions."""
+
+import contextlib
+import re
+import shutil
+
+import pytest
+from served import TOKEN, encoded, inspector, serving, spotted
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ("quic", "background-networking", "component-update", "sync")
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in QUIET)]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, *CAMERA])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def service(tmp_path):
+    with serving(tmp_path, max_pixels=3_000_000) as it:
+        yield it
+
+
+@contextlib.contextmanager
+def opened(browser, service, **options):
+    """The page; at the end nothing has been asked of anybody but the service, and no script complained."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    complaints, requests = [], []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{service.url}/")
+    yield page
+    assert complaints == []
+    assert [url for url in requests if not url.startswith((service.url, "data:", "blob:"))] == []
+    context.close()
+
+
+@pytest.fixture
+def page(browser, service):
+    with opened(browser, service) as page:
+        yield page
+
+
+def give(page, *images):
+    files = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in images]
+    page.set_input_files("#files", files)
+
+
+def expect(page, selector):
+    return sync_api.expect(page.locator(selector))
+
+
+def test_an_image_gets_its_verdict_its_heatmap_and_its_regions(page):
+    said = inspector()(spotted())
+    give(page, ("part.png", encoded(spotted())))
+    expect(page, "#verdict").to_have_text("NG")
+    assert page.locator("#name").inner_text() == "part.png, 60 \u00d7 40 pixels"
+    assert float(page.locator("#score").inner_text()) == pytest.approx(said.score, rel=1e-3)
+    assert float(page.locator("#threshold").inner_text()) == said.threshold
+    assert page.locator("#level").evaluate("e => e.style.width") == "100%"
+    left, top, width, height = said.regions[0].box
+    row = page.locator("#regions tbody tr")
+    assert row.locator("td").all_inner_texts()[1:4] == [
+        f"{left}, {top}",
+        f"{width} \u00d7 {height}",
+        str(said.regions[0].area),
+    ]
+    box = page.locator("#outlines path.line").evaluate(
+        "e => { const b = e.getBBox(); return [b.x, b.y, b.width, b.height] }"
+    )
+    assert box == [left, top, width, height]
+    page.locator("#heat").evaluate("e => e.decode()")
+    sizes = [page.locator(one).bounding_box() for one in ("#image", "#heat", "#outlines")]
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert [page.locator(one).evaluate("e => e.naturalWidth") for one in ("#image", "#heat")] == [60, 60]
+
+
+def test_the_slider_and_the_outlines_obey_the_keyboard(page):
+    give(page, ("part.png", encoded(spotted())))
+    expect(page, "#verdict").to_have_text("NG")
+    page.focus("#opacity")
+    page.keyboard.press("Home")
+    expect(page, "#heat").to_have_css("opacity", "0")
+    page.keyboard.press("End")
+    expect(page, "#heat").to_have_css("opacity", "1")
+    page.focus("#show-outlines")
+    page.keyboard.press("Space")
+    assert page.locator("#outlines").is_hidden()
+    page.keyboard.press("Space")
+    page.focus("#regions tbody button")
+    page.keyboard.press("Enter")
+    expect(page, "#outlines path.line").to_have_class(re.compile("chosen"))
+    expect(page, "#regions tbody button").to_have_attribute("aria-pressed", "true")
+
+
+def test_several_images_are_kept_and_shown_again(page):
+    give(page, ("bad.png", encoded(spotted())), ("good.png", encoded(spotted(90))))
+    expect(page, "#state").to_have_text("2 images inspected.")
+    assert page.locator("#strip button").all_inner_texts() == ["OK\ngood.png", "NG\nbad.png"]
+    page.locator("#strip button").nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(page, "#verdict").to_have_text("NG")
+    expect(page, "#strip button[aria-current=true]").to_have_text("NGbad.png")
+
+
+def test_a_broken_image_says_why_and_the_next_one_is_inspected(page):
+    give(page, ("cut.png", encoded(spotted())[:80]), ("good.png", encoded(spotted(90))))
+    expect(page, "#trouble").to_contain_text("cut.png: truncated")
+    expect(page, "#verdict").to_have_text("OK")
+
+
+def test_a_file_that_browsers_do_not_show_is_drawn_by_the_service(page):
+    give(page, ("part.tif", encoded(spotted(), "TIFF")))
+    expect(page, "#verdict").to_have_text("NG")
+    assert page.locator("#heat").is_hidden()
+    assert page.locator("#image").evaluate("e => e.decode().then(() => e.naturalWidth)") == 60
+    assert "Browsers don't show" in page.locator("#times").inner_text()
+
+
+def test_dropped_images_are_inspected(page):
+    data = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+             data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"})); return data; }""",
+        list(encoded(spotted())),
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": data})
+    expect(page, "#name").to_contain_text("dropped.png")
+
+
+def test_the_camera(page):
+    page.click("#camera-on")
+    expect(page, "#video").to_have_js_property("readyState", 4)  # frames come
+    assert page.evaluate("document.activeElement.id") == "shoot"
+    page.keyboard.press("Enter")
+    expect(page, "#verdict").to_have_text(re.compile("OK|NG"))
+    assert page.locator("#name").inner_text().startswith("camera ")
+    page.click("#camera-off")
+    assert page.locator("#camera").is_hidden()
+    assert page.evaluate("state.stream") is None
+
+
+def test_decisions_of_others_appear_in_the_list(page, service):
+    expect(page, "#counts").to_have_text("None yet.")
+    service.post("/v1/inspect", files=[("image", ("<b>elsewhere</b>.png", encoded(spotted())))])
+    service.post("/v1/inspect", encoded(spotted(90)))
+    page.evaluate("poll()")
+    expect(page, "#counts").to_have_text("Of the last 2: 1 OK, 1 NG.")
+    rows = page.locator("#last tbody tr")
+    assert rows.nth(0).locator("td").nth(1).inner_text() == "OK"
+    assert rows.nth(1).locator("td").nth(3).inner_text() == "<b>elsewhere</b>.png"
+
+
+def test_the_threshold_stands_with_its_promise(page):
+    expect(page, "#promise").to_have_text(
+        "Of 100 good parts about 1 will be called defective (95 %: 0 to 4). The threshold is 0.5: a higher score is NG."
+    )
+    assert page.locator("#rests li").all_inner_texts() == ["8 normals."]
+
+
+def test_a_full_queue_is_waited_for(page, service):
+    service.service.queue.take(service.service.queue.capacity)
+    give(page, ("part.png", encoded(spotted())))
+    expect(page, "#state").to_contain_text("busy")
+    service.service.queue.give(service.service.queue.capacity)
+    expect(page, "#verdict").to_have_text("NG")
+
+
+def test_a_token_is_asked_for_and_a_model_is_chosen(browser, tmp_path):
+    with serving(tmp_path, ("left", "right"), token=TOKEN) as service, opened(browser, service) as page:
+        expect(page, "#ask").to_be_visible()
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        expect(page, "#ask-why").to_contain_text("not the right one")
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        page.select_option("#model", "right")
+        give(page, ("part.png", encoded(spotted())))
+        expect(page, "#verdict").to_have_text("NG")
+        assert service.service.recent.after(0)[0]["model"] == "right"
+
+
+def test_every_control_has_a_name(page):
+    page.click("#camera-on")
+    give(page, ("part.png", encoded(spotted())))
+    expect(page, "#verdict").to_have_text("NG")
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, select, input")].filter(e =>
+             !(e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent.trim())).map(e => e.id)"""
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone_and_reads_in_either_scheme(browser, service, scheme):
+    with opened(browser, service, color_scheme=scheme, viewport={"width": 390, "height": 844}) as page:
+        give(page, ("part.png", encoded(spotted())), ("a_long_name_without_any_space_in_it" * 3, encoded(spotted())))
+        expect(page, "#state").to_have_text("2 images inspected.")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        verdict, image = (page.locator(one).bounding_box()["y"] for one in ("#verdict", "#image"))
+        assert verdict < image, "on a phone the verdict comes first"
+        colours = page.evaluate(
+            """() => { const style = getComputedStyle(document.documentElement);
+                 return ["--text", "--quiet", "--ok", "--ng", "--review", "--invalid"].map(name =>
+                   ["--page", name].map(one => style.getPropertyValue(one).trim())) }"""
+        )
+        assert all(contrast(*pair) >= 4.5 for pair in colours)  # WCAG 2.2, criterion 1.4.3
+
+
+def contrast(one, other):
+    """Contrast ratio of two #rrggbb colours, by WCAG 2.2."""
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def luminance(colour):
+    parts = [int(part, 16) / 255 for part in re.findall("[0-9a-f]{2}", colour)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
