@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -19,11 +19,13 @@ from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning.configs import in_sweep
-from anomaly_lightning.errors import MissingExtraError, UserError
+from anomaly_lightning.configs import claim_folders, in_sweep
+from anomaly_lightning.errors import MissingExtraError, UsedFolderError, UserError
+from anomaly_lightning.interruption import Work, interruptible, leads
 from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports.run_folder import FAILURE_FILE
 from anomaly_lightning.runtime.allocator import keep_freed_memory
+from anomaly_lightning.words import as_typed
 
 # An idle OpenMP thread that spins for long makes a single forward many times slower where another process wants the
 # core; one that sleeps at once costs a fourth of the speed where nothing else runs. So it spins for a few microseconds
@@ -59,25 +61,28 @@ def disk_trouble(error: OSError) -> str:
 
 
 class OutputFolder(Callback):
-    """Makes the folder of a run before Hydra does, which would answer a full or read-only disk with a stack trace."""
+    """Looks at and makes the folder of a run before Hydra writes into it."""
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
-        """Make the folder of a single run."""
+        """Refuse or clear a used folder, and make a new one, which Hydra would answer with a stack trace at times."""
         known = HydraConfig.instance()
         before = known.cfg
         known.set_config(config)  # the folder's name asks for it, and Hydra sets it only later
         try:
             folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+            if leads():
+                claim_folders(config, folder, str(config.hydra.job.config_name))
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            sys.stderr.write(f"CommandError: {disk_trouble(error)}\n")
+        except (OSError, UserError) as error:
+            words = disk_trouble(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            sys.stderr.write(f"{words}\n")
             raise SystemExit(1) from error  # any other exception of a callback becomes a warning of Hydra's
         finally:
             known.cfg = before
 
 
 # What each extra brings, by some of its modules: looked for before anything is composed, which needs them, too.
-TRAIN = ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2")
+TRAIN = ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotlib", "jinja2", "pooch", "requests")
 EXTRAS = {
     "train": TRAIN,
     "export": (*TRAIN, "onnx", "onnxscript"),
@@ -98,6 +103,8 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
     failure.unlink(missing_ok=True)  # of an earlier start in the same folder
     try:
         return run(cfg)
+    except UsedFolderError as error:  # nothing of it may be written there: what lies there is another run's
+        raise CommandError(f"{type(error).__name__}: {error}") from error
     except Exception as error:
         # The stack of a user's own mistake tells them nothing; of any other error it is all there is.
         stack = not isinstance(error, UserError) or os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -115,43 +122,67 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
 Run = Callable[[DictConfig], object]
 
 
-def command(config_name: str, extra: str | None = "train") -> Callable[[Run], Callable[[], None]]:
+def _told(run: Run, cfg: DictConfig) -> object:
+    """Run, with what is a user's to mend told in a paragraph."""
+    try:
+        return run(cfg)
+    except UserError as error:
+        raise CommandError(f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        raise CommandError(disk_trouble(error)) from error
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise CommandError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
+        raise
+
+
+def command(
+    config_name: str, extra: str | None = "train", configs: Path = CONFIG_DIR, modules: Sequence[str] | None = None
+) -> Callable[[Run], Callable[[], None]]:
     """Make a function of a composed config a command line with Hydra's syntax.
 
     Args:
-        config_name: Name of the primary config in conf/, without suffix.
+        config_name: Name of the command, and of its primary config in `configs`, without suffix.
         extra: What has to be installed beside the base; None = nothing.
+        configs: Folder of the primary config and of the groups that it takes.
+        modules: What of the extra is needed; None = all.
     """
 
     def decorate(run: Run) -> Callable[[], None]:
         @functools.wraps(run)
-        def guarded(cfg: DictConfig) -> object:
-            if missing := sorted(OmegaConf.missing_keys(cfg)):
-                raise CommandError(f"There is no default for {', '.join(missing)}: state {missing[0]}=... .")
-            if in_sweep():
-                return _one_of_many(run, cfg)
-            try:
-                return run(cfg)
-            except UserError as error:
-                raise CommandError(f"{type(error).__name__}: {error}") from error
-            except OSError as error:
-                if error.errno not in DISK_TROUBLE:
-                    raise
-                raise CommandError(disk_trouble(error)) from error
-            except InstantiationException as error:
-                if isinstance(error.__cause__, UserError):
-                    raise CommandError(f"{type(error.__cause__).__name__}: {error.__cause__}") from error
-                raise
-
-        @functools.wraps(run)
         def main() -> None:
             keep_freed_memory()
-            sys.argv[0] = f"anomaly_lightning.{config_name}"
-            lacking = [module for module in EXTRAS.get(extra or "", ()) if not _installed(module)]
+            needed = EXTRAS.get(extra or "", ()) if modules is None else modules
+            lacking = [module for module in needed if not _installed(module)]
             if extra and lacking:
                 raise SystemExit(f"{MissingExtraError(config_name, lacking[0], extra)}")
-            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+            typed = sys.argv[1:]
+            work = Work(config_name, typed)
+
+            @functools.wraps(run)
+            def guarded(cfg: DictConfig) -> object:
+                if missing := sorted(OmegaConf.missing_keys(cfg)):
+                    raise CommandError(f"There is no default for {', '.join(missing)}: set {missing[0]}=... .")
+                sys.argv[1:] = typed  # for run.json, and for the further processes of a data-parallel run
+                work.sweep, work.folder = in_sweep(), _folder(cfg)
+                return _one_of_many(run, cfg) if work.sweep else _told(run, cfg)
+
+            with interruptible(work):
+                try:
+                    sys.argv = [f"anomaly_lightning.{config_name}", *as_typed(config_name, typed)]
+                except UserError as error:
+                    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+                    raise SystemExit(1) from error
+                hydra.main(version_base="1.3", config_path=str(configs), config_name=config_name)(guarded)()
 
         return main
 
     return decorate
+
+
+def _folder(cfg: DictConfig) -> Path | None:
+    """Where a command leaves its outputs, where it has such a place."""
+    given = cfg.get("run_dir") or cfg.get("output")
+    return None if given is None else Path(str(given))

@@ -13,7 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.places import CONFIG_DIR, cache_dir
+from anomaly_lightning.reports.used_folder import claim
 from anomaly_lightning.runtime.names import folder_name
+from anomaly_lightning.words import as_typed
 
 
 def in_sweep() -> bool:
@@ -28,22 +30,47 @@ def _backbone_name(name: str) -> str:
     return folder_name(resolve_backbone(name))
 
 
+def choices(group: str) -> str:
+    """The files of a group of conf/, which are what can be chosen of it."""
+    return ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+
+
+def groups(*names: str) -> str:
+    """A line for each group, for --help: Hydra's own list has the groups of all commands."""
+    return "\n".join(f"{name}: {choices(name)}" for name in names)
+
+
 def register_resolvers() -> None:
     """Make the names known that the configs call as ${name:...}."""
     OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
     OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
+    OmegaConf.register_new_resolver("choices", choices, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def claim_folders(cfg: DictConfig, folder: Path, command: str) -> None:
+    """Make sure that a command may write into its folders.
+
+    Args:
+        cfg: Composed, not resolved; its `overwrite` and `ckpt` have a say where it has them.
+        folder: What hydra.run.dir names; `run_dir` may name another.
+        command: Name of the primary config.
+
+    Raises:
+        UserError: Outputs lie there that would be mixed up with the new ones.
+    """
+    folders = [folder]
+    if "run_dir" in cfg and not OmegaConf.is_interpolation(cfg, "run_dir"):
+        folders.append(Path(str(cfg.run_dir)))
+    ckpt = cfg.get("ckpt")
+    for place in folders:
+        claim(place, command, bool(cfg.get("overwrite")), None if ckpt is None else Path(str(ckpt)))
 
 
 # On import, because a launcher's worker process imports this file and never runs a command.
 register_resolvers()
-
-
-def quoted(value: object) -> str:
-    """A value as an override takes it, whatever characters it holds."""
-    plain = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{plain}'"
 
 
 def composed(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -56,16 +83,18 @@ def composed(name: str, overrides: Sequence[str]) -> DictConfig:
         overrides: As on the command line: "category=leather".
 
     Raises:
-        UserError: An override that there is none of, or an option without a default that was not set.
+        UserError: An override that there is none of, an option without a default that was not set, or a folder that
+            holds the outputs of an earlier run.
     """
     known, outer = HydraConfig.instance(), GlobalHydra.instance()
     before, outside = known.cfg, outer.hydra
     outer.clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            cfg = compose(name, overrides=list(overrides), return_hydra_config=True)
+            cfg = compose(name, overrides=as_typed(name, overrides), return_hydra_config=True)
         known.set_config(cfg)  # which the folder's name asks for
         folder = Path(cfg.hydra.run.dir).absolute()
+        claim_folders(cfg, folder, name)
         with read_write(cfg.hydra.runtime):
             cfg.hydra.runtime.output_dir = str(folder)
         known.set_config(cfg)

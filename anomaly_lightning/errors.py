@@ -34,6 +34,10 @@ class BundleError(CheckpointError):
     """An exported bundle is missing, damaged, changed, or of another version; nothing of it was used."""
 
 
+class TrainingError(UserError):
+    """A training went wrong; what came out is of no use."""
+
+
 class ExportError(UserError):
     """A model can't be exported, or what was exported is not equal to it; nothing was kept."""
 
@@ -46,6 +50,10 @@ class NotCalibratedError(UserError):
             "This model has no threshold yet: its run ended before the calibration on validation normals. "
             "Finish it (train with ckpt=<its last.ckpt>), or use the best.ckpt of a finished run."
         )
+
+
+class UsedFolderError(UserError):
+    """Outputs of another run lie where new ones are to go."""
 
 
 class CalibrationError(UserError):

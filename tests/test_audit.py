@@ -9,7 +9,7 @@ from PIL import Image
 from toy import SMALL, command, flat, make_category, save, texture
 
 from anomaly_lightning.data.duplicates import leaks, near_duplicates, perceptual_hash, thumbnail
-from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.data.synthetic import generate
 from anomaly_lightning.reports.audit.facts import gather
 from anomaly_lightning.reports.audit.findings import duplicate_findings, file_findings, outlier_findings, robust_z
@@ -99,7 +99,7 @@ def test_an_exclude_list_of_other_images_is_refused(root, tmp_path):
     arguments = (*SMALL, "category=custom", "category.name=widget", f"data.root={root}")
     ran = command("train", *arguments, f"data.exclude={tmp_path / 'audit.json'}", cwd=tmp_path)
     assert ran.code != 0
-    assert "none of them is a training image" in flat(ran.out)
+    assert "none of them is an image or a mask of widget" in flat(ran.out)
 
 
 def test_leaks_are_equal_files_in_training_and_test(root, tmp_path):

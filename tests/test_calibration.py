@@ -21,7 +21,7 @@ from anomaly_lightning.calibration import (
 )
 from anomaly_lightning.calibration.result import Influence
 from anomaly_lightning.errors import CalibrationError
-from anomaly_lightning.runtime.decision import verdict
+from anomaly_lightning.runtime.decision import exceeds, verdict
 
 RULES = [
     MeanStd(),
@@ -102,15 +102,17 @@ def test_binomial_upper_is_clopper_pearsons(count: int) -> None:
 def test_best_f1_by_brute_force() -> None:
     draw = np.random.default_rng(3)
     for _ in range(50):
-        scores = draw.integers(0, 12, size=30).astype(float)  # many ties
+        scores = draw.integers(1, 13, size=30) + draw.integers(0, 2, size=30) * 1e-6  # many ties, and nearly ties
         labels = draw.random(30) < 0.4
         found = best_f1_threshold(scores, labels)
 
         def f1(threshold: float, scores: np.ndarray = scores, labels: np.ndarray = labels) -> float:
-            called = scores > threshold
+            called = exceeds(scores, threshold)
             return 2 * (called & labels).sum() / (called.sum() + labels.sum())
 
-        assert f1(found) == pytest.approx(max(f1(t) for t in np.arange(-0.5, 13)))
+        assert f1(found) == pytest.approx(max(f1(t) for t in np.arange(0.5, 13)))
+
+    assert exceeds(0.0, best_f1_threshold([0.0, 0.0, 1.0], [True, False, True])), "all are called, the lowest too"
 
 
 @pytest.mark.parametrize(("n", "folds"), [(10, 5), (11, 4), (4, 4)])

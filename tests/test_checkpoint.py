@@ -18,7 +18,7 @@ from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.training.checkpoint import (
     TorchEngine,
     load_model,
-    read_checkpoint,
+    read_content,
 )
 from anomaly_lightning.training.module import CARD, AnomalyModule
 
@@ -198,9 +198,9 @@ def test_a_part_of_an_untrusted_package_is_refused():
 
 def test_a_missing_file_names_those_beside_it(run_folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"There is no checkpoint .*bets\.ckpt\. There: best\.ckpt, last\.ckpt"):
-        read_checkpoint(run_folder / "checkpoints" / "bets.ckpt")
+        read_content(run_folder / "checkpoints" / "bets.ckpt")
     with pytest.raises(CheckpointError, match="A run leaves it in"):
-        read_checkpoint(tmp_path / "nowhere" / "best.ckpt")
+        read_content(tmp_path / "nowhere" / "best.ckpt")
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.runtime.transform import ImageTransform
 
 CHANNELS = (0.5, 0.5, 0.5)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from anomaly_lightning.data import download as module
 from anomaly_lightning.data.download import download, unpack
-from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.places import CONFIG_DIR
 

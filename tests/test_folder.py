@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_lightning.data.folder import read_folder
+from anomaly_lightning.data.masks import shared_masks
 from anomaly_lightning.errors import DataError
 
 
@@ -78,19 +79,21 @@ def test_masks_beside_the_images(tmp_path):
 
 def test_masks_beside_the_images_that_nobody_stated_are_asked_about(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/1.png", "bad/1_mask.png")
-    with pytest.raises(DataError, match=r"say so with data.masks=.*bad"):
-        read_folder("x", [tmp_path / "ok"], tmp_path / "bad")
+    (trouble,) = read_folder("x", [tmp_path / "ok"], tmp_path / "bad").troubles
+    assert f"1_mask.png lies beside {tmp_path / 'bad' / '1.png'}" in trouble.words
+    assert f"set data.masks={tmp_path / 'bad'}" in trouble.words
 
 
 def test_one_mask_for_two_images_is_refused(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/dent/1.png", "bad/hole/1.png", "gt/1.png")
-    with pytest.raises(DataError, match="same subfolders"):
-        read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt")
+    (trouble,) = shared_masks(read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt").test)
+    assert "same subfolders" in trouble.words
+    assert trouble.exclude == (tmp_path / "gt" / "1.png",)  # both are as likely to own it
 
 
 def test_masks_of_which_none_fits_are_refused(tmp_path):
     touch(tmp_path, "ok/1.png", "bad/1.png", "gt/one.png")
-    with pytest.raises(DataError, match=r"no mask fits an image .*like 1.png.* <name>_mask"):
+    with pytest.raises(DataError, match=r"no mask fits an image .*like 1.png.*000_mask"):
         read_folder("x", [tmp_path / "ok"], tmp_path / "bad", tmp_path / "gt")
 
 

@@ -45,7 +45,7 @@ RECIPES = {
 
 def split_of(root: Path, name: str, policy: str, seed: int) -> dict[str, list[Path]]:
     """Files of each set of a category in MVNet layout."""
-    from anomaly_lightning.data.samples import read_category
+    from anomaly_lightning.data.layouts import read_category
     from anomaly_lightning.data.splits import make_splits
 
     splits = make_splits(read_category(root, name), policy, seed)

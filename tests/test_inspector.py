@@ -67,6 +67,25 @@ def test_arrays_are_held_against_a_threshold_as_numbers_are():
     assert exceeds(scores, 0.5).tolist() == [exceeds(score, 0.5) for score in scores.tolist()] == [False, False, True]
 
 
+@pytest.mark.parametrize("above", [4e-7, 3e-6, 3e-5, -1e-3])
+def test_a_score_that_differs_from_the_threshold_by_the_shape_of_its_batch_does_not_exceed_it(above):
+    """Wherever it is asked: of numbers, of float32 and float64, of pixels, in verdicts, metrics and counts."""
+    score = 138.4567 * (1 + above)
+    assert not exceeds(score, 138.4567)
+    assert verdict(score, 138.4567) == "OK"
+    assert verdict(0.9 * 138.4567, 138.4567, review=0.9 * 138.4567 / (1 + above)) == "OK"
+    for dtype in (np.float32, np.float64):
+        assert not exceeds(np.full((2, 3), score, dtype), 138.4567).any()
+    assert not Inspection(Image.new("RGB", (3, 2)), 0.0, np.full((2, 3), score, np.float32), 1.0, 138.4567).mask.any()
+
+
+def test_what_lies_a_thousandth_above_the_threshold_exceeds_it():
+    assert exceeds(138.4567 * 1.001, 138.4567)
+    assert exceeds(-138.4567 * 0.999, -138.4567), "below zero the margin points upwards, too"
+    assert not exceeds(-138.4567 * 0.999999, -138.4567)
+    assert exceeds(5e-324, 0.0)
+
+
 def test_what_is_said_of_a_spot():
     said = inspector()(spotted())
     assert said.verdict == "NG"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.layouts import read_layout
 from anomaly_lightning.errors import DataError
 
@@ -83,6 +84,17 @@ def test_visa_goes_by_its_split_file(tmp_path):
         ("Images/Normal/0001.JPG", "good", None),
         ("Images/Anomaly/000.JPG", "anomaly", "Masks/Anomaly/000.png"),
     ]
+
+
+def test_visa_is_read_alike_where_files_are_excluded_and_labels_written_otherwise(tmp_path):
+    visa(tmp_path)
+    file, root = tmp_path / "split_csv" / "1cls.csv", tmp_path / "pcb1" / "Data"
+    file.write_text(file.read_text().replace("normal", "Normal"))
+    gone = Exclusion([root / "Images/Normal/0001.JPG", root / "Masks/Anomaly/000.png"])
+    category = read_layout(tmp_path, "pcb1", "visa", gone)
+    assert [sample.defect for sample in category.train] == ["good"]
+    assert listed(category.test, root) == [("Images/Anomaly/000.JPG", "anomaly", None)]
+    assert len(gone.met) == 2
 
 
 def test_visa_without_its_files_says_what_to_do(tmp_path):

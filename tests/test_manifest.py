@@ -1,10 +1,12 @@
 """Own images by a table."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.errors import DataError
 
@@ -89,3 +91,23 @@ def test_other_files_are_refused(folder):
     (folder / "list.csv").write_bytes(b"path\n\xff\xfe.png\n")
     with pytest.raises(DataError, match="UTF-8"):
         read_manifest(folder / "list.csv", "x")
+
+
+@pytest.mark.parametrize("cell", ["Good", "i.O.", "0", "False", "none", "no defect"])
+def test_good_parts_go_by_any_customary_word(folder, cell):
+    category = read_manifest(write(folder, f"path,defect\na.png,{cell}\nb.png,nan\nc d.png,n/a\n"), "x")
+    assert [sample.defect for sample in category.train] == ["good"] * 3
+    assert category.test == ()
+
+
+def test_excluded_rows_and_masks_are_as_if_they_were_not_there(folder):
+    table = write(folder, "path,defect,mask\na.png,,\nb.png,dent,m.png\nc d.png,,\n")
+    category = read_manifest(table, "x", Exclusion([folder / "a.png", folder / "m.png"]))
+    assert [sample.path.name for sample in category.train] == ["c d.png"]
+    assert [(sample.path.name, sample.mask) for sample in category.test] == [("b.png", None)]
+
+
+def test_names_in_another_unicode_form_are_found(folder):
+    stored, listed = (unicodedata.normalize(form, "größe.png") for form in ("NFD", "NFC"))
+    (folder / stored).touch()
+    assert read_manifest(write(folder, f"path\n{listed}\n"), "x").train[0].path.name == stored

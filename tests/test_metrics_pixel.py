@@ -90,9 +90,9 @@ def test_agrees_with_brute_force_and_sklearn(seed: int, ties: bool) -> None:
     expected = {
         "auroc": sk.roc_auc_score(masks, values),
         "average_precision": sk.average_precision_score(masks, values),
-        "f1": sk.f1_score(masks, values > 1070.0),
+        "f1": sk.f1_score(masks, values > 1070.107),  # the threshold and its margin of a ten-thousandth
         "f1_oracle": np.max(2 * precision * recall / np.maximum(precision + recall, 1e-9)),
-        "iou": sk.jaccard_score(masks, values > 1070.0),
+        "iou": sk.jaccard_score(masks, values > 1070.107),
         "aupro": slow_aupro(case, 0.3),
         "aupro_005": slow_aupro(case, 0.05),
     }
@@ -216,8 +216,9 @@ def test_order_and_units_do_not_matter(max_pixels: int) -> None:
     offset = 1000 if max_pixels > 1000 else 0  # taken away, half of the values are negative; bins would be others
     plain, _ = filled(case, 1070.0, max_pixels).compute(bootstrap=30)
     scaled = [((m.double() - offset) * 2.0**-30, k) for m, k in reversed(case)]
-    other, _ = filled(scaled, (1070.0 - offset) * 2.0**-30, max_pixels).compute(bootstrap=30)
-    assert other.pop("threshold") == (1070.0 - offset) * 2.0**-30
+    threshold = (1070.107 - offset) / 1.0001 * 2.0**-30  # the margin grows with the values: it cuts where 1070 does
+    other, _ = filled(scaled, threshold, max_pixels).compute(bootstrap=30)
+    assert other.pop("threshold") == threshold
     assert plain.pop("threshold") == 1070.0
     assert other["ci95"].keys() == plain["ci95"].keys()
     for name, value in other.pop("ci95").items():

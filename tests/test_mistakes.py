@@ -5,7 +5,12 @@ import shutil
 
 import pytest
 from PIL import Image
-from toy import command, flat, make_category
+from toy import BARE, SMALL, command, composed, flat, make_category
+
+from anomaly_lightning.detectors import pca
+from anomaly_lightning.errors import CalibrationError, DataError
+from anomaly_lightning.training.compose import build_backbone, build_datamodule
+from anomaly_lightning.training.session import TrainingSession
 
 
 def failed(ran):
@@ -106,6 +111,40 @@ def test_unreadable_images_are_named_all_at_once_before_training(widget, broken,
         assert name in text
     assert "data.on_corrupt=skip" in text
     assert not list(tmp_path.glob("outputs/**/*.ckpt"))
+
+
+@pytest.mark.parametrize(("count", "what"), [(3, "1 of 2 train"), (2, "1 of 2 validation")])
+def test_too_few_images_that_can_be_read_are_refused_with_the_true_number(tmp_path, count, what):
+    """Of four normals, which two are held out: one of either pair is spoilt."""
+    folder = make_category(tmp_path, normals=4)
+    given = composed(*SMALL, "category=custom", "category.name=widget", f"data.root={tmp_path}", "cache.mode=off")
+    source, _ = build_datamodule(given, build_backbone(given))
+    spoilt = (source.splits.train if "train" in what else source.splits.validation)[0].path
+    spoilt.write_bytes(b"")
+    source.on_corrupt = "skip"
+    with pytest.raises(DataError, match=rf"{what} images of widget can be read; expected at least 2.*{spoilt.name}"):
+        source.setup()
+    assert folder.is_dir()
+
+
+def test_what_the_calibration_would_refuse_is_refused_before_the_fit(widget, tmp_path, monkeypatch):
+    defects = tmp_path / "defects"
+    for name in ("spot/1.png", "good/2.png"):
+        (defects / name).parent.mkdir(parents=True)
+        (defects / name).write_bytes(b"no image")
+    monkeypatch.setattr(pca.PCA, "prepare", lambda *_: pytest.fail("it was fitted"))
+    fast = (*widget, "model=pca", f"run_dir={tmp_path / 'run'}", *BARE)
+    for more, said in (
+        (["threshold=conformal"], "At least 99 scores of normals .* 3 came"),
+        (
+            ["threshold=f1", f"labelled_defects={defects}"],
+            r"1 image\(s\) can't be read:\n.*spot/1.png",
+        ),
+        (["threshold=f1", f"labelled_defects={defects / 'good'}x"], "is missing or holds no image of a defect"),
+    ):
+        given = [override for override in fast if not override.startswith("model.network")]
+        with pytest.raises(CalibrationError, match=said):
+            TrainingSession(composed(*given, *more)).run()
 
 
 def test_unreadable_images_can_be_left_out_and_are_listed(widget, broken, tmp_path):

@@ -13,6 +13,7 @@ from scipy.stats import binom
 from anomaly_lightning import metrics
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.decision import exceeds
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -102,6 +103,18 @@ def test_first_view_is_the_calibrated_threshold(page, results):
     check_metrics(page, results, THRESHOLD)
     assert page.locator("#honesty").is_hidden()
     assert page.locator("#reset").is_disabled()
+
+
+def test_the_page_decides_with_the_margin_that_python_has(page):
+    for threshold in (2.0, -2.0, 0.0, 1e-30):
+        for score in (
+            threshold * (1 + 3e-6),
+            threshold * (1 - 3e-6),
+            threshold + 0.001 * abs(threshold),
+            1e-31,
+            -1e-31,
+        ):
+            assert page.evaluate(f"exceeds({score!r}, {threshold!r})") == exceeds(score, threshold)
 
 
 @pytest.mark.parametrize("place", [0, 137, 400, 731, 1000])

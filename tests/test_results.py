@@ -10,6 +10,8 @@ from report_run import BAD_SCORES, HEIGHT, PIXEL_THRESHOLD, WIDTH, make_results
 from sklearn.metrics import f1_score
 
 from anomaly_lightning.metrics import PixelMetrics
+from anomaly_lightning.reports import run_files
+from anomaly_lightning.reports.page.gallery import drawn_images
 from anomaly_lightning.runtime.card import RegionCard
 
 LEFT = RegionCard((HEIGHT, WIDTH), ((0.0, 0.0), (0.75, 0.0), (0.75, 1.0), (0.0, 1.0)), None, fixed=False)
@@ -47,6 +49,23 @@ def test_f1_of_pixels_pools_all_images_at_the_threshold_of_normals(results):
     pixel = results.metrics(bootstrap=0)["pixel"]
     assert pixel["f1"] == pytest.approx(f1_score(masks.ravel(), maps.ravel() > PIXEL_THRESHOLD))
     assert pixel["images"] == 8 + sum(map(len, BAD_SCORES.values()))
+
+
+def test_scores_and_pixels_within_the_margin_of_a_threshold_are_called_by_nothing(results, tmp_path):
+    near = dataclasses.replace(
+        results,
+        scores=torch.full_like(results.scores, results.threshold * (1 + 3e-6)),
+        error_maps=torch.full_like(results.error_maps, results.pixel_threshold * (1 + 3e-6)),
+    )
+    blocks = near.metrics(bootstrap=20)
+    assert (blocks["image"]["confusion"]["tp"], blocks["image"]["confusion"]["fp"]) == (0, 0)
+    assert (blocks["image"]["recall"], blocks["image"]["balanced_accuracy"]) == (0, 0.5)
+    assert {row["recall"] for row in blocks["by_defect"].values()} == {0}
+    assert blocks["pixel"]["f1"] == 0
+    run_files.write_predictions(tmp_path / "predictions.csv", near)
+    assert {row["decision"] for row in run_files.read_predictions(tmp_path / "predictions.csv")} == {"0"}
+    drawn = drawn_images(near, [str(index) for index in range(len(near.samples))])
+    assert {image["predicted"] for image in drawn} == {""}
 
 
 @pytest.mark.parametrize("kind", ["defects", "masks"])

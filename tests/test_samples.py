@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy import make_category, save
 
-from anomaly_lightning.data.samples import categories_in, read_category
+from anomaly_lightning.data.layouts import categories_in, read_category
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import images_in, natural_key
 

@@ -23,12 +23,12 @@ def roles(splits):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("sizes", [(2, 1, 1), (4, 4, 11), (50, 20, 30), (220, 70, 50), (7, 0, 0)], ids=str)
+@pytest.mark.parametrize("sizes", [(4, 1, 1), (4, 4, 11), (50, 20, 30), (220, 70, 50), (7, 0, 0)], ids=str)
 @pytest.mark.parametrize("seed", [0, 1, 17])
 def test_three_disjoint_sets_that_hold_every_image_once(policy, sizes, seed):
     given = category(*sizes)
-    if policy == "pooled_80_20" and sizes == (2, 1, 1):
-        pytest.skip("three good images make no three sets")
+    if policy == "pooled_80_20" and sizes == (4, 1, 1):
+        pytest.skip("five good images make no three sets of two or more")
     splits = make_splits(given, policy, seed)
     counted = Counter(path for paths in roles(splits).values() for path in paths)
     assert set(counted.values()) == {1}
@@ -177,3 +177,15 @@ def test_normals_that_choose_come_from_the_held_out_ones_and_change_nothing_else
 def test_too_few_held_out_normals_are_not_parted(share):
     with pytest.raises(DataError, match=rf"data\.selection_share={share}: of 10 held-out normals"):
         make_splits(category(), selection_share=share)
+
+
+def test_a_share_that_leaves_too_few_to_train_on_is_refused():
+    with pytest.raises(DataError, match=r"data.validation_share=0.95 leaves 1 of the 20 images of good parts"):
+        make_splits(category(20, 0, 1), validation_share=0.95)
+
+
+@pytest.mark.parametrize(("policy", "count"), [("official", 2), ("official", 3), ("pooled_80_20", 5)])
+def test_too_few_normals_to_fit_and_to_calibrate_are_refused_with_the_true_number(policy, count):
+    left = count if policy == "official" else 3
+    with pytest.raises(DataError, match=rf"c has {left} image\(s\) of good parts .*expected at least 4.*data.normal"):
+        make_splits(category(count, 0, 1), policy)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from anomaly_lightning.data import synthetic
-from anomaly_lightning.data.samples import GOOD, categories_in, read_category
+from anomaly_lightning.data.layouts import categories_in, read_category
+from anomaly_lightning.data.samples import GOOD
 from anomaly_lightning.data.synthetic import CATEGORIES, generate
 from anomaly_lightning.data.synthetic.catalogue import RECIPES
 from anomaly_lightning.data.synthetic.noise import cells, generator, grid, smooth_noise

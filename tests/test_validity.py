@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 from toy import command, save, texture
 
-from anomaly_lightning.data.samples import read_category
+from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.data.synthetic import CATEGORIES, generate
 from anomaly_lightning.errors import CheckpointError
 from anomaly_lightning.runtime.appearance import image_statistics

@@ -80,21 +80,21 @@ def watching(tmp_path):
     """A function that watches tmp_path/in until so many lines are written or a time has passed; gives the new lines."""
     (tmp_path / "in").mkdir()
 
-    def watch(count, seconds=20.0, meanwhile=None, **changed):
+    def watch(count, seconds=20.0, meanwhile=None, output=tmp_path / "out", **changed):
         times = {"poll_s": 0.02, "settle_s": 0.15, "patience_s": 0.6, **changed}
-        made = line(FolderSource(tmp_path / "in", **times), tmp_path / "out", journal="decisions.jsonl")
+        made = line(FolderSource(tmp_path / "in", **times), output, journal="decisions.jsonl")
         before = made.ledger.before
         stop = threading.Timer(seconds, made.stop.set)
         helper, work = threading.Thread(target=meanwhile or (lambda: None)), threading.Thread(target=made.run)
         for thread in (stop, helper, work):
             thread.start()
-        while work.is_alive() and len(lines(tmp_path / "out")) < before + count:
+        while work.is_alive() and len(lines(output)) < before + count:
             time.sleep(0.01)
         made.stop.set()
         stop.cancel()
         helper.join()
         work.join()
-        return [(row["name"], row["error"]) for row in lines(tmp_path / "out")[before:]]
+        return [(row["name"], row["error"]) for row in lines(output)[before:]]
 
     return watch
 
@@ -119,6 +119,20 @@ def test_temporary_names_are_left_alone_until_they_are_renamed(watching, tmp_pat
     assert watching(1, seconds=1.0) == []
     (tmp_path / "in" / "a.png.part").rename(tmp_path / "in" / "a.png")
     assert [name for name, _ in watching(1)] == ["a.png"]
+
+
+@pytest.mark.parametrize("output", ["in/decided", "in"])
+def test_links_are_followed_and_neither_hidden_files_nor_own_outputs_are_images(watching, tmp_path, output):
+    arrived, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    values = texture(np.random.default_rng(4))
+    for file in (arrived / "a.png", arrived / ".Trash" / "b.png", elsewhere / "c.png"):
+        save(values, file)
+    (arrived / "cam2").symlink_to(elsewhere)
+    (elsewhere / "up").symlink_to(arrived)
+    for kind in ("heatmaps", "masks"):
+        save(values, tmp_path / output / kind / "a.png.png")
+    found = watching(3, seconds=1.5, output=tmp_path / output)
+    assert sorted(name for name, _ in found) == ["a.png", "cam2/c.png"]
 
 
 def test_a_broken_file_gets_one_error_line(watching, tmp_path):

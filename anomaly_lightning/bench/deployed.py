@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lightning.bench import stages
-from anomaly_lightning.deploy.outputs import find_images
+from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports.run_folder import write_text
 from anomaly_lightning.runtime.bundle import REFERENCES

@@ -1,7 +1,7 @@
 """Scores of normals -> threshold, and what that threshold promises: all the statistics of the decision.
 
 Pure functions and small frozen rules over one-dimensional scores; nothing here knows images, detectors or Lightning.
-Everywhere the decision is `score > threshold`. Scores stay in their own (raw error) unit, in float64.
+Everywhere the decision is `runtime.decision.exceeds`. Scores stay in their own (raw error) unit, in float64.
 """
 
 from anomaly_lightning.calibration.base import Rule

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from anomaly_lightning.calibration.result import Calibration, Influence
 from anomaly_lightning.calibration.scores import Scores, as_scores, binomial_upper, exact, require
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.runtime.decision import exceeds
 
 FEW_NORMALS = 10
 LEAVE_ONE_OUT_LIMIT = 2000  # refits; past it, a normal in the middle no longer moves any of the thresholds here
@@ -103,7 +104,7 @@ def _false_alarms(scores: Scores, others: Scores | None, rank: Fraction | int | 
         return float((n + 1 - rank) / (n + 1)), binomial_upper(n - math.floor(rank), n)
     if others is None:
         return None, 1.0
-    above = int((scores > others).sum())
+    above = int(exceeds(scores, others).sum())
     return above / n, binomial_upper(above, n)
 
 

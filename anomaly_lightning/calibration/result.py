@@ -25,7 +25,7 @@ class Calibration:
     """A threshold, how it came to be, and what the normals say about its false alarms.
 
     Attributes:
-        threshold: In the unit of the scores; the decision is `score > threshold`.
+        threshold: In the unit of the scores; the decision is `runtime.decision.exceeds`.
         method: Name of the rule.
         parameters: The rule's options: plain numbers, booleans and None.
         normals: How many scores it was fitted on, n.

@@ -19,6 +19,7 @@ from anomaly_lightning.calibration.base import Rule, calibrate
 from anomaly_lightning.calibration.result import Calibration
 from anomaly_lightning.calibration.scores import Scores, as_scores, exact, require
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.runtime.decision import MARGIN, exceeds
 
 MAD_TO_STD = 1.4826  # 1 / Phi^-1(3/4): the median absolute deviation of a Gaussian times this is its std
 
@@ -211,7 +212,7 @@ class F1(Rule):
 
 
 def best_f1_threshold(scores: ArrayLike | torch.Tensor, labels: ArrayLike | torch.Tensor) -> float:
-    """Threshold with the best F1 of `score > threshold`, halfway between two scores; of several, the highest.
+    """Threshold with the best F1 of `exceeds(score, threshold)`, halfway between two scores; of several, the highest.
 
     Args:
         scores: (n,) finite.
@@ -230,8 +231,7 @@ def best_f1_threshold(scores: ArrayLike | torch.Tensor, labels: ArrayLike | torc
     order = np.argsort(-values, kind="stable")
     ordered, hits = values[order], np.cumsum(truth[order])
     f1 = 2 * hits / (np.arange(1, len(values) + 1) + truth.sum())
-    cuts = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], True))  # never between equal scores
-    best = int(cuts[np.argmax(f1[cuts])])
-    if best == len(values) - 1:  # calling everything defective
-        return float(np.nextafter(ordered[-1], -np.inf))
-    return float((ordered[best] + ordered[best + 1]) / 2)
+    lowest = ordered[-1] - 2 * MARGIN * abs(ordered[-1])  # what calls everything defective
+    middles = np.append((ordered[1:] + ordered[:-1]) / 2, lowest or np.nextafter(0, -np.inf))
+    cuts = np.flatnonzero(exceeds(ordered, middles))  # never between scores that the margin can't tell apart
+    return float(middles[cuts[np.argmax(f1[cuts])]])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,21 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_lightning.data.dataset import ImageDataset
+from anomaly_lightning.data.mask_check import MaskCheck, check_masks, mask_files
 from anomaly_lightning.data.samples import Category, Sample
-from anomaly_lightning.data.splits import ROLES, Splits, make_splits
+from anomaly_lightning.data.splits import LEAST, ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import ContentHashes
 from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.runtime.transform import ImageTransform
 
 ON_CORRUPT = ("error", "skip")
-
-
-def _mask_files(mask: Path | None) -> list[Path]:
-    """Files that make a mask together: none, one, or those of a folder by name."""
-    if mask is None:
-        return []
-    return sorted(path for path in mask.iterdir() if path.is_file()) if mask.is_dir() else [mask]
 
 
 def watched(splits: Splits, trainer: pl.Trainer | None) -> str:
@@ -52,7 +47,9 @@ class MVNetDataModule(pl.LightningDataModule):
 
     Attributes:
         splits: The sets, less what was skipped.
-        skipped: Unreadable images that were left out, with the reason.
+        skipped: Unreadable images that were left out, with the reason, and unreadable masks.
+        mask_check: What `check_masks` found, None before.
+        untested: Images of defects that tiles are not tested on, for want of a mask.
         content_hash: Content hash of a file; each file is hashed once a run, whoever asks.
     """
 
@@ -78,6 +75,8 @@ class MVNetDataModule(pl.LightningDataModule):
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
         self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share, shots)
         self.skipped: dict[Path, str] = {}
+        self.mask_check: MaskCheck | None = None
+        self.untested: list[Path] = []
         self.content_hash = ContentHashes()
         self._checked = False
 
@@ -106,9 +105,31 @@ class MVNetDataModule(pl.LightningDataModule):
         self.skipped |= unreadable
         before = self.splits
         self.splits = before.without({sample for sample in self.samples() if sample.path in unreadable})
-        lost = [role for role in ROLES[:3] if getattr(before, role) and not getattr(self.splits, role)]
-        if lost:
-            raise DataError(f"No readable {lost[0]} image of {self.category.name} is left.")
+        for role in ROLES[:3]:
+            left, there = len(getattr(self.splits, role)), len(getattr(before, role))
+            if left < min(LEAST, there):
+                raise DataError(
+                    f"{left} of {there} {role} images of {self.category.name} can be read; expected at least {LEAST}. "
+                    f"Add images of good parts, or mend {next(iter(unreadable))} and the like."
+                )
+
+    def check_masks(self) -> None:
+        """Read every mask of the test set, once: what can't be read or does not fit its image counts as no mask.
+
+        Raises:
+            DataError: There are unreadable masks and `on_corrupt` is "error".
+        """
+        found = self.mask_check = check_masks(self.splits.test)
+        if found.unreadable and self.on_corrupt == "error":
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in found.unreadable.items())
+            raise DataError(
+                f"{len(found.unreadable)} mask(s) can't be read:\n{listed}\n"
+                "Fix or remove them, or go on as if they were not there with data.on_corrupt=skip."
+            )
+        self.skipped |= {path: f"a mask that can't be read: {reason}" for path, reason in found.unreadable.items()}
+        gone = found.unreadable.keys() | found.unfit.keys()
+        test = tuple(replace(sample, mask=None) if sample.mask in gone else sample for sample in self.splits.test)
+        self.splits = replace(self.splits, test=test)
 
     def dataset(self, role: str) -> ImageDataset:
         """Images of one of the sets `ROLES`."""
@@ -120,7 +141,7 @@ class MVNetDataModule(pl.LightningDataModule):
         digest = hashlib.sha256()
         for role, samples in (("train", self.category.train), ("test", self.category.test)):
             for sample in samples:
-                files = (sample.path, *_mask_files(sample.mask))
+                files = (sample.path, *mask_files(sample.mask))
                 content = [self.content_hash(file) if file.is_file() else "missing" for file in files]
                 digest.update(json.dumps([role, sample.defect, *content]).encode())
         return digest.hexdigest()

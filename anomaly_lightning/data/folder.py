@@ -1,13 +1,13 @@
 """Anybody's own images: folders of good parts, and maybe of defective ones, as a category."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from anomaly_lightning.data.masks import MASK_NAMES, MaskFinder, refuse_shared_masks
-from anomaly_lightning.data.samples import GOOD, Category, Sample
+from anomaly_lightning.data.exclusion import Exclusion
+from anomaly_lightning.data.masks import CUSTOMARY, MaskFinder, looks_like_mask, masks_among
+from anomaly_lightning.data.samples import GOOD, Category, Sample, Trouble, is_good
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, images_in
+from anomaly_lightning.runtime.files import IMAGE_SUFFIXES
 
 UNNAMED_DEFECT = "defect"
 
@@ -18,6 +18,7 @@ def read_folder(
     abnormal: Path | None = None,
     masks: Path | None = None,
     normal_test: Sequence[Path] = (),
+    without: Exclusion | None = None,
 ) -> Category:
     """List images that lie in folders of one's own. Folders are read with all that is below them.
 
@@ -26,80 +27,91 @@ def read_folder(
     Args:
         name: What the category is to be called.
         normal: Folders of images of good parts, for training and validation.
-        abnormal: Folder of images of defective parts: its subfolders are the defect types ("good" are good parts to
-            test on); images directly in it are of the type "defect". None = no test of defects.
-        masks: Folder of the defects' masks, named as `masks.MASK_NAMES`, in the same subfolders or in none. It may be
-            `abnormal` itself.
+        abnormal: Folder of images of defective parts: its subfolders are the defect types (one named as in
+            `GOOD_NAMES` holds good parts to test on); images directly in it are of the type "defect". None = no test of
+            defects.
+        masks: Folder of the defects' masks, named as `masks.CUSTOMARY` says, in the same subfolders or in none. It may
+            be `abnormal` itself.
         normal_test: Folders of images of good parts that are kept for testing.
+        without: Files that count as not there.
 
     Raises:
-        DataError: A folder is missing or holds no image, no mask fits any image, or one fits two.
+        DataError: A folder is missing or holds no image, or no mask fits any image.
     """
     if masks is not None and abnormal is None:
         raise DataError(f"data.masks={masks} needs data.abnormal, the folder of the images that the masks belong to.")
+    without = without or Exclusion()
     others = [folder for folder in (abnormal, masks) if folder is not None]
-    good = tuple(Sample(path) for path in _images(normal_test, "data.normal_test", others))
-    train = tuple(Sample(path) for path in _images(normal, "data.normal", [*others, *normal_test]))
+    good = tuple(Sample(path) for path in _images(normal_test, "data.normal_test", others, without))
+    train = tuple(Sample(path) for path in _images(normal, "data.normal", [*others, *normal_test], without))
     if not train:
         raise DataError(f"data.normal={_shown(normal)}: expected at least one folder of images of good parts.")
-    return Category(name, train, good + _abnormal(abnormal, masks))
+    defective, troubles = _abnormal(abnormal, masks, without)
+    return Category(name, train, good + defective, tuple(troubles))
 
 
-def _images(folders: Sequence[Path], key: str, without: Iterable[Path]) -> list[Path]:
+def _images(folders: Sequence[Path], key: str, others: Iterable[Path], without: Exclusion) -> list[Path]:
     """Images in some folders, each once, less those below other folders."""
-    excluded = [folder.resolve() for folder in without]
-    found: dict[Path, None] = {}
+    excluded = [folder.resolve() for folder in others]
+    found: dict[Path, Path] = {}  # by what links lead to: two ways to one file are one image
     for folder in folders:
-        kept = [p for p in _all_in(folder, key) if not any(p.resolve().is_relative_to(e) for e in excluded)]
+        kept = {p.resolve(): p for p in _all_in(folder, key, without)}
+        kept = {real: p for real, p in kept.items() if not any(real.is_relative_to(e) for e in excluded)}
         if not kept:
             raise DataError(f"{key}={folder} holds only images that belong to {_shown(excluded)}, too.")
-        found |= dict.fromkeys(kept)
-    return list(found)
+        found |= {real: p for real, p in kept.items() if real not in found}
+    return list(found.values())
 
 
-def _all_in(folder: Path, key: str) -> list[Path]:
-    images = images_in(folder, recursive=True)
+def _all_in(folder: Path, key: str, without: Exclusion) -> list[Path]:
+    images = without.images_in(folder, recursive=True)
     if not images:
         what = f"holds no image ({', '.join(IMAGE_SUFFIXES)})" if folder.is_dir() else "is not a folder"
         raise DataError(f"{key}={folder} {what}. Expected a folder of images.")
     return images
 
 
-def _abnormal(folder: Path | None, masks: Path | None) -> tuple[Sample, ...]:
+def defects_in(folder: Path) -> list[Path]:
+    """Images of defective parts in a folder, with all below it: not those of good parts that may lie there, too."""
+    return [path for path in Exclusion().images_in(folder, recursive=True) if _defect(path, folder) != GOOD]
+
+
+def _abnormal(
+    folder: Path | None, masks: Path | None, without: Exclusion
+) -> tuple[tuple[Sample, ...], Sequence[Trouble]]:
+    """Samples of the folder of defective parts, and what is unclear about them."""
     if folder is None:
-        return ()
-    images = _all_in(folder, "data.abnormal")
+        return (), []
+    images = _all_in(folder, "data.abnormal", without)
     if masks is None:
-        _refuse_lookalikes(images, folder)
-        return tuple(Sample(path, _defect(path, folder)) for path in images)
-    finder = MaskFinder(masks)
-    found = {path: finder.find(path, path.relative_to(folder)) for path in images}
+        samples = tuple(Sample(path, _defect(path, folder)) for path in images)
+        return samples, masks_among(images, f"set data.masks={folder}")
+    if not masks.is_dir():
+        raise DataError(f"Expected masks in {masks}, but there is no such folder; check data.masks.")
+    masks = folder if masks.samefile(folder) else masks
+    finder = MaskFinder(masks, without)
+    found = {path: finder.find(path, path.relative_to(folder)) for path in images if _defect(path, folder) != GOOD}
+    excluded = any(path.is_relative_to(masks) for path in without.met)
+    if not any(found.values()) and not finder.troubles and not excluded:
+        like = next(iter(found), folder)
+        raise DataError(
+            f"data.masks={masks}: no mask fits an image of {folder} (like {like.name}). Expected {CUSTOMARY}."
+        )
     # Masks that lie among the images are no images themselves.
     are_masks = {mask.resolve() for mask in found.values() if mask is not None}
-    shown = [p for p in images if not are_masks & {p.resolve(), p.parent.resolve()}]
-    samples = tuple(Sample(path, _defect(path, folder), found[path]) for path in shown)
-    if not are_masks:
-        names = ", ".join(mask.format("<name>") for mask in MASK_NAMES)
-        raise DataError(f"data.masks={masks}: no mask fits an image of {folder} (like {shown[0].name}) by {names}.")
-    refuse_shared_masks(samples)
-    return tuple(replace(sample, mask=None) if sample.defect == GOOD else sample for sample in samples)
+    are_masks |= {mask.resolve() for trouble in finder.troubles for mask in trouble.paths[:-1]}
+    truth = masks.resolve()
+    beside = {p for p in images if p.resolve().is_relative_to(truth) and (masks != folder or looks_like_mask(p))}
+    shown = [p for p in images if p not in beside and not are_masks & {p.resolve(), p.parent.resolve()}]
+    return tuple(Sample(path, _defect(path, folder), found.get(path)) for path in shown), finder.troubles
 
 
 def _defect(path: Path, folder: Path) -> str:
-    """Defect type of an image: the name of the first folder on the way to it."""
+    """Defect type of an image: the name of the first folder on the way to it, "good" where that means good parts."""
     parts = path.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else UNNAMED_DEFECT
-
-
-def _refuse_lookalikes(images: list[Path], folder: Path) -> None:
-    """Raise where masks would be taken for images of defects."""
-    there = {path.with_suffix("") for path in images}
-    masks = [path for path in images if path.with_name(f"{path.stem}_mask") in there]
-    if masks:
-        raise DataError(
-            f"Beside {masks[0]} lies an image named {masks[0].stem}_mask, which looks like its mask. "
-            f"If it is, say so with data.masks={folder}; if not, rename it."
-        )
+    if len(parts) == 1:
+        return UNNAMED_DEFECT
+    return GOOD if is_good(parts[0]) else parts[0]
 
 
 def _shown(folders: Iterable[Path]) -> str:

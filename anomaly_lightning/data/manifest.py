@@ -4,20 +4,25 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.folder import UNNAMED_DEFECT
-from anomaly_lightning.data.samples import GOOD, Category, Sample
+from anomaly_lightning.data.samples import GOOD, Category, Sample, is_good
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import on_disk
 
 COLUMNS = ("path", "split", "label", "defect", "mask")
 SPLITS = ("train", "test")
-NORMAL = ("good", "normal", "ok", "0", "false")
-ABNORMAL = ("bad", "abnormal", "anomaly", "anomalous", "defect", "defective", "ng", "ko", "nok", "1", "true")
+NO = ("0", "0.0", "false", "no")  # defect or not, as programs write it; good parts by their names are as good
+NOTHING = ("nan", "null", "n/a", "na", "-")  # an empty cell, as programs write it
+YES = ("1", "1.0", "true", "yes")
+ABNORMAL = ("bad", "abnormal", "anomaly", "anomalous", "defect", "defective", "ng", "ko", "nok", *YES)
 
 
-def read_manifest(file: Path, name: str) -> Category:
+def read_manifest(file: Path, name: str, without: Exclusion | None = None) -> Category:
     """List the images that a table names.
 
     Only `path` is needed; paths are relative to the table. An empty or missing `label` follows from `defect`, a missing
@@ -26,12 +31,15 @@ def read_manifest(file: Path, name: str) -> Category:
     Args:
         file: .csv with a head line, or .jsonl (.ndjson) with one object a line.
         name: What the category is to be called.
+        without: Files that count as not there.
 
     Raises:
         DataError: No such file or form, or a row is wrong: an unknown column or value, a contradiction, a defect to
             train on, a file that is not there or listed twice.
     """
+    without = without or Exclusion()
     rows = [_sample(file, line, row) for line, row in _rows(file)]
+    rows = [(split, _without(sample, without)) for split, sample in rows if without.keeps(sample.path)]
     _refuse_doubles(file, [sample.path for _, sample in rows])
     train = tuple(sample for split, sample in rows if split == "train")
     if not train:
@@ -52,7 +60,17 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         unknown = sorted(set(map(str, row)) - set(COLUMNS))
         if unknown:
             raise DataError(f"{file}: unknown column {', '.join(unknown)}; expected {', '.join(COLUMNS)}.")
-        yield line, {key: "" if value is None else str(value).strip() for key, value in row.items()}
+        yield line, {key: _cell(value) for key, value in row.items()}
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value).strip()
+    return "" if text.lower() in NOTHING else text
+
+
+def _without(sample: Sample, without: Exclusion) -> Sample:
+    """The sample without its mask where that is excluded."""
+    return sample if sample.mask is None or without.keeps(sample.mask) else replace(sample, mask=None)
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[Any, Any]]]:
@@ -96,19 +114,26 @@ def _sample(file: Path, line: int, row: dict[str, str]) -> tuple[str, Sample]:
 def _defect(row: dict[str, str], where: str) -> str:
     """Defect type that label and defect agree on, "good" for none."""
     label, defect = row.get("label", "").lower(), row.get("defect", "")
-    if label not in ("", *NORMAL, *ABNORMAL):
-        raise DataError(f"{where}: label={label}, expected one of {', '.join(NORMAL + ABNORMAL)}, or nothing.")
+    defect = GOOD if _means_good(defect) else defect
+    good = _means_good(label)
+    if not good and label not in ("", *ABNORMAL):
+        known = ", ".join(("good", "ok", "normal", *NO, *ABNORMAL))
+        raise DataError(f"{where}: label={label}, expected one of {known}, or nothing.")
     if not label and not defect and row.get("mask"):
         raise DataError(f"{where}: there is a mask, but neither label nor defect; say whether the image is normal.")
-    if (label in NORMAL and defect not in ("", GOOD)) or (label in ABNORMAL and defect == GOOD):
+    if (good and defect not in ("", GOOD)) or (label in ABNORMAL and defect == GOOD):
         raise DataError(f"{where}: label={label} contradicts defect={defect}.")
     return UNNAMED_DEFECT if label in ABNORMAL and not defect else defect or GOOD
+
+
+def _means_good(text: str) -> bool:
+    return text.lower() in NO or is_good(text)
 
 
 def _existing(file: Path, value: str, where: str) -> Path:
     if not value:
         raise DataError(f"{where}: expected a file's path, but there is none.")
-    path = file.parent / value
+    path = on_disk(file.parent / value)
     if not path.exists():
         raise DataError(f"{where}: there is no file {path}; paths are relative to the table.")
     return path

@@ -1,12 +1,16 @@
-"""Folder layouts as lists of samples: pure functions that look at names, never into files."""
+"""What a category is: samples, and the names that good parts go by."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, images_in
-
 GOOD = "good"
+# Customary names of good parts, without case, spaces and signs: "Defect-free" and "i.O." are among them.
+GOOD_NAMES = (
+    *(GOOD, "goods", "ok", "okay", "io", "normal", "normals", "pass", "passed", "none", "clean", "healthy", "intact"),
+    *("undamaged", "nodefect", "nodefects", "nondefect", "nondefective", "defectfree", "faultless", "faultfree"),
+    *("noanomaly", "nonanomalous", "anomalyfree"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,65 +34,37 @@ class Sample:
         return self.defect != GOOD
 
 
+def is_good(name: str) -> bool:
+    """Whether a folder or a table calls good parts so."""
+    return re.sub(r"[\W_]+", "", name).casefold() in GOOD_NAMES
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Files that leave open what belongs to what. Training refuses them, the audit lists them.
+
+    Attributes:
+        kind: "mask_shared", "mask_several" or "mask_as_image".
+        paths: The files that it is about.
+        words: What is wrong, and what to do, without a full stop.
+        exclude: Those that have to be left out so that the rest is clear.
+    """
+
+    kind: str
+    paths: tuple[Path, ...]
+    words: str
+    exclude: tuple[Path, ...]
+
+
 @dataclass(frozen=True)
 class Category:
-    """What the layout of one category holds, before any split: training normals and test samples."""
+    """What the layout of one category holds, before any split: training normals and test samples.
+
+    Attributes:
+        troubles: What has to be cleared before anything is trained on it.
+    """
 
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
-
-
-def categories_in(root: Path) -> list[str]:
-    """Names of the folders below `root` that look like MVNet categories (they have train/good)."""
-    if not root.is_dir():
-        return []
-    return sorted(p.name for p in root.iterdir() if (p / "train" / GOOD).is_dir())
-
-
-def read_category(root: Path, name: str) -> Category:
-    """List one category of the MVNet layout (that of MVTec AD).
-
-    Args:
-        root: Folder of categories.
-        name: The category, a folder below root with train/good, test/<defect>, ground_truth/<defect>.
-
-    Raises:
-        DataError: The root or the category is not there, or holds no training images.
-    """
-    folder = root / name
-    if not root.is_dir():
-        raise DataError(f"data.root={root} is not a folder. Expected <root>/{name}/train/good/*.png; check data.root.")
-    train = tuple(Sample(path) for path in images_in(folder / "train" / GOOD))
-    if not train:
-        raise DataError(_nothing_to_train_on(root, folder))
-    test = [sample for defect in _defects(folder) for sample in _test_samples(folder, defect)]
-    return Category(name, train, tuple(test))
-
-
-def _nothing_to_train_on(root: Path, folder: Path) -> str:
-    wanted = folder / "train" / GOOD
-    what = (
-        f"there is no folder {folder}"
-        if not folder.is_dir()
-        else f"there is no folder {wanted}"
-        if not wanted.is_dir()
-        else f"{wanted} holds no image ({', '.join(IMAGE_SUFFIXES)})"
-    )
-    others = categories_in(root)
-    there = f"Categories in {root}: {', '.join(others)}." if others else f"No category was found in {root}."
-    return f"Expected images of good parts in {wanted}, but {what}. {there}"
-
-
-def _defects(folder: Path) -> list[str]:
-    test = folder / "test"
-    names = sorted(p.name for p in test.iterdir() if p.is_dir()) if test.is_dir() else []
-    return sorted(names, key=lambda name: (name != GOOD, name))
-
-
-def _test_samples(folder: Path, defect: str) -> list[Sample]:
-    truth = {p.stem: p for p in images_in(folder / "ground_truth" / defect)}
-    images = images_in(folder / "test" / defect)
-    if defect == GOOD:
-        return [Sample(path) for path in images]
-    return [Sample(p, defect, truth.get(f"{p.stem}_mask", truth.get(p.stem))) for p in images]
+    troubles: tuple[Trouble, ...] = ()

@@ -105,7 +105,13 @@ def make_splits(
         pool = category.train + tuple(sample for sample in category.test if not sample.label)
         normals, test_good = _cut(pool, seed, 0.2, category.name)
         test = test_good + tuple(sample for sample in category.test if sample.label)
+    _refuse_few(category.name, len(normals), policy)
     train, held_out = _cut(normals, seed, validation_share, category.name)
+    if len(train) < LEAST:
+        raise DataError(
+            f"data.validation_share={validation_share} leaves {len(train)} of the {len(normals)} images of good parts "
+            f"of {category.name} to train on; expected at least {LEAST}. Lower it, or add images of good parts."
+        )
     validation, selection = _set_apart(held_out, seed, selection_share)
     return Splits(train if shots is None else _drawn(train, seed, shots), validation, test, selection, shots)
 
@@ -118,6 +124,18 @@ def _drawn(train: tuple[Sample, ...], seed: int, shots: int) -> tuple[Sample, ..
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1_000_003 + seed)).tolist()
     taken = set(order[:shots])
     return tuple(sample for i, sample in enumerate(train) if i in taken)
+
+
+def _refuse_few(name: str, count: int, policy: str) -> None:
+    """Raise where the normals can't be split into some to train on and some to calibrate with."""
+    if count >= 2 * LEAST:
+        return
+    pooled = " (data.split=pooled_80_20 keeps a fifth of all for testing; data.split=official does not)"
+    raise DataError(
+        f"{name} has {count} image(s) of good parts to train on and to calibrate with"
+        f"{pooled if policy == 'pooled_80_20' else ''}; expected at least {2 * LEAST}: {LEAST} for either (better 50). "
+        "Add images of good parts to the training folder (data.root, data.normal or data.manifest)."
+    )
 
 
 def _set_apart(held_out: tuple[Sample, ...], seed: int, share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

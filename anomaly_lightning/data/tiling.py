@@ -15,7 +15,7 @@ from PIL import Image
 
 from anomaly_lightning.data.samples import GOOD, Sample
 from anomaly_lightning.data.splits import ROLES, Splits
-from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.files import content_hash, mark_cache
 from anomaly_lightning.runtime.reading import ImageError, read_image, read_mask
 from anomaly_lightning.runtime.tiles import Tiling, crop
 
@@ -80,6 +80,7 @@ def _cut(sample: Sample, mask: "np.ndarray | None", tiling: Tiling, folder: Path
     image = read_image(sample.path, white=white)
     if mask is not None and mask.shape != (image.height, image.width):
         raise ImageError(sample.path, f"its mask is {mask.shape[1]}x{mask.shape[0]}, another size than the image")
+    mark_cache(folder.parent)
     making = folder.with_name(f".making-{uuid4().hex}")
     making.mkdir(parents=True)
     try:

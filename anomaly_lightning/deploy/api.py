@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anomaly_lightning.configs import composed, quoted
+from anomaly_lightning.configs import composed
 from anomaly_lightning.deploy import exporting
 
 
@@ -17,5 +17,5 @@ def export(checkpoint: str | Path, output: str | Path, *overrides: str) -> Path:
     Raises:
         UserError: An option that there is none of, or whatever else keeps the command from its end.
     """
-    given = [f"checkpoint={quoted(checkpoint)}", f"output={quoted(output)}", *overrides]
+    given = [f"checkpoint={checkpoint}", f"output={output}", *overrides]
     return exporting.export(composed("export", given))

@@ -1,7 +1,6 @@
-"""What predict leaves: which images it is about, what their outputs are called, and what is written of each."""
+"""What predict leaves: what the outputs of each image are called, and what is written of it."""
 
 import csv
-import glob
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -10,34 +9,11 @@ import numpy as np
 from PIL import Image
 
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, images_in, natural_key
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.names import below, distinct, save_image
 
 COLUMNS = ("path", "score", "threshold", "decision", "error", "reason")
 REGION_COLUMNS = ("path", "number", "left", "top", "width", "height", "area", "peak")
-
-
-def find_images(pattern: str) -> tuple[list[Path], Path]:
-    """Images that `input` names, in natural order, and the folder that their outputs' paths are relative to.
-
-    Raises:
-        DataError: Nothing is there, or no image is.
-    """
-    path = Path(pattern).expanduser()
-    suffixes = ", ".join(IMAGE_SUFFIXES)
-    if path.is_file():
-        return [path], path.parent
-    if path.is_dir():
-        found = images_in(path, recursive=True)
-        if not found:
-            raise DataError(f"input={pattern}: the folder holds no image ({suffixes}).")
-        return found, path
-    names = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
-    found = sorted((name for name in names if name.is_file()), key=natural_key)
-    if not found:
-        raise DataError(f"input={pattern}: there is no such image or folder, and no file matches it as a glob.")
-    return found, Path(glob.escape(str(path)).partition("[")[0]).parent
 
 
 def output_names(images: list[Path], base: Path) -> dict[Path, Path]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.deploy.line.command import IMAGES, line_of
 from anomaly_lightning.deploy.line.line import Settings
 from anomaly_lightning.deploy.line.sources.folder import FolderSource
-from anomaly_lightning.deploy.outputs import Outputs, Tables, find_images, output_names
+from anomaly_lightning.deploy.outputs import Outputs, Tables, output_names
 from anomaly_lightning.deploy.watching import stopping
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.reports.console import progress_bar
@@ -46,6 +47,7 @@ def predict(cfg: DictConfig) -> int:
         f"Decisions, regions, heatmaps and masks: {outputs.folder}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     return counts["unreadable"]
 
@@ -67,9 +69,9 @@ def watch(cfg: DictConfig) -> int:
     source = FolderSource(str(cfg.watch), cfg.poll_s, cfg.settle_s, cfg.patience_s)
     settings = Settings(name="watch", batch_size=cfg.batch_size, images=IMAGES["all"], journal="decisions.jsonl")
     line = line_of(inspector, source, {}, settings, output, cfg.maps)
-    console, journal = Console(), line.ledger.journal
-    console.print(f"watching {source.folder}; {line.ledger.before} images done before", soft_wrap=True, highlight=False)
+    console, journal = Console(highlight=False, markup=False, soft_wrap=True), line.ledger.journal
+    console.print(f"watching {source.folder}; {line.ledger.before} images done before")
     with stopping(line.stop):
         summary = line.run()
-    console.print(f"stopped after {summary.tally.lines} images: {journal}", soft_wrap=True, highlight=False)
+    console.print(f"stopped after {summary.tally.lines} images: {journal}")
     return 0

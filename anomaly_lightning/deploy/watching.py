@@ -48,7 +48,8 @@ class Arrivals:
 
     Args:
         folder: Looked at with all folders below.
-        output: Where it lies below `folder`, what it holds is no input.
+        output: Where it lies below `folder`, what it holds is no input. Where it is `folder` itself, its heatmaps and
+            masks are none (see `runtime.files`).
         done: Says which versions of files are done.
     """
 
@@ -61,7 +62,7 @@ class Arrivals:
         now, ready = time.monotonic(), []
         waiting: dict[Path, Seen] = {}
         for file in images_in(self.folder, recursive=True):
-            if file.stem.endswith(TEMPORARY) or file.is_relative_to(self.output):
+            if file.stem.endswith(TEMPORARY) or (self.output != self.folder and file.is_relative_to(self.output)):
                 continue
             which = identity(file, self.folder)
             if which is None or self.done(which):

@@ -150,7 +150,8 @@ class Transformer(TrainedDetector):
         """Standardised features (B, C, h, w) float less what is rebuilt of them: same shape."""
         condensed = self.condense(features)
         rebuilt = self._evaluated(condensed)
-        scale = (condensed * rebuilt).sum((1, 2, 3), keepdim=True) / rebuilt.square().sum((1, 2, 3), keepdim=True)
+        length = rebuilt.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        scale = (condensed * rebuilt).sum((1, 2, 3), keepdim=True) / length
         standardised: Tensor = self.moments(features)
         return standardised - enlarged(scale * rebuilt, (features.shape[-2], features.shape[-1]))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from anomaly_lightning.metrics import standard
 from anomaly_lightning.metrics.checks import scores_and_labels, usable_threshold
 from anomaly_lightning.metrics.pixel import PixelMetrics
+from anomaly_lightning.runtime.decision import exceeds
 
 
 def by_defect(
@@ -25,7 +26,7 @@ def by_defect(
         scores: raw and unbounded, larger = more anomalous, (N,) float.
         labels: True for defective, (N,) bool.
         defects: name of each image's defect type, N of them; what stands at good images is not read.
-        threshold: decides by `score > threshold`; None or NaN when there is none.
+        threshold: decides by `runtime.decision.exceeds`; None or NaN when there is none.
         pixels: maps and masks that were taken in with their defect's name; None when there are none.
 
     Returns:
@@ -47,7 +48,7 @@ def by_defect(
         own = anomalous & (names == name)
         kept = torch.from_numpy(own | ~anomalous)
         row = {
-            "recall": None if threshold is None else float(np.mean(values[own] > threshold)),
+            "recall": None if threshold is None else float(np.mean(exceeds(values[own], threshold))),
             "auroc": None if anomalous.all() else standard.ranking(scores[kept], labels[kept])["auroc"],
             "pixel_auroc": pixel_auroc.get(name),
         }

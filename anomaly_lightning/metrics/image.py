@@ -16,6 +16,7 @@ from anomaly_lightning.metrics import standard
 from anomaly_lightning.metrics.bootstrap import bootstrap_intervals, wilson
 from anomaly_lightning.metrics.checks import scores_and_labels, usable_threshold
 from anomaly_lightning.metrics.ranking import Array, Ranking
+from anomaly_lightning.runtime.decision import exceeds
 
 FALSE_ALARM_RATES = ("0.01", "0.05")
 MISS_RATE = 0.02  # of PG2
@@ -41,7 +42,7 @@ def image_metrics(
     Args:
         scores: raw and unbounded, larger = more anomalous, (N,) float.
         labels: True for defective, (N,) bool.
-        threshold: decides by `score > threshold`; None or NaN when there is none.
+        threshold: decides by `runtime.decision.exceeds`; None or NaN when there is none.
         bootstrap: resamples, good and defective images apart; 0 for no intervals.
         seed: of the resamples.
 
@@ -58,7 +59,7 @@ def image_metrics(
     ranked = r.rank(values, anomalous)
     confusion = None
     if threshold is not None and len(values):
-        confusion = standard.confusion(torch.from_numpy(values > threshold), torch.from_numpy(anomalous))
+        confusion = standard.confusion(torch.from_numpy(exceeds(values, threshold)), torch.from_numpy(anomalous))
     point = _point(ranked, threshold)
     intervals = bootstrap_intervals(
         lambda weights: _metrics(ranked, threshold, weights), ranked.labels.astype(np.float64), bootstrap, seed
@@ -89,7 +90,7 @@ def _point(ranked: Ranking, threshold: float | None) -> dict[str, float]:
 def _metrics(ranked: Ranking, threshold: float | None, weights: Array) -> dict[str, Array]:
     """Every metric that has an interval, for resamples (R, N) at once: arrays (R,), NaN where undefined."""
     fp, tp = ranked.counts(weights)
-    called = None if threshold is None else int(np.count_nonzero(ranked.values > threshold))
+    called = None if threshold is None else int(np.count_nonzero(exceeds(ranked.values, threshold)))
     of_ranking = {
         "auroc": r.auroc(fp, tp),
         "average_precision": r.average_precision(fp, tp),

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from anomaly_lightning.metrics.histogram import Bins, Histogram, bins_of
 from anomaly_lightning.metrics.ranking import Array
+from anomaly_lightning.runtime.decision import exceeds
 
 ROWS = ("normal", "anomalous", "overlap", "rate", "found")
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
@@ -50,7 +51,7 @@ class Image:
         labels, regions = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
         members = labels[mask]
         overlap = 1.0 / np.bincount(members)[members] if regions else np.zeros(0)
-        bins, above = bins_of(anomaly_map, exact), anomaly_map.astype(np.float64) > threshold
+        bins, above = bins_of(anomaly_map, exact), exceeds(anomaly_map.astype(np.float64), threshold)
         return cls(
             defect,
             int(regions),

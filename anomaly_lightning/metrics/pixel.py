@@ -31,7 +31,7 @@ class PixelMetrics:
     on the order of images. An image is good when its mask is empty.
 
     Args:
-        threshold: decides by `anomaly_map > threshold`; None or NaN when there is none.
+        threshold: decides by `runtime.decision.exceeds`; None or NaN when there is none.
         max_pixels: how many pixels to tell apart exactly.
 
     Attributes:

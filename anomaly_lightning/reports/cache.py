@@ -37,7 +37,9 @@ def run(cfg: DictConfig) -> None:
     if entries:
         console.print(_table(entries))
     total = sum(entry.bytes for entry in entries)
-    console.print(f"{_size(total)} of {_size(limit)} (cache.max_gb) in {root}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{_size(total)} of {_size(limit)} (cache.max_gb) in {root}", highlight=False, soft_wrap=True, markup=False
+    )
 
 
 def _table(entries: Sequence[CacheEntry]) -> Table:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from anomaly_lightning.reports.promise import promised_and_realised
 
@@ -36,7 +37,7 @@ def banner(resolved: Mapping[str, Any]) -> None:
     """Show what a run will use, before it does."""
     grid = Table.grid(padding=(0, 2))
     for name, value in resolved.items():
-        grid.add_row(f"[bold]{name}", str(value))
+        grid.add_row(Text(name, style="bold"), Text(str(value)))  # a path may hold what rich takes for markup
     Console().print(Panel(grid, title="anomaly_lightning", title_align="left"))
 
 
@@ -51,7 +52,7 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     image, pixel = metrics["image"], metrics["pixel"]
     if image:
         title = f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(title), title_justify="left")
         table.add_column("metric")
         table.add_column("value", justify="right")
         for name in HEADLINE:
@@ -60,9 +61,9 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
             table.add_row(f"pixel {name}", number((pixel or {}).get(name)))
         console.print(table)
     for warning in metrics["threshold"].get("warnings", []):
-        console.print(warning, style="yellow", highlight=False)
+        console.print(warning, style="yellow", highlight=False, markup=False)
     for what, why in metrics["notes"].items():
-        console.print(f"{what}: {why}", style="yellow", highlight=False)
+        console.print(f"{what}: {why}", style="yellow", highlight=False, markup=False)
     threshold = metrics["threshold"]
     if line := promised_and_realised(threshold, image):
         console.print(line, highlight=False)
@@ -101,7 +102,7 @@ def audit_tables(
         table.add_column(name, justify="right" if name == "images" else "left", overflow="fold")
     for what, values in counts.items():
         for value, number_of in list(values.items())[:shown]:
-            table.add_row(what, value, str(number_of))
+            table.add_row(what, Text(value), str(number_of))
         if len(values) > shown:
             table.add_row(what, f"and {len(values) - shown} others", "")
     console.print(table)
@@ -131,5 +132,5 @@ def audit_end(serious: int, exclude: int, folder: Path, notes: list[str]) -> Non
     files = f"{folder / 'audit.json'}, {folder / 'audit.html'}"
     console.print(files, soft_wrap=True, highlight=False, markup=False)
     if exclude:
-        hint = f"Train without the {exclude} image(s) listed there: data.exclude={folder / 'audit.json'}"
+        hint = f"Train without the {exclude} file(s) listed there: data.exclude={folder / 'audit.json'}"
         console.print(hint, soft_wrap=True, highlight=False, markup=False)

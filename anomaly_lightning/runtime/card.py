@@ -105,7 +105,7 @@ class ThresholdsCard(Part, frozen=True):
     """The calibrated thresholds and what they promise.
 
     Attributes:
-        score: The decision is `score > threshold`.
+        score: The decision is `runtime.decision.exceeds(score, threshold)`.
         pixel: A pixel is part of the mask where the map exceeds it.
         review: Lower end of the review band; None = no band.
         promise: Plain values of `calibration.Calibration`, with `rests_on`: what the normals behind it were used for.

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomaly_lightning.runtime.decision import exceeds
+
 TRUTH, PREDICTED = (255, 255, 255), (255, 0, 255)
 # The 256 colours of matplotlib's turbo (Mikhailov 2019, Apache-2.0), red, green and blue each as steps from its start.
 _STEPS = (
@@ -52,7 +54,7 @@ def overlay(
     opacity = 0.15 + 0.55 * strength
     blended = ((1 - opacity) * base + opacity * heatmap(anomaly_map, pixel_threshold)).astype(np.uint8)
     if pixel_threshold > 0:
-        blended[outline(anomaly_map > pixel_threshold)] = PREDICTED
+        blended[outline(exceeds(anomaly_map, pixel_threshold))] = PREDICTED
     if truth is not None and truth.shape == blended.shape[:2]:
         blended[outline(truth)] = TRUTH
     return blended

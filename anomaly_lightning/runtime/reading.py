@@ -16,10 +16,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from anomaly_lightning.runtime.conversion import LARGEST, from_array, is_deep, to_rgb, white_level
 from anomaly_lightning.runtime.damage import ImageError, TooLargeError, claimed_pixels, what_is_broken, what_it_is
-from anomaly_lightning.runtime.files import images_in
+from anomaly_lightning.runtime.files import SUFFIXES, images_in
 
 # Decoders of what cameras write. Others, some of which start external programs, are never tried.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
+FORMATS = tuple(SUFFIXES)
 MAX_PIXELS = 200_000_000
 
 Source = str | Path | Image.Image | NDArray[np.uint8]

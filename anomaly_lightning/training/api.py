@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from anomaly_lightning.configs import composed, quoted
+from anomaly_lightning.configs import composed
 from anomaly_lightning.training import evaluation
 from anomaly_lightning.training.session import TrainingSession
 
@@ -32,4 +32,4 @@ def evaluate(checkpoint: str | Path, *overrides: str) -> dict[str, Any]:
     Raises:
         UserError: An option that there is none of, or whatever else keeps the command from its end.
     """
-    return evaluation.evaluate(composed("evaluate", [f"checkpoint={quoted(checkpoint)}", *overrides]))
+    return evaluation.evaluate(composed("evaluate", [f"checkpoint={checkpoint}", *overrides]))

@@ -4,7 +4,6 @@ Files are loaded weights-only, so that none can run code, and only detectors of 
 caller names as trusted, are created from what a file says.
 """
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ from anomaly_lightning.scoring import build_scoring
 from anomaly_lightning.training.module import CARD, FROZEN
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelCard]:
-    """State dict and card of a checkpoint file, loaded weights-only.
+def read_content(path: Path) -> tuple[dict[str, Any], ModelCard]:
+    """All that a checkpoint file holds, and its card, loaded weights-only.
 
     Raises:
         CheckpointError: No such file, damaged, made by something else, or one that would need to run code.
@@ -39,15 +38,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], ModelCard]:
         raise CheckpointError(f"There is no checkpoint {path}.{there} A run leaves it in <run>/checkpoints/best.ckpt.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # an unpickler raises nearly anything on a file of something else
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged, or would need to run code to be loaded: {reason}") from error
     if isinstance(content, dict) and "anomaly_lightning" in content:
         raise CheckpointError(f"{path} was written by an early version of anomaly_lightning: train again.")
     if not isinstance(content, dict) or not isinstance(content.get(CARD), dict):
         raise CheckpointError(f"{path} was not written by anomaly_lightning: it holds no model card.")
-    state: dict[str, Any] = content["state_dict"]
-    return state, ModelCard.from_dict(content[CARD], str(path))
+    return content, ModelCard.from_dict(content[CARD], str(path))
 
 
 def load_model(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModel, ModelCard]:
@@ -61,7 +59,8 @@ def load_model(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModel, Mod
         CheckpointError: The file can't be used; the message says why.
         NotCalibratedError: Its run has not come to the calibration.
     """
-    state, card = read_checkpoint(path)
+    content, card = read_content(path)
+    state: dict[str, Any] = content["state_dict"]
     if card.thresholds is None or not any(name.startswith(FROZEN) for name in state):
         raise NotCalibratedError  # written while fitting
     try:
@@ -84,7 +83,7 @@ def build_model(card: ModelCard, trust: Sequence[str] = ()) -> AnomalyModel:
 def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] = ()) -> AnomalyModel:
     """Model as a card describes it, on an extractor that is there already."""
     extractor.backbone.fit_to(card.transform.size)
-    spec = Spec(card.features.shape, card.transform.size)
+    spec = Spec(card.features.shape, card.transform.size, extractor.scales(card.transform.size))
     detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
     detector.build(spec)
     dtype = torch_dtype(card.features.dtype)

@@ -79,6 +79,8 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)
+    if cfg.test:
+        datamodule.check_masks()
     if data["tile"] is not None:
         tiling = Tiling.from_config(data["tile"], data["tile_overlap"])
         cut_into_tiles(datamodule, tiling, Path(cfg.cache.dir))
@@ -94,8 +96,7 @@ def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> 
     splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
     if unreadable:
         datamodule.leave_out(unreadable)
-    for path in unknown:
-        logger.warning("data.tile: %s shows a defect but has no mask: its tiles are not tested on", path)
+    datamodule.untested = unknown
     datamodule.splits = splits
     whole = replace(datamodule.category, train=splits.normals, test=splits.test)
     datamodule.category = whole
@@ -146,8 +147,10 @@ def build_data(
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
     """Module with a fresh detector, as the card describes it."""
     model = assemble(card, extractor, trust=[card.detector.target.partition(".")[0]])
-    trained = isinstance(model.detector, TrainedDetector)
-    return AnomalyModule(model, card, instantiate(cfg.optimizer) if trained else None)
+    if not isinstance(model.detector, TrainedDetector):
+        return AnomalyModule(model, card)
+    settings = {"data.batch_size": cfg.data.batch_size, "trainer.precision": str(cfg.trainer.precision)}
+    return AnomalyModule(model, card, instantiate(cfg.optimizer), settings | {"optimizer": plain(cfg.optimizer)})
 
 
 def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from anomaly_lightning.training.module import AnomalyModule
 
 
-def fit(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, ckpt: str | None) -> None:
+def fit(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, ckpt: Path | None) -> None:
     """Train, or pass once over the features for methods without gradients.
 
     Args:

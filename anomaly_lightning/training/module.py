@@ -1,7 +1,7 @@
 """The LightningModule: what Lightning needs to train an `AnomalyModel`: optimizers, losses, evaluation outputs."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,17 +12,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anomaly_lightning.detectors.base import TrainedDetector
-from anomaly_lightning.errors import CheckpointError, NotCalibratedError
+from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.features.batches import Repeated
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
+from anomaly_lightning.training.examples import serve_examples
 from anomaly_lightning.training.schedule import WarmCosine, planned
 
 Batch = dict[str, Tensor]
 FROZEN = "model.extractor."  # of the names in a state dict
 CARD = "card"  # key of the model card in a checkpoint
+SETTINGS = "settings"  # key of what decides the gradient steps
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 
 
@@ -38,6 +40,7 @@ class AnomalyModule(pl.LightningModule):
         card: What the model is; thresholds are added when they are calibrated.
         optimizer: From parameters to an optimizer, one for each of the detector's players; a `WarmCosine` clips
             gradients and changes the learning rate from step to step as well. None without gradients.
+        settings: What decides the gradient steps and stands in no card: plain values by the names of the options.
 
     Attributes:
         players: Names of the detector's players; [] for methods without gradients.
@@ -45,9 +48,15 @@ class AnomalyModule(pl.LightningModule):
         outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
     """
 
-    def __init__(self, model: AnomalyModel, card: ModelCard, optimizer: OptimizerFactory | None = None) -> None:
+    def __init__(
+        self,
+        model: AnomalyModel,
+        card: ModelCard,
+        optimizer: OptimizerFactory | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.card, self.optimizer = model, card, optimizer
+        self.model, self.card, self.optimizer, self.settings = model, card, optimizer, dict(settings or {})
         self.chosen: list[str] = []
         self.outputs: dict[int, tuple[float, Tensor]] = {}
         self.players = list(self.trained.players()) if self.trained is not None else []
@@ -64,22 +73,13 @@ class AnomalyModule(pl.LightningModule):
         While fitting, the frozen backbone is left out: most of the bytes, written anew after every epoch.
         """
         checkpoint[CARD] = self.card.to_dict()
+        checkpoint[SETTINGS] = self.settings
         if self.trainer.state.fn == TrainerFn.FITTING:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(FROZEN)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put this module's own backbone into a checkpoint that was written while fitting.
-
-        Raises:
-            CheckpointError: The checkpoint's features come from other weights.
-        """
-        there = ModelCard.from_dict(checkpoint.get(CARD), "ckpt").backbone.weights_sha256
-        if there != (here := self.card.backbone.weights_sha256):
-            raise CheckpointError(
-                f"ckpt: the interrupted run had a backbone with the weights {there}, this one has {here}. Expected the "
-                "same: set its backbone and backbone.weights (see its run.json)."
-            )
+        """Put this module's own backbone into a checkpoint that was written while fitting; see `training.resume`."""
         self.complete(checkpoint["state_dict"])
 
     def complete(self, state: dict[str, Any]) -> None:
@@ -143,6 +143,8 @@ class AnomalyModule(pl.LightningModule):
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda features: trained.condense(features.to(self.device)))
+            if self.trained is not None and self.trained.examples:
+                serve_examples(data, self.model, self.trained)
 
     def conclude(self) -> None:
         """Let the detector compute what needs the trained weights."""

@@ -8,6 +8,7 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
+from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -16,6 +17,7 @@ def gather_metrics(
     source: MVNetDataModule,
     found: Results | str,
     clock: run_files.Clock,
+    intake: Intake,
     bootstrap: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -26,11 +28,13 @@ def gather_metrics(
         source: Splits of the category.
         found: Results of the test set, or in words why nothing was tested.
         clock: Of the run.
+        intake: What there is to say of the data.
         bootstrap: Resamples behind the intervals.
         seed: Of the resamples.
     """
     card, results = module.card, None if isinstance(found, str) else found
     blocks: dict[str, Any] = {"image": None, "pixel": None, "by_defect": {}, "notes": {"image": found, "pixel": found}}
+    blocks = blocks if results is None else results.metrics(bootstrap, seed)
     samples = source.splits.train if results is None else results.samples
     latency = single_image_ms(module.model, source.transform, samples, module.trainer.strategy.root_device)
     return {
@@ -41,7 +45,8 @@ def gather_metrics(
         "seed": card.seed,
         "counts": source.splits.counts(),
         "threshold": threshold_block(card, results),
-        **(blocks if results is None else results.metrics(bootstrap, seed)),
+        **blocks,
+        "notes": {**blocks["notes"], **intake.notes()},
         "timing": {**clock.stages, "total_s": clock.total(), **latency},
         "peak_memory_mb": run_files.peak_memory_mb(),
         "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anomaly_lightning.errors import UsedFolderError
 from anomaly_lightning.places import PACKAGE
 from anomaly_lightning.reports.run_folder import FAILURE_FILE
+from anomaly_lightning.reports.used_folder import clear
 
 # Where things lie, and who looks on, has no say in what comes out; all else in the config has.
-PLACES = ("run_dir", "reuse", "logger")
+PLACES = ("run_dir", "overwrite", "reuse", "logger")
 # The images themselves stand in the dataset's fingerprint, wherever they lie and however many threads fetch them.
 DATA_PLACES = ("root", "workers", "manifest", "normal", "normal_test", "abnormal", "masks")
 # The weights themselves stand in their sha256, whichever name or file they came by.
@@ -87,8 +89,22 @@ def _finished(folder: Path) -> str | None:
     return content.get("identity") if whole and content.get("status") == "finished" else None
 
 
+def make_room(folder: Path, overwrite: bool) -> None:
+    """Clear the folder of a sweep's job, which is but a number: what was cut off there may have been another job.
+
+    Raises:
+        UsedFolderError: A finished run lies there, another one than this job is to do, and `overwrite` is not set.
+    """
+    if _finished(folder) is not None and not overwrite:
+        raise UsedFolderError(
+            f"{folder} holds another finished run. Give the sweep a folder of its own (hydra.sweep.dir=<folder>), or "
+            "clear what is in the way with overwrite=true."
+        )
+    clear(folder, "train", keep=(".hydra", "run.log"))  # which are this job's own by now
+
+
 def forget(folder: Path) -> None:
-    """Remove what an earlier run in this folder said of its outcome, so that it can't pass for the new one's."""
+    """Remove what a run that goes on in its own folder said of its outcome, so that it can't pass for the new one."""
     for name in ("run.json", "metrics.json", "predictions.csv"):
         (folder / name).unlink(missing_ok=True)
 

@@ -8,20 +8,20 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from anomaly_lightning.data.duplicates import leaks
-from anomaly_lightning.data.masks import check_masks
+from anomaly_lightning.configs import in_sweep
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, describe, reuse
+from anomaly_lightning.training.callbacks.checkpoints import BestCheckpoint
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
 from anomaly_lightning.training.finish import finalise, fit
+from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
+from anomaly_lightning.training.resume import check_resumable
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 10
 
 
 class TrainingSession:
@@ -45,6 +45,11 @@ class TrainingSession:
         self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
+        self.resumed = check_resumable(cfg.ckpt, self.module, self.trainer)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, BestCheckpoint) and self.resumed is not None:
+                callback.beside = self.resumed.path.parent
+        self.intake = Intake(self.resolved, self.source, trained=self.cfg.test)
 
     def run(self) -> float | None:
         """Fit, calibrate, test, write; returns the best validation loss (None for methods without gradients)."""
@@ -56,16 +61,15 @@ class TrainingSession:
             logger.info("This run is done already, in %s; reuse=false runs it again.", finished)
             return reuse.take_over(finished, self.folder)
         if leads:
-            reuse.forget(self.folder)
-            self._warn_of_masks()
-            self._warn_of_leaks()
+            reuse.make_room(self.folder, self.cfg.overwrite) if in_sweep() else reuse.forget(self.folder)
+            self.intake.warn()
         with self.clock.stage("features_s"), self._bar:
             self.data.trainer = self.trainer
             self.data.setup("fit")
         self._fit_validity()
         self._write_run("training")
         with self.clock.stage("fit_s"):
-            fit(self.trainer, self.module, self.data, self.cfg.ckpt)
+            fit(self.trainer, self.module, self.data, None if self.resumed is None else self.resumed.path)
             self.validation_loss = self._best_loss()
             checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
         found = self._test()
@@ -85,14 +89,6 @@ class TrainingSession:
         sweep = self.folder.parent.parent
         return reuse.find_finished(sweep, self.identity) if self.cfg.reuse else None
 
-    def _warn_of_masks(self) -> None:
-        """Say before training which masks don't fit: their pixel metrics would be wrong, all else holds."""
-        findings = check_masks(self.source.splits.test) if self.cfg.test else []
-        for finding in findings[:SHOWN]:
-            logger.warning("mask: %s", finding)
-        if len(findings) > SHOWN:
-            logger.warning("mask: and %d more findings of this kind", len(findings) - SHOWN)
-
     def _fit_validity(self) -> None:
         """Learn what an image of this kind looks like, for the verdict INVALID at prediction; it sees no test file."""
         if not self.cfg.validity:
@@ -105,17 +101,6 @@ class TrainingSession:
             known_looks = getattr(self.data, "appearances", None)
             fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
-
-    def _warn_of_leaks(self) -> None:
-        """Say before training which test images are trained on, too: the metrics would be too good."""
-        splits = self.source.splits
-        training = [sample.path for sample in splits.normals]
-        testing = [sample.path for sample in splits.test] if self.cfg.test else []
-        found = leaks(training, testing, self.source.content_hash)
-        for trained_on, tested in found[:SHOWN]:
-            logger.warning("leak: %s is the same image as %s, which is tested on", trained_on, tested)
-        if len(found) > SHOWN:
-            logger.warning("leak: and %d more; python -m anomaly_lightning.audit lists all", len(found) - SHOWN)
 
     def _test(self) -> Results | str:
         """Score the test images; in words why, where there are none to score."""
@@ -130,7 +115,7 @@ class TrainingSession:
     def _finish(self, found: Results | str, checkpoint: Path) -> None:
         """Write and print what came out."""
         metrics = gather_metrics(
-            self.module, self.source, found, self.clock, bootstrap=self.cfg.bootstrap, seed=self.cfg.seed
+            self.module, self.source, found, self.clock, self.intake, bootstrap=self.cfg.bootstrap, seed=self.cfg.seed
         )
         write_outcome(self.folder, found, metrics, self._run_content("finished"))
         log_metrics(self.trainer, self.module.card, metrics)
@@ -173,8 +158,11 @@ class TrainingSession:
             "validation_loss": self.validation_loss,
             "resolved": self._resolved(),
             "seed": self.cfg.seed,
+            "ckpt": None if self.resumed is None else str(self.resumed.path),
+            "ckpt_epochs": None if self.resumed is None else self.resumed.epochs,  # that were done before this start
             "dataset_fingerprint": self.module.card.data.fingerprint,
             "skipped": {str(path): reason for path, reason in self.source.skipped.items()},
+            **self.intake.content(),
             "excluded": [str(path) for path in self.resolved.excluded],
             "counts": self.source.splits.counts(),
             "images_computed": getattr(self.data, "computed", None),  # by this process; null: in every epoch anew

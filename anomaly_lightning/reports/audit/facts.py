@@ -14,16 +14,8 @@ from scipy import ndimage
 from anomaly_lightning.data.duplicates import thumbnail
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics, shrunk
-from anomaly_lightning.runtime.files import content_hash
+from anomaly_lightning.runtime.files import SUFFIXES, content_hash
 from anomaly_lightning.runtime.reading import FORMATS, ImageError, read_image
-
-SUFFIXES = {
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg"),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_lightning.data.duplicates import near_duplicates, same_content
+from anomaly_lightning.data.intake import UNMATCHED
+from anomaly_lightning.data.mask_check import check_masks
+from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.sources import Resolved
 from anomaly_lightning.reports.audit.facts import Facts, readable
 from anomaly_lightning.runtime.appearance import Statistics
 
@@ -27,7 +31,15 @@ KINDS = {
     "brightness": "much brighter or darker than most",
     "contrast": "much more or less contrast than most",
     "sharpness": "much sharper or more blurred than most",
-    "mask": "the mask does not fit",
+    "mask_unreadable": "a mask can't be read",
+    "mask_shared": "one mask for several images",
+    "mask_several": "several masks for one image",
+    "mask_as_image": "masks among the images",
+    "mask_unmatched": "masks that belong to no image",
+    "mask_unfit": "the mask is of another size than its image: left out of the pixel metrics",
+    "mask_missing": "images of defects without a mask: left out of the pixel metrics",
+    "mask": "the mask is odd",
+    "left_out": "files that are no data",
     "looks_anomalous": "a normal that looks unlike the other normals",
 }
 TINY = 1e-3
@@ -45,7 +57,7 @@ class Finding:
         kind: One of `KINDS`.
         paths: The images that it is about.
         words: What was found.
-        exclude: Those of them that should not be trained on.
+        exclude: Those of them that are better left out.
     """
 
     kind: str
@@ -74,6 +86,32 @@ def duplicate_findings(facts: Sequence[Facts]) -> list[Finding]:
     thumbs = np.stack([item.thumb for item in good]) if good else np.zeros((0, 1, 1), np.float32)  # type: ignore[misc]
     pairs = near_duplicates(thumbs, hashes)
     return found + [_twice([good[i], good[j]], "near_duplicate", "near_leak") for i, j in pairs]
+
+
+def intake_findings(resolved: Resolved) -> list[Finding]:
+    """Which masks are unclear, and what lies beside the data."""
+    found = [Finding(t.kind, t.paths, t.words, t.exclude) for t in resolved.troubles]
+    for group in resolved.left_out:
+        found.append(Finding("mask_unmatched" if group.why == UNMATCHED else "left_out", group.paths, group.words()))
+    return found
+
+
+def with_clear_masks(resolved: Resolved) -> list[Sample]:
+    """Test samples but for those of which `intake_findings` says that their masks are unclear."""
+    unclear = {path for trouble in resolved.troubles for path in trouble.exclude}
+    unclear |= {trouble.paths[-1] for trouble in resolved.troubles if trouble.kind == "mask_several"}
+    return [sample for sample in resolved.category.test if unclear.isdisjoint({sample.path, sample.mask})]
+
+
+def mask_findings(samples: Sequence[Sample]) -> list[Finding]:
+    """What is wrong with the masks of test samples, every mask read. One that counts for nothing is better left out."""
+    check = check_masks(samples)
+    found = [Finding("mask_unreadable", (mask,), why, (mask,)) for mask, why in check.unreadable.items()]
+    found += [Finding("mask_unfit", (mask,), why, (mask,)) for mask, why in check.unfit.items()]
+    if check.missing:
+        words = f"{len(check.missing)} of {check.defects} images of defects have no mask"
+        found.append(Finding("mask_missing", tuple(check.missing), words))
+    return found + [Finding("mask", (), words) for words in check.remarks]
 
 
 def outlier_findings(facts: Sequence[Facts], limit: float = ODD_Z) -> list[Finding]:
@@ -117,8 +155,8 @@ def robust_z(values: NDArray[np.float64], floor: float, reference: NDArray[np.fl
 
 
 def _of(kind: str, item: Facts, words: str) -> Finding:
-    """Finding about one file, which is left out of training where its kind says so."""
-    leave = (item.path,) if kind in EXCLUDES and item.role == "train" else ()
+    """Finding about one file, which is left out where its kind says so: from the test only what can't be read."""
+    leave = (item.path,) if kind == "unreadable" or (kind in EXCLUDES and item.role == "train") else ()
     return Finding(kind, (item.path,), words, leave)
 
 
@@ -149,7 +187,7 @@ def _odd_modes(facts: Sequence[Facts]) -> list[Finding]:
 
 
 def _twice(group: Sequence[Facts], inside: str, across: str) -> Finding:
-    """Finding about one image under several names; the copies in training go, but one where none is in the test."""
+    """Finding about one image under several names: all copies but one go; of one in both sets, those in training."""
     roles, defects = {item.role for item in group}, {item.sample.defect for item in group}
     paths = tuple(item.path for item in group)
     training = tuple(item.path for item in group if item.role == "train")
@@ -158,4 +196,4 @@ def _twice(group: Sequence[Facts], inside: str, across: str) -> Finding:
         return Finding(across, paths, names, training)
     if len(defects) > 1 and inside == "duplicate":
         return Finding("contradiction", paths, f"{names}, as {' and '.join(sorted(defects))}")
-    return Finding(inside, paths, names, training[1:])
+    return Finding(inside, paths, names, paths[1:] if len(defects) == 1 else ())

@@ -44,11 +44,11 @@ class Oddities:
     rows: Sequence[dict[str, Any]]
     error_maps: Tensor
 
-    def findings(self, limit: float) -> list[Finding]:
-        """Findings about the normals whose z is above a limit."""
+    def findings(self, limit: float, exclude: bool) -> list[Finding]:
+        """Findings about the normals whose z is above a limit, to be left out of training or only to be looked at."""
         words = "out-of-fold error {score:.3g}, {z:.1f} robust standard deviations above the median"
         odd = [(Path(row["path"]), words.format(**row)) for row in self.rows if row["z"] > limit]
-        return [Finding("looks_anomalous", (path,), said, (path,)) for path, said in odd]
+        return [Finding("looks_anomalous", (path,), said, (path,) if exclude else ()) for path, said in odd]
 
 
 @torch.inference_mode()
@@ -67,7 +67,7 @@ def rank(cfg: DictConfig, normals: Sequence[Facts], white: int | None) -> Odditi
     extractor = compose.build_extractor(cfg)
     mean, std = extractor.backbone.mean, extractor.backbone.std
     transform = ImageTransform(data["image_size"], mean, std, data["resize"], white)
-    spec = Spec(extractor.shape(transform.size), transform.size)
+    spec = Spec(extractor.shape(transform.size), transform.size, extractor.scales(transform.size))
 
     def make() -> Detector:
         detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])

@@ -8,12 +8,20 @@ from typing import Any
 from omegaconf import DictConfig
 
 from anomaly_lightning.data import sources
-from anomaly_lightning.data.masks import check_masks
 from anomaly_lightning.data.white import find_white
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import console
 from anomaly_lightning.reports.audit.facts import Facts, gather, readable
-from anomaly_lightning.reports.audit.findings import KINDS, Finding, duplicate_findings, file_findings, outlier_findings
+from anomaly_lightning.reports.audit.findings import (
+    KINDS,
+    Finding,
+    duplicate_findings,
+    file_findings,
+    intake_findings,
+    mask_findings,
+    outlier_findings,
+    with_clear_masks,
+)
 from anomaly_lightning.reports.audit.html import page_data
 from anomaly_lightning.reports.audit.oddity import FEWEST, Oddities, rank
 from anomaly_lightning.reports.run_files import write_json
@@ -41,7 +49,8 @@ class Audit:
         if unknown:
             raise UserError(f"serious={unknown}: expected kinds of findings: {', '.join(KINDS)}.")
         self.cfg, self.folder, self.notes = cfg, Path(cfg.output), list[str]()
-        self.resolved = sources.resolve(compose.plain(cfg.data), cfg.category.name, Path(cfg.cache.dir))
+        data = compose.plain(cfg.data)
+        self.resolved = sources.resolve(data, cfg.category.name, Path(cfg.cache.dir), strict=False)
         self.white = find_white(cfg.data.white, [sample.path for sample in self.resolved.category.train])
         if self.white is not None:
             self.notes.append(f"Level {self.white} counts as white in images of 16 bits (data.white).")
@@ -56,13 +65,17 @@ class Audit:
         with console.progress_bar() as bar:
             task = bar.add_task("reading images", total=len(category.train) + len(category.test), note="")
             self.facts = gather(category, self.white, lambda done: bar.update(task, completed=done))
-        found = file_findings(self.facts) + duplicate_findings(self.facts) + outlier_findings(self.facts)
+        found = intake_findings(self.resolved)
+        # What is said of a file there is not said again in other words.
+        unclear = {path for finding in found for path in finding.exclude}
+        clear = [item for item in self.facts if item.path not in unclear]
+        found += file_findings(clear) + duplicate_findings(clear) + outlier_findings(clear)
         broken = {item.path for item in self.facts if item.reason is not None}
-        with_masks = [sample for sample in category.test if sample.path not in broken]
-        found += [Finding("mask", (), words) for words in check_masks(with_masks)]
+        clear_masks = with_clear_masks(self.resolved)
+        found += mask_findings([s for s in clear_masks if s.mask is not None or s.path not in broken])
         if self.cfg.rank:
             self.oddities = self._rank()
-            found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z)
+            found += [] if self.oddities is None else self.oddities.findings(self.cfg.odd_z, self.cfg.exclude_odd)
         self.findings = sorted(found, key=lambda finding: list(KINDS).index(finding.kind))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "audit.json", self.content())
@@ -75,7 +88,7 @@ class Audit:
         return [finding for finding in self.findings if finding.kind in self.cfg.serious]
 
     def exclude(self) -> list[Path]:
-        """Training images that are better left out, each once."""
+        """Files that are better left out, each once."""
         return list(dict.fromkeys(path for finding in self.findings for path in finding.exclude))
 
     def content(self) -> dict[str, Any]:
@@ -123,6 +136,7 @@ def _by_kind(findings: Sequence[Finding]) -> dict[str, list[str]]:
     """Words of the findings of each kind, with the file where the words don't name it."""
     found: dict[str, list[str]] = {}
     for finding in findings:
-        named = finding.words if not finding.paths or len(finding.paths) > 1 else f"{finding.paths[0]}: {finding.words}"
+        alone = len(finding.paths) == 1 and str(finding.paths[0]) not in finding.words
+        named = f"{finding.paths[0]}: {finding.words}" if alone else finding.words
         found.setdefault(finding.kind, []).append(named)
     return found

@@ -27,7 +27,7 @@ def show(board: Leaderboard, written: Iterable[Path], console: Console) -> None:
     for reason, failed in _reasons(board.rows, varying).items():
         console.print(Text(f"{'; '.join(failed)}: {reason}", style="red"))
     for path in written:
-        console.print(f"leaderboard {path}", soft_wrap=True, highlight=False)
+        console.print(f"leaderboard {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _reasons(rows: Iterable[Row], varying: list[str]) -> dict[str, list[str]]:
@@ -73,8 +73,8 @@ def _words(one: Row | Summary) -> dict[str, str]:
     return {"seed": "", **one.names, "settings": " ".join(one.settings)}
 
 
-def _names(words: Mapping[str, str], varying: list[str]) -> list[str]:
-    return [words.get(name, "") for name in ("category", *varying)]
+def _names(words: Mapping[str, str], varying: list[str]) -> list[Text]:
+    return [Text(words.get(name, "")) for name in ("category", *varying)]
 
 
 def _numbers(metrics: Mapping[str, float | None], heads: Iterable[str]) -> list[str]:

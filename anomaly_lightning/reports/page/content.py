@@ -11,6 +11,7 @@ from anomaly_lightning.reports.page.losses import loss_curves
 from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
+from anomaly_lightning.runtime.decision import MARGIN
 from anomaly_lightning.runtime.heatmap import TURBO
 from anomaly_lightning.runtime.promise import promise
 
@@ -84,6 +85,7 @@ def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "script": {
             "threshold": threshold,
+            "margin": MARGIN,
             "f1_interval": metrics["image"]["ci95"].get("f1"),
             "start": plots.median_score(results) if threshold is None else threshold,
             "axis": axis,

@@ -19,6 +19,7 @@ from torch import Tensor
 from anomaly_lightning.reports.images import data_url, fitted, shrunk, webp
 from anomaly_lightning.reports.page.contours import box_of, outline_path
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.decision import limit
 from anomaly_lightning.runtime.heatmap import heatmap, scaled
 from anomaly_lightning.runtime.reading import ImageError
 
@@ -83,7 +84,7 @@ def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
         "image": data_url(webp_within(image, budget - len(heat or b""))),
         "heat": data_url(heat) if heat else None,
         "truth": _truth_path(results, index, box),
-        "predicted": outline_path(maps.double().numpy(), results.pixel_threshold, box) if calibrated else None,
+        "predicted": outline_path(maps.double().numpy(), limit(results.pixel_threshold), box) if calibrated else None,
         "why": "",
     }
 

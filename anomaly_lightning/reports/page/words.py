@@ -95,7 +95,7 @@ def cautions(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
             "its good parts seem to differ from those that the threshold was fitted on."
         )
     said += [str(warning) for warning in threshold.get("warnings") or []]
-    skipped = run.get("skipped") or {}
+    skipped = {} if "skipped" in metrics["notes"] else run.get("skipped") or {}
     said += [f"Left out, because it can't be read: {path} ({why})" for path, why in skipped.items()]
     said += [_sentence(why) for name, why in metrics["notes"].items() if name.partition(".")[0] not in BLOCKS]
     return said

@@ -19,10 +19,13 @@ const brief = (value) => Number(value.toPrecision(4)).toString();
 
 // Metrics at a threshold.
 
+// As runtime/decision.py decides.
+const exceeds = (score, threshold) => score > threshold + data.margin * Math.abs(threshold);
+
 function confusionAt(threshold) {
   const counts = { tp: 0, fp: 0, tn: 0, fn: 0 };
   for (const image of images) {
-    const called = image.score > threshold;
+    const called = exceeds(image.score, threshold);
     counts[image.bad ? (called ? "tp" : "fn") : called ? "fp" : "tn"] += 1;
   }
   return counts;
@@ -100,7 +103,7 @@ function f1IntervalAt(threshold, counts) {
   return (threshold === data.threshold && data.f1_interval) || f1Interval(counts);
 }
 
-const isCalledNG = (image) => image.score > state.threshold;
+const isCalledNG = (image) => exceeds(image.score, state.threshold);
 const isWrong = (image) => isCalledNG(image) !== image.bad;
 const wrongness = (image) => (image.bad ? state.threshold - image.score : image.score - state.threshold);
 const errorOf = (image) => (isWrong(image) ? (image.bad ? "missed" : "false alarm") : "");

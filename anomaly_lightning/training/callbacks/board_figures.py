@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.decision import verdict
+from anomaly_lightning.runtime.decision import exceeds, verdict
 from anomaly_lightning.runtime.heatmap import overlay
 
 
@@ -20,7 +20,7 @@ def panel(results: Results, index: int) -> Figure:
     image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
     anomaly_map, truth = results.anomaly_map(index, size), results.truth(index)
-    mask = anomaly_map > results.pixel_threshold
+    mask = exceeds(anomaly_map, results.pixel_threshold)
     shown = {
         "image": np.asarray(image),
         "truth": np.zeros(size, bool) if truth is None else truth.numpy(),

@@ -13,11 +13,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomaly_lightning.calibration import F1, Calibration, Rule
+from anomaly_lightning.calibration.scores import as_scores
+from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
-from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ThresholdsCard
-from anomaly_lightning.runtime.files import images_in
+from anomaly_lightning.runtime.files import on_disk
+from anomaly_lightning.runtime.reading import check_images
+from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -45,6 +48,19 @@ class CalibrationCallback(pl.Callback):
             raise CalibrationError(f"labelled_defects={defects} goes with threshold=f1 only, not with {rule.method}.")
         self.rule, self.pixel_rule, self.defects = rule, pixel_rule, defects
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse before the fit what would fail after it: too few normals, labelled defects that can't be used."""
+        if stage != "fit":
+            return
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        normals = len(datamodule.splits.validation)
+        as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
+        if self.defects is not None:
+            unreadable = check_images(self._labelled(datamodule))
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
+            if unreadable:
+                raise CalibrationError(f"labelled_defects: {len(unreadable)} image(s) can't be read:\n{listed}")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fit both thresholds on what the validation normals scored."""
         assert isinstance(pl_module, AnomalyModule)
@@ -54,7 +70,7 @@ class CalibrationCallback(pl.Callback):
         calibration = self._fit(scores, trainer, pl_module)
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
-        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model, error_maps)))
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
         splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         names = [sample.path for sample in splits.validation]
         thresholds = ThresholdsCard(
@@ -71,33 +87,39 @@ class CalibrationCallback(pl.Callback):
             return self.rule.fit(scores)
         return self.rule.fit(scores, self._scores_of_defects(trainer.datamodule, module))  # type: ignore[attr-defined]
 
-    @torch.no_grad()
-    def _scores_of_defects(self, datamodule: Any, module: AnomalyModule) -> Tensor:
-        """Scores (m,) float of the labelled defects; a test image among them is refused by its content."""
-        images = images_in(Path(str(self.defects)), recursive=True)
+    def _labelled(self, datamodule: Any) -> list[Path]:
+        """Images of the labelled defects; a test image among them is refused by its content."""
+        images = defects_in(on_disk(Path(str(self.defects)).expanduser()))
         if not images:
-            raise CalibrationError(f"labelled_defects={self.defects}: the folder is missing or holds no image.")
+            raise CalibrationError(
+                f"labelled_defects={self.defects}: the folder is missing or holds no image of a defect."
+            )
         content_hash = datamodule.content_hash
         tested = {content_hash(sample.path): sample.path for sample in datamodule.splits.test}
         shared = [path for path in images if content_hash(path) in tested]
         if shared:
             raise CalibrationError(f"labelled_defects: {shared[0]} is a test image, too ({len(shared)} are).")
-        seen = (torch.from_numpy(datamodule.transform(datamodule.transform.read(path))) for path in images)
+        return images
+
+    @torch.no_grad()
+    def _scores_of_defects(self, datamodule: Any, module: AnomalyModule) -> Tensor:
+        """Scores (m,) float of the labelled defects."""
+        images, transform = self._labelled(datamodule), datamodule.transform
+        seen = (torch.from_numpy(transform(transform.read(path))) for path in images)
         scores = [module(image[None].to(module.device))[1] for image in seen]
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(model: AnomalyModel, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
 
     Args:
-        model: Whose scoring makes maps.
+        scoring: Makes maps.
         error_maps: (N, h, w) float.
         limit: Values at most, about.
     """
-    scoring = model.scoring
     height, width = scoring.size
     step = math.ceil(len(error_maps) * height * width / limit)
     while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen

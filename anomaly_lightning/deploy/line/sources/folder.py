@@ -1,5 +1,6 @@
 """source=folder: images as they arrive in a folder, whole files only, each version of each file once."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,9 @@ from anomaly_lightning.deploy.line.part import Part, stable_id
 from anomaly_lightning.deploy.line.sources import Feed, SourceLostError
 from anomaly_lightning.deploy.watching import Arrivals, Identity, identity
 from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.runtime.left_out import left_out_below
+
+logger = logging.getLogger(__name__)
 
 
 def names_of(file: Path, which: Identity) -> dict[str, Any]:
@@ -49,6 +53,8 @@ class FolderSource:
 
     def parts(self, feed: Feed) -> Iterator[Part]:
         """Each image when it is whole; one that stays broken as a part with an error."""
+        for group in left_out_below([self.folder]):
+            logger.warning("%s", group.words())
         arrivals = Arrivals(self.folder, feed.output, lambda which: feed.known(stable_id(which[0], *which)))
         while not feed.stop.is_set():
             if not self.folder.is_dir():

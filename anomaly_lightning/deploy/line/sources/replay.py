@@ -1,5 +1,6 @@
 """source=replay: a folder's images at a fixed rate, as if they came from a belt; for tests of a line."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from anomaly_lightning.deploy.line.sources.pace import Pace
 from anomaly_lightning.deploy.watching import identity
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.files import images_in
+from anomaly_lightning.runtime.left_out import left_out_below
+
+logger = logging.getLogger(__name__)
 
 
 class ReplaySource:
@@ -31,6 +35,8 @@ class ReplaySource:
     def __init__(self, folder: str | Path, per_minute: float | None, rounds: int) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.images = images_in(self.folder, recursive=True)
+        for group in left_out_below([self.folder]):
+            logger.warning("%s", group.words())
         if not self.images:
             raise UserError(f"source.folder={folder}: expected a folder with images in it.")
         if rounds < 1 or (per_minute is not None and per_minute <= 0):
