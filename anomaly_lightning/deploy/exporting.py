@@ -55,24 +55,22 @@ def export(cfg: DictConfig) -> Path:
         splits = None if cfg.precision == "fp32" else _splits(cfg, card)
         (making / MODEL_FILES["onnx"][0]).write_bytes(packed(_graph(cfg, model, card, splits)))
         seconds = time.perf_counter() - start
-        made, extra = card, dict[str, Any]()
-        if splits is not None:
-            made, extra = _with_cost(cfg, making, model, card, splits)
+        made, metrics = card, None
         bundling.write_manifest(making, made, cfg.format, cfg.precision)
+        if cfg.precision == "int8" and splits is not None:
+            made = cost.recalibrated(card, model, _exported(making, card), splits.validation)
+            bundling.write_manifest(making, made, cfg.format, cfg.precision)
         ours, theirs = Inspector(card, TorchEngine(model, "cpu")), Inspector.load(making, "cpu")
         found = parity.compare(ours, theirs, images.paths)
+        if splits is not None:
+            metrics = cost.cost(model, _exported(making, made), (card, made), splits.test)
         if cfg.precision == "int8":
-            cost.check(extra["metrics"], found, cfg.precision, cfg.quantise.tolerance)
+            cost.check(metrics, found, cfg.precision, cfg.quantise.tolerance)
         else:
             found.check(cfg.precision)
-        certificate = (
-            _certificate(cfg, images, found)
-            | extra
-            | {
-                "export_s": seconds,
-                "latency": parity.latency(ours, theirs, [Path(name) for name in found.scores if Path(name).is_file()]),
-            }
-        )
+        whole = [Path(name) for name in found.scores if Path(name).is_file()]
+        certificate = _certificate(cfg, images, found)
+        certificate |= {"metrics": metrics, "export_s": seconds, "latency": parity.latency(ours, theirs, whole)}
         _finish(cfg, making, made, certificate, found)
     _show(output, certificate)
     return output
@@ -106,16 +104,9 @@ def _graph(cfg: DictConfig, model: AnomalyModel, card: ModelCard, splits: Splits
     return precision.quantised(proto, (transform(transform.read(path)) for path in chosen))
 
 
-def _with_cost(
-    cfg: DictConfig, making: Path, model: AnomalyModel, card: ModelCard, splits: Splits
-) -> tuple[ModelCard, dict[str, Any]]:
-    """The card for this precision, with int8's own thresholds, and what parity.json says of its cost."""
-    bundling.write_manifest(making, card, cfg.format, cfg.precision)
-    exported = ExportedModel(cast(ExportedEngine, load_engine(making, "cpu", ())[1]), card)
-    made = card
-    if cfg.precision == "int8":
-        made = cost.recalibrated(card, model, exported, splits.validation)
-    return made, {"metrics": cost.cost(model, exported, (card, made), splits.test)}
+def _exported(folder: Path, card: ModelCard) -> ExportedModel:
+    """The bundle that is being made, as an evaluation takes it."""
+    return ExportedModel(cast(ExportedEngine, load_engine(folder, "cpu", ())[1]), card)
 
 
 def _check(cfg: DictConfig) -> None:
