@@ -59,9 +59,8 @@ def test_help_lists_the_groups_that_a_command_takes(name, tmp_path):
 def test_a_group_that_is_not_listed_is_not_taken(name):
     groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {"hydra", *TAKEN[name].split()}
     assert groups
-    for group in groups - (
-        {"data"} if name in ("evaluate", "export") else set()
-    ):  # for data.layout, on the command line
+    short = {"data"} if name in ("evaluate", "export") else set()  # for data.layout, on the command line
+    for group in groups - short:
         choice = next((CONFIG_DIR / group).glob("*.yaml")).stem
         with pytest.raises(HydraException):
             composes(name, f"{group}={choice}")

@@ -111,7 +111,7 @@ def test_a_command_with_two_configs_is_called_by_the_name_it_has(tmp_path, monke
     """Which is that of its module: there is no anomaly_lightning.benchmark_model to start again."""
     known = []
     monkeypatch.setattr(cli, "Work", lambda name, words: known.append(name) or Work(name, words))
-    for word in ("checkpoint=nowhere.ckpt", "bench.rounds=no"):
+    for word in ("checkpoint=nowhere.ckpt", "bench.roundss=1"):
         command("benchmark", word, cwd=tmp_path)
     assert known == ["benchmark", "benchmark"]
 
