@@ -4,8 +4,8 @@
 """
 
 from anomaly_lightning.data.defects.fills import FILLS
-from anomaly_lightning.data.defects.making import DefectMaker, Made, Recipe
+from anomaly_lightning.data.defects.making import DefectMaker, Made, Recipe, varied_with
 
-__all__ = ["KINDS", "DefectMaker", "Made", "Recipe"]
+__all__ = ["KINDS", "DefectMaker", "Made", "Recipe", "varied_with"]
 
 KINDS: tuple[str, ...] = tuple(FILLS)

@@ -18,6 +18,7 @@ VISIBLE = 4.0  # levels of 255 by which a pixel's surroundings must have changed
 AREA = 2e-4  # share of the image that a defect covers at least (13 pixels of 256 x 256)
 ATTEMPTS = 8
 STRONGER = 1.35  # contrast of an attempt by that of the one before
+SHIFT = 4  # pixels, at most
 LOOKED_AT = 48  # normals that tell whether an object is separable, and how normals vary
 
 
@@ -172,16 +173,22 @@ def changed_pixels(clean: Levels, changed: Levels) -> NDArray[np.bool_]:
 
 def varied(image: Levels, rng: np.random.Generator) -> Levels:
     """A normal (H, W, 3) uint8 as it might have been taken again: shifted by up to 4 pixels, light a little changed."""
+    return varied_with(image, np.zeros(image.shape[:2], bool), rng)[0]
+
+
+def varied_with(image: Levels, mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Levels, NDArray[np.bool_]]:
+    """An image (H, W, 3) uint8 as `varied` changes it, and its mask (H, W) bool shifted with it."""
     levels: Field = image.astype(np.float32)
     if rng.random() < 0.5:
-        down, right = rng.integers(-4, 5, 2)
-        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), "symmetric")
-        height, width = image.shape[:2]
-        levels = padded[4 + down : 4 + down + height, 4 + right : 4 + right + width].astype(np.float32)
+        down, right = rng.integers(0, 2 * SHIFT + 1, 2)
+        window = slice(down, down + image.shape[0]), slice(right, right + image.shape[1])
+        margin = ((SHIFT, SHIFT), (SHIFT, SHIFT))
+        levels = np.pad(image, (*margin, (0, 0)), "symmetric")[window].astype(np.float32)
+        mask = np.pad(mask, margin, "symmetric")[window]
     if rng.random() < 0.5:
         middle = levels.mean()
         levels = middle + (levels - middle) * np.float32(rng.uniform(0.95, 1.05)) + np.float32(rng.uniform(-6, 6))
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8), mask
 
 
 def _centre(size: tuple[int, int], found: Foreground | None, rng: np.random.Generator) -> tuple[float, float]:

@@ -35,7 +35,8 @@ class CalibrationCallback(pl.Callback):
     Args:
         rule: From scores of normals to the threshold.
         pixel_rule: From the values of the pixels of the normals' maps to the pixel threshold.
-        defects: Folder of labelled defects, for rules that need some (threshold=f1), and for those alone.
+        defects: Folder of labelled defects, for rules that need some (threshold=f1) and detectors that learn from them
+            (model=unet), and for those alone.
     """
 
     def __init__(self, rule: Rule, pixel_rule: Rule, defects: str | None = None) -> None:
@@ -44,8 +45,6 @@ class CalibrationCallback(pl.Callback):
                 f"threshold={rule.method} needs labelled defects: labelled_defects=<folder of images of defects>, "
                 "which must not be test images."
             )
-        if defects is not None and not rule.labelled:
-            raise CalibrationError(f"labelled_defects={defects} goes with threshold=f1 only, not with {rule.method}.")
         self.rule, self.pixel_rule, self.defects = rule, pixel_rule, defects
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -56,6 +55,14 @@ class CalibrationCallback(pl.Callback):
         normals = len(datamodule.splits.validation)
         as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
         if self.defects is not None:
+            assert isinstance(pl_module, AnomalyModule)
+            learns = pl_module.trained is not None and pl_module.trained.examples > 0
+            if not (self.rule.labelled or learns):
+                raise CalibrationError(
+                    f"labelled_defects={self.defects} goes with threshold=f1 and model=unet only, not with "
+                    f"{self.rule.method} and {type(pl_module.model.detector).__name__}."
+                )
+            pl_module.labelled = defects_in(on_disk(Path(self.defects).expanduser()))
             unreadable = check_images(self._labelled(datamodule))
             listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
             if unreadable:
@@ -89,7 +96,7 @@ class CalibrationCallback(pl.Callback):
 
     def _labelled(self, datamodule: Any) -> list[Path]:
         """Images of the labelled defects; a test image among them is refused by its content."""
-        images = defects_in(on_disk(Path(str(self.defects)).expanduser()))
+        images = [sample.path for sample in defects_in(on_disk(Path(str(self.defects)).expanduser()))]
         if not images:
             raise CalibrationError(
                 f"labelled_defects={self.defects}: the folder is missing or holds no image of a defect."
