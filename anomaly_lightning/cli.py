@@ -6,11 +6,12 @@ Hydra itself rejects mistyped groups, keys and options; this file turns our own 
 import errno
 import functools
 import importlib.util
+import inspect
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -139,7 +140,7 @@ def _told(run: Run, cfg: DictConfig) -> object:
 
 
 def command(
-    config_name: str, extra: str | None = "train", configs: Path = CONFIG_DIR
+    config_name: str, extra: str | None = "train", configs: Path = CONFIG_DIR, modules: Sequence[str] | None = None
 ) -> Callable[[Run], Callable[[], None]]:
     """Make a function of a composed config a command line with Hydra's syntax.
 
@@ -147,17 +148,19 @@ def command(
         config_name: Name of the command, and of its primary config in `configs`, without suffix.
         extra: What has to be installed beside the base; None = nothing.
         configs: Folder of the primary config and of the groups that it takes.
+        modules: What of the extra is needed; None = all.
     """
 
     def decorate(run: Run) -> Callable[[], None]:
         @functools.wraps(run)
         def main() -> None:
             keep_freed_memory()
-            lacking = [module for module in EXTRAS.get(extra or "", ()) if not _installed(module)]
+            needed = EXTRAS.get(extra or "", ()) if modules is None else modules
+            lacking = [module for module in needed if not _installed(module)]
             if extra and lacking:
                 raise SystemExit(f"{MissingExtraError(config_name, lacking[0], extra)}")
             typed = sys.argv[1:]
-            work = Work(config_name, typed)
+            work = Work(Path(inspect.getfile(run)).stem, typed)  # benchmark has two configs
 
             @functools.wraps(run)
             def guarded(cfg: DictConfig) -> object:

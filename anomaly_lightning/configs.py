@@ -30,11 +30,23 @@ def _backbone_name(name: str) -> str:
     return folder_name(resolve_backbone(name))
 
 
+def choices(group: str) -> str:
+    """The files of a group of conf/, which are what can be chosen of it."""
+    return ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+
+
+def groups(*names: str) -> str:
+    """A line for each group, for --help: Hydra's own list has the groups of all commands."""
+    return "\n".join(f"{name}: {choices(name)}" for name in names)
+
+
 def register_resolvers() -> None:
     """Make the names known that the configs call as ${name:...}."""
     OmegaConf.register_new_resolver("backbone_name", _backbone_name, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("in_sweep", in_sweep, replace=True)
     OmegaConf.register_new_resolver("cache_dir", cache_dir, replace=True)
+    OmegaConf.register_new_resolver("choices", choices, replace=True)
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 

@@ -6,7 +6,7 @@ from anomaly_lightning.cli import command
 from anomaly_lightning.places import CONFIG_DIR
 
 
-@command("download", configs=CONFIG_DIR / "download")
+@command("download", configs=CONFIG_DIR / "download", modules=("pooch", "requests"))
 def main(cfg: DictConfig) -> None:
     """Fetch what the config names, or unpack an archive that was fetched by hand."""
     from rich.console import Console

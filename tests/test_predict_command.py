@@ -11,6 +11,7 @@ from toy import HEIGHT, WIDTH, command, flat, save, texture
 
 from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.deploy.outputs import output_names
+from anomaly_lightning.runtime.inspector import Inspector
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,43 @@ def test_names_of_outputs_are_distinct(tmp_path):
     assert len(found) == len(names)
     assert len(set(outputs.values())) == len(names)
     assert not any(path.is_absolute() or ".." in path.parts for path in outputs.values())
+
+
+def awkward(folder):
+    """Files of the forms that two ways of decoding would read differently."""
+    rng = np.random.default_rng(4)
+    colours = Image.fromarray(texture(rng))
+    alpha, turned = colours.convert("RGBA"), Image.Exif()
+    alpha.putalpha(Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)))
+    turned[0x0112] = 3
+    folder.mkdir()
+    save((rng.random((HEIGHT, WIDTH)) * 65535).astype(np.uint16), folder / "16 bit.png")
+    alpha.save(folder / "alpha.png")
+    colours.save(folder / "turned.jpg", exif=turned)
+    colours.quantize(16).save(folder / "palette.png")
+    colours.convert("L").save(folder / "grey.png")
+    colours.convert("CMYK").save(folder / "cmyk.tif")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_inspector_says_of_any_form_what_predict_writes_to_the_last_digit(predict, checkpoint, tmp_path, batch):
+    files = awkward(tmp_path / "forms")
+    assert predict(tmp_path / "forms", f"batch_size={batch}", "maps=true").code == 0
+    written = {Path(row["path"]): row for row in rows(tmp_path / "out")}
+    assert sorted(written) == files
+    inspect = Inspector.load(checkpoint, device="cpu")
+    opened = [Image.open(file) for file in files]
+    ways = {"path": files, "text": list(map(str, files)), "image": opened}
+    ways["array"] = [np.asarray(said.image) for said in inspect(files)]
+    for way, sources in ways.items():
+        found = inspect(sources) if batch == 8 else [inspect(source) for source in sources]
+        for file, said in zip(files, found, strict=True):
+            row = written[file]
+            assert (repr(said.score), said.verdict, said.reason or "") == (
+                row["score"],
+                row["decision"],
+                row["reason"],
+            ), f"{file.name} as {way}"
+            np.testing.assert_array_equal(said.anomaly_map, np.load(tmp_path / "out" / "maps" / f"{file.stem}.npy"))
+    assert len({row["score"] for row in written.values()}) == len(files), "the forms are told apart"

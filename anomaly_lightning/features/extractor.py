@@ -11,7 +11,7 @@ from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.precision import Precision
 
-COARSE = ("bilinear", "average")
+COARSE = ("bilinear", "average", "packed")
 
 
 class FeatureExtractor(nn.Module):
@@ -21,7 +21,8 @@ class FeatureExtractor(nn.Module):
         backbone: The frozen network.
         grid: Height and width of the common grid, one number for a square; None = that of the shallowest layer.
         coarse: How a layer coarser than the grid is brought to it: "bilinear", or "average" (adaptive average pooling,
-            which repeats its values). Finer layers are always pooled.
+            which repeats its values). Finer layers are always pooled. "packed": no layer is resampled; the finer ones
+            are folded into the channels of the coarsest grid (space to depth), for detectors that unfold them.
         neighbourhood: Side of the square that each position is averaged over first (odd; 1 = none), as in
             PatchCore (Roth et al. 2021, eq. 2) with adaptive average pooling as the aggregation.
         precision: Arithmetic of the backbone's forward, 32 or "bf16"; pooling is done in float32.
@@ -47,6 +48,11 @@ class FeatureExtractor(nn.Module):
         if coarse not in COARSE:
             raise UserError(f"features.coarse={coarse}: expected one of {', '.join(COARSE)}.")
         self.coarse = coarse
+        if coarse == "packed" and (grid is not None or groups is not None):
+            raise UserError(
+                "features.coarse=packed keeps each layer's grid: expected features.grid=null and features.groups=null, "
+                f"got {grid} and {groups}."
+            )
         if neighbourhood < 1 or neighbourhood % 2 == 0:
             raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
         self.backbone = backbone
@@ -72,6 +78,8 @@ class FeatureExtractor(nn.Module):
         if self.neighbourhood > 1:
             side = self.neighbourhood
             layers = [F.avg_pool2d(layer, side, 1, side // 2, count_include_pad=False) for layer in layers]
+        if self.coarse == "packed":
+            return torch.cat([F.pixel_unshuffle(layer, ratio) for layer, ratio in self._folding(layers)], dim=1)
         grid = self.grid or (layers[0].shape[-2], layers[0].shape[-1])
         aligned = [self._on_grid(layer, grid) for layer in layers]
         return torch.cat(aligned if self.groups is None else _averaged(aligned, self.groups), dim=1)
@@ -83,6 +91,31 @@ class FeatureExtractor(nn.Module):
         if self.coarse == "bilinear" and (layer.shape[-2] < grid[0] or layer.shape[-1] < grid[1]):
             return F.interpolate(layer, size=grid, mode="bilinear", align_corners=False)
         return F.adaptive_avg_pool2d(layer, grid)
+
+    def _folding(self, layers: list[Tensor]) -> list[tuple[Tensor, int]]:
+        """Layers (B, C_i, h_i, w_i) float, each with the ratio of its grid to the coarsest.
+
+        Raises:
+            UserError: The grids are no multiples of the coarsest.
+        """
+        height, width = min((layer.shape[-2], layer.shape[-1]) for layer in layers)
+        ratios = [layer.shape[-2] // height for layer in layers]
+        wanted = [(ratio * height, ratio * width) for ratio in ratios]
+        if (found := [(layer.shape[-2], layer.shape[-1]) for layer in layers]) != wanted:
+            raise UserError(
+                f"features.coarse=packed: the layers of {self.backbone.name} have grids of {found}. Expected multiples "
+                f"of the coarsest: choose a data.image_size that its stride divides (256, say)."
+            )
+        return list(zip(layers, ratios, strict=True))
+
+    @torch.inference_mode()
+    def scales(self, size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+        """(C_i, h_i, w_i) of each layer for an image of `size` (H, W), where they are packed; else ()."""
+        if self.coarse != "packed":
+            return ()
+        parameter = next(self.parameters())
+        layers = self.backbone(torch.zeros(1, 3, *size, device=parameter.device))
+        return tuple((layer.shape[1], layer.shape[2], layer.shape[3]) for layer in layers)
 
     @torch.inference_mode()
     def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:

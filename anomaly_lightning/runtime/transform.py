@@ -68,6 +68,11 @@ class ImageTransform:
             images[channel, top : top + height, left : left + width] = np.take(table, levels[..., channel])
         return images
 
+    def levels(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """What `__call__` normalised, (3, h, w) float32, as levels of an image of the network's size: (h, w, 3)."""
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return np.rint((images.transpose(1, 2, 0) * std + mean) * 255).clip(0, 255).astype(np.uint8)
+
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a mask to the network's size by nearest neighbour: (H, W) bool -> (h, w) bool; padding is False."""
         top, left, height, width = self._content((mask.shape[0], mask.shape[1]))

@@ -83,7 +83,7 @@ def build_model(card: ModelCard, trust: Sequence[str] = ()) -> AnomalyModel:
 def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] = ()) -> AnomalyModel:
     """Model as a card describes it, on an extractor that is there already."""
     extractor.backbone.fit_to(card.transform.size)
-    spec = Spec(card.features.shape, card.transform.size)
+    spec = Spec(card.features.shape, card.transform.size, extractor.scales(card.transform.size))
     detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
     detector.build(spec)
     dtype = torch_dtype(card.features.dtype)

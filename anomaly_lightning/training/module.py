@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.features.batches import Repeated
@@ -18,6 +19,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
+from anomaly_lightning.training.examples import serve_examples
 from anomaly_lightning.training.schedule import WarmCosine, planned
 
 Batch = dict[str, Tensor]
@@ -43,6 +45,7 @@ class AnomalyModule(pl.LightningModule):
 
     Attributes:
         players: Names of the detector's players; [] for methods without gradients.
+        labelled: Known defects to learn from, none of them a test image; for detectors with `examples`.
         chosen: In words, what was chosen on held-out normals; what the thresholds promise depends on it.
         outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
     """
@@ -57,6 +60,7 @@ class AnomalyModule(pl.LightningModule):
         super().__init__()
         self.model, self.card, self.optimizer, self.settings = model, card, optimizer, dict(settings or {})
         self.chosen: list[str] = []
+        self.labelled: tuple[Sample, ...] = ()
         self.outputs: dict[int, tuple[float, Tensor]] = {}
         self.players = list(self.trained.players()) if self.trained is not None else []
         self.automatic_optimization = len(self.players) <= 1
@@ -142,6 +146,8 @@ class AnomalyModule(pl.LightningModule):
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda features: trained.condense(features.to(self.device)))
+            if self.trained is not None and self.trained.examples:
+                serve_examples(data, self.model, self.trained, self.labelled)
 
     def conclude(self) -> None:
         """Let the detector compute what needs the trained weights."""

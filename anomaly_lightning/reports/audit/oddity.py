@@ -67,7 +67,7 @@ def rank(cfg: DictConfig, normals: Sequence[Facts], white: int | None) -> Odditi
     extractor = compose.build_extractor(cfg)
     mean, std = extractor.backbone.mean, extractor.backbone.std
     transform = ImageTransform(data["image_size"], mean, std, data["resize"], white)
-    spec = Spec(extractor.shape(transform.size), transform.size)
+    spec = Spec(extractor.shape(transform.size), transform.size, extractor.scales(transform.size))
 
     def make() -> Detector:
         detector = create_detector(model, trust=[str(model["_target_"]).partition(".")[0]])

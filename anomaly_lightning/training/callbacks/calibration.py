@@ -17,10 +17,10 @@ from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
-from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
+from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -35,7 +35,8 @@ class CalibrationCallback(pl.Callback):
     Args:
         rule: From scores of normals to the threshold.
         pixel_rule: From the values of the pixels of the normals' maps to the pixel threshold.
-        defects: Folder of labelled defects, for rules that need some (threshold=f1), and for those alone.
+        defects: Folder of labelled defects, for rules that need some (threshold=f1) and detectors that learn from them
+            (model=unet), and for those alone.
     """
 
     def __init__(self, rule: Rule, pixel_rule: Rule, defects: str | None = None) -> None:
@@ -44,8 +45,6 @@ class CalibrationCallback(pl.Callback):
                 f"threshold={rule.method} needs labelled defects: labelled_defects=<folder of images of defects>, "
                 "which must not be test images."
             )
-        if defects is not None and not rule.labelled:
-            raise CalibrationError(f"labelled_defects={defects} goes with threshold=f1 only, not with {rule.method}.")
         self.rule, self.pixel_rule, self.defects = rule, pixel_rule, defects
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -56,6 +55,14 @@ class CalibrationCallback(pl.Callback):
         normals = len(datamodule.splits.validation)
         as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
         if self.defects is not None:
+            assert isinstance(pl_module, AnomalyModule)
+            learns = pl_module.trained is not None and pl_module.trained.examples > 0
+            if not (self.rule.labelled or learns):
+                raise CalibrationError(
+                    f"labelled_defects={self.defects} goes with threshold=f1 and model=unet only, not with "
+                    f"{self.rule.method} and {type(pl_module.model.detector).__name__}."
+                )
+            pl_module.labelled = defects_in(on_disk(Path(self.defects).expanduser()))
             unreadable = check_images(self._labelled(datamodule))
             listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
             if unreadable:
@@ -70,7 +77,7 @@ class CalibrationCallback(pl.Callback):
         calibration = self._fit(scores, trainer, pl_module)
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
-        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model, error_maps)))
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
         splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         names = [sample.path for sample in splits.validation]
         thresholds = ThresholdsCard(
@@ -89,7 +96,7 @@ class CalibrationCallback(pl.Callback):
 
     def _labelled(self, datamodule: Any) -> list[Path]:
         """Images of the labelled defects; a test image among them is refused by its content."""
-        images = defects_in(on_disk(Path(str(self.defects)).expanduser()))
+        images = [sample.path for sample in defects_in(on_disk(Path(str(self.defects)).expanduser()))]
         if not images:
             raise CalibrationError(
                 f"labelled_defects={self.defects}: the folder is missing or holds no image of a defect."
@@ -110,17 +117,16 @@ class CalibrationCallback(pl.Callback):
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(model: AnomalyModel, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
 
     Args:
-        model: Whose scoring makes maps.
+        scoring: Makes maps.
         error_maps: (N, h, w) float.
         limit: Values at most, about.
     """
-    scoring = model.scoring
     height, width = scoring.size
     step = math.ceil(len(error_maps) * height * width / limit)
     while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
