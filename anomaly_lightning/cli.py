@@ -6,6 +6,7 @@ Hydra itself rejects mistyped groups, keys and options; this file turns our own 
 import errno
 import functools
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -159,7 +160,7 @@ def command(
             if extra and lacking:
                 raise SystemExit(f"{MissingExtraError(config_name, lacking[0], extra)}")
             typed = sys.argv[1:]
-            work = Work(config_name, typed)
+            work = Work(Path(inspect.getfile(run)).stem, typed)  # benchmark has two configs
 
             @functools.wraps(run)
             def guarded(cfg: DictConfig) -> object:

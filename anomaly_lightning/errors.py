@@ -34,6 +34,10 @@ class BundleError(CheckpointError):
     """An exported bundle is missing, damaged, changed, or of another version; nothing of it was used."""
 
 
+class TrainingError(UserError):
+    """A training went wrong; what came out is of no use."""
+
+
 class ExportError(UserError):
     """A model can't be exported, or what was exported is not equal to it; nothing was kept."""
 

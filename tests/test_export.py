@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import test_contract
+import torch
 from PIL import Image
 from test_public import base
 from toy import BARE, command, flat, save, texture
 
 from anomaly_lightning.bench.stages import Stopwatch
-from anomaly_lightning.deploy import exporting
+from anomaly_lightning.deploy import cost, exporting
 from anomaly_lightning.deploy.graph import to_onnx
 from anomaly_lightning.deploy.parity import Parity, compare
 from anomaly_lightning.errors import BundleError, ExportError, UserError
@@ -33,20 +35,24 @@ MODELS = {
     "patchcore": ("model=patchcore", "model.bank=200", "model.pool=500"),
     "patchcore without neighbours": ("model=patchcore", "model.bank=200", "model.pool=500", "model.neighbours=1"),
     "pca": ("model=pca",),
-    "transformer": ("model=transformer",),
     "vision transformer": (
         *("model=pca", "features.groups=1", "backbone=vit", "backbone.architecture=test_vit"),
         *("backbone.layers=[0.5,0.7,1.0]", "backbone.pretrained=r160_in1k", "backbone.weights=random"),
         "cache.dtype=float32",  # in half precision, rounding of random tokens moves so small a residual by 1.1e-4
     ),
+    "transformer": ("model=transformer",),
+    "unet": ("model=unet",),
     "region": ("model=pca", "data.roi=[[0.1,0.1],[0.9,0.1],[0.5,0.9]]"),
     "tiles": ("model=pca", "data.tile=[32,48]", "data.tile_overlap=8"),
     "letterbox": ("model=padim", "data.resize=letterbox"),
     "float32 features": ("model=padim", "cache.dtype=float32"),
-    "bfloat16 features": ("model=pca", "cache.dtype=bfloat16"),
     "odd grid": ("model=autoencoder", "model.memory.size=100", "data.image_size=[56,104]", "features.grid=[7,13]"),
     "neighbourhood": ("model=pca", "features.neighbourhood=3", "features.grid=[5,7]"),
     "resnet": ("model=pca", "backbone=resnet18", "backbone.weights=random"),
+    "noise": ("model=noise_gaussian", "trainer.max_steps=4"),
+    "noise and judge": ("model=noise_perlin", "trainer.max_steps=4"),
+    "gan": ("model=gan", "trainer.max_steps=4"),
+    "gan on pixels": ("experiment=ganomaly", "model.network.width=4", "trainer.max_steps=4"),
 }
 
 
@@ -170,6 +176,58 @@ def test_stages_are_summed_for_each_image():
     assert set(tiles) == {"network", "whole"}
     assert 6 <= tiles["network"] <= tiles["whole"]
     assert set(none) == {"decode", "whole"}
+
+
+def test_a_threshold_keeps_its_place_among_other_values():
+    before = np.arange(1000) / 1000
+    assert cost.moved(0.9, before, 3 * before) == pytest.approx(2.7, abs=0.01)
+    assert cost.moved(1.998, before, 3 * before) == pytest.approx(3 * 1.998), "beyond the largest, as that moves"
+
+
+def test_what_a_precision_may_cost():
+    def metrics(auroc, aupro=None):
+        return {"auroc": {"checkpoint": 0.95, "exported": auroc}, "aupro": {"checkpoint": 0.9, "exported": aupro}}
+
+    parity = Parity(images=10, flips={"a": ["OK", "NG"]})
+    cost.check(metrics(0.945), parity, "int8", 0.01)
+    cost.check(metrics(0.99, 0.95), parity, "int8", 0.01)
+    with pytest.raises(ExportError, match=r"AUROC falls from 0\.950 to 0\.930; AUPRO falls from 0\.900 to 0\.500"):
+        cost.check(metrics(0.93, 0.5), parity, "int8", 0.01)
+    cost.check(None, parity, "int8", 0.1)
+    with pytest.raises(ExportError, match=r"10\.0% of the decisions differ, and no labels say"):
+        cost.check(None, parity, "int8", 0.05)
+
+
+@pytest.mark.slow
+def test_int8_has_thresholds_of_its_own(bundle, checkpoint, tmp_path):
+    options = (f"checkpoint={checkpoint}", "output=there", "precision=int8")
+    ran = command("export", *options, "quantise.tolerance=1", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    ours, theirs = (json.loads((folder / "bundle.json").read_text()) for folder in (bundle[0], tmp_path / "there"))
+    assert theirs["precision"] == "int8"
+    known, found = ours["card"]["thresholds"], theirs["card"]["thresholds"]
+    assert found["score"] == pytest.approx(known["score"], rel=0.3)
+    assert found["score"] != known["score"]
+    assert len(found["scores"]) == len(known["scores"]) == 3
+    assert "Calibrated again" in found["promise"]["rests_on"][-1]
+    parity = json.loads((tmp_path / "there" / "parity.json").read_text())
+    assert parity["metrics"]["auroc"]["checkpoint"] == 1.0
+    kinds = {node.op_type for node in onnx.load(tmp_path / "there" / "model.onnx").graph.node}
+    assert "DequantizeLinear" in kinds
+    shutil.rmtree(tmp_path / "there")
+    ran = command("export", *options, "quantise.tolerance=-1", cwd=tmp_path)
+    assert ran.code == 1
+    assert "costs too much" in flat(ran.out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_fp16_stores_the_backbone_in_half(checkpoint, tmp_path):
+    ran = command("export", f"checkpoint={checkpoint}", "output=there", "precision=fp16", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    weights = [values.data_type for values in onnx.load(tmp_path / "there" / "model.onnx").graph.initializer]
+    assert onnx.TensorProto.FLOAT16 in weights
+    assert onnx.TensorProto.FLOAT in weights
 
 
 @pytest.mark.slow
@@ -310,11 +368,40 @@ def test_square_images_are_also_shown_cut(tmp_path, bundle, checkpoint):
     assert found.sizes == {(70, 70), (70, 52)}
 
 
+@pytest.mark.parametrize("path", test_contract.MODELS, ids=[path.stem for path in test_contract.MODELS])
+def test_every_detector_is_traced_with_a_free_batch(path):
+    shape = (12, 8, 6)
+    detector = test_contract.fit(test_contract.build(path, shape), test_contract.normals(8, shape))
+
+    class Errors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.detector = detector
+
+        def forward(self, features):
+            return self.detector.error_map(features)
+
+    free = ({0: torch.export.Dim("batch", min=1)},)
+    with torch.no_grad():
+        traced = torch.export.export(Errors(), (test_contract.normals(2, shape),), dynamic_shapes=free, strict=False)
+        for count in (1, 5):
+            features = test_contract.normals(count, shape, seed=3)
+            torch.testing.assert_close(traced.module()(features), detector.error_map(features), rtol=1e-4, atol=1e-5)
+
+
 def test_a_backbone_in_other_arithmetic_is_not_exported(checkpoint):
     model, card = load_model(checkpoint)
     model.extractor.precision.name = "bf16"
     with pytest.raises(ExportError, match=r"features\.precision=bf16.*Train with features\.precision=32"):
         to_onnx(model, card.transform.size)
+
+
+def test_an_unknown_format_or_precision_is_told(checkpoint, tmp_path):
+    for option, words in (("format=torchscript", "expected one of onnx"), ("precision=int4", "fp32, fp16, int8")):
+        ran = command("export", f"checkpoint={checkpoint}", "output=there", option, cwd=tmp_path)
+        assert ran.code == 1
+        assert words in flat(ran.out)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

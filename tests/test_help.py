@@ -14,7 +14,11 @@ TAKEN = {
     "train": "category data loading backbone features cache model scoring threshold optimizer trainer callbacks logger "
     "experiment debug sweep",
     "audit": "category data loading backbone features cache model scoring",
+    "defects": "category data loading cache",
     "evaluate": "",
+    "export": "",
+    "serve": "",
+    "line": "source sink",
     "predict": "",
     "cache": "",
     "leaderboard": "",
@@ -49,11 +53,14 @@ def test_help_lists_the_groups_that_a_command_takes(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["train", "audit", "evaluate", "predict", "cache", "leaderboard", "report"])
+@pytest.mark.parametrize(
+    "name", ["train", "audit", "evaluate", "export", "predict", "cache", "leaderboard", "report", "serve"]
+)
 def test_a_group_that_is_not_listed_is_not_taken(name):
     groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {"hydra", *TAKEN[name].split()}
     assert groups
-    for group in groups - ({"data"} if name == "evaluate" else set()):  # for data.layout, on the command line
+    short = {"data"} if name in ("evaluate", "export") else set()  # for data.layout, on the command line
+    for group in groups - short:
         choice = next((CONFIG_DIR / group).glob("*.yaml")).stem
         with pytest.raises(HydraException):
             composes(name, f"{group}={choice}")

@@ -14,6 +14,7 @@ import torch
 from toy import BARE, command
 
 import anomaly_lightning
+from anomaly_lightning import cli
 from anomaly_lightning.interruption import Work, interruptible, leads
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -104,6 +105,15 @@ def test_any_command_ends_with_a_line_and_the_status_of_the_signal(capsys, name,
     status, said = within(Work(name, ["category=a b"]), number, capsys)
     assert status == STATUS[number]
     assert said.endswith(f"{name} has not finished. To start again: python -m anomaly_lightning.{name} 'category=a b'")
+
+
+def test_a_command_with_two_configs_is_called_by_the_name_it_has(tmp_path, monkeypatch):
+    """Which is that of its module: there is no anomaly_lightning.benchmark_model to start again."""
+    known = []
+    monkeypatch.setattr(cli, "Work", lambda name, words: known.append(name) or Work(name, words))
+    for word in ("checkpoint=nowhere.ckpt", "bench.roundss=1"):
+        command("benchmark", word, cwd=tmp_path)
+    assert known == ["benchmark", "benchmark"]
 
 
 def test_lightnings_own_way_out_has_the_status_of_the_signal_too(capsys):

@@ -106,6 +106,19 @@ def test_a_rule_is_judged_by_the_test_scores() -> None:
     assert decisions.interval(2, 4) == pytest.approx((0.0676, 0.9324), abs=1e-4)
 
 
+def test_promises_stand_beside_what_was_realised(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {"normals": list(range(1, 21)), "good": [5, 10, 25, 30], "defective": [15, 40, 50]}
+    decisions.show(
+        [{"category": "cookie", "seed": 0, "experiment": "a", "scores": scores}],
+        {"last": Quantile(q=1.0), "strict": Conformal(alpha=0.01)},
+    )
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if line.startswith("| cookie"))
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "cookie", "0", "20", "4", "50% (5%)*", "refused"
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_command_runs_the_suite_and_compares_two_files(tmp_path: Path) -> None:
     asked = [

@@ -169,14 +169,14 @@ def test_peak_memory_does_not_grow_with_the_images_unless_they_are_to_be_kept_in
 
 
 def test_pixels_of_normals_are_all_of_them_or_evenly_spaced_ones():
-    model = SimpleNamespace(scoring=Scoring(sigma=0.0, grid=SIZE, size=SIZE))
+    scoring = Scoring(sigma=0.0, grid=SIZE, size=SIZE)
     error_maps = torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0))
-    everything = normal_pixels(model, error_maps)
+    everything = normal_pixels(scoring, error_maps)
     np.testing.assert_array_equal(everything, error_maps.flatten().double().numpy())
-    some = normal_pixels(model, error_maps, limit=500)
+    some = normal_pixels(scoring, error_maps, limit=500)
     assert 250 < len(some) <= 500
     assert set(some) <= set(everything)
-    columns = normal_pixels(model, torch.arange(10.0).expand(40, *SIZE).contiguous(), limit=500)
+    columns = normal_pixels(scoring, torch.arange(10.0).expand(40, *SIZE).contiguous(), limit=500)
     assert set(columns) == set(range(10)), "every column is seen"
 
 

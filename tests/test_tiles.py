@@ -15,6 +15,7 @@ from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling, crop
 
@@ -77,6 +78,7 @@ def test_a_image_has_tiles_in_one_set_only_and_its_defect_in_the_tiles_that_show
     first = made.train[0]
     with Image.open(first.path) as tile, Image.open(samples[0].path) as whole:
         assert tile.tobytes() == crop(whole, (0, 0, 64, 64)).tobytes()
+    assert images_in(tmp_path / "cache", recursive=True) == []  # a cache is no data
     again, _, _ = tiled_splits(splits, tiling, tmp_path / "cache")
     assert again == made
 
@@ -134,6 +136,7 @@ LARGE = """
 import sys, time
 import numpy as np
 from PIL import Image
+from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.reports.run_files import peak_memory_mb
 inspector = Inspector.load(sys.argv[1], "cpu", validity=False)

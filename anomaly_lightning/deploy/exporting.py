@@ -4,23 +4,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from anomaly_lightning.deploy import bundling, parity
+from anomaly_lightning.data.splits import Splits
+from anomaly_lightning.deploy import bundling, cost, parity
 from anomaly_lightning.deploy.graph import packed, to_onnx
 from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import DataError, ExportError, UserError
+from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.runtime.bundle import MODEL_FILES, PARITY
 from anomaly_lightning.runtime.card import ModelCard
-from anomaly_lightning.runtime.engines import wanted_threads
+from anomaly_lightning.runtime.engines import ExportedEngine, load_engine, wanted_threads
 from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.checkpoint import TorchEngine, load_model
 from anomaly_lightning.training.evaluation import made_again
+from anomaly_lightning.training.exported import ExportedModel
 from anomaly_lightning.training.tested_data import what_to_test
+
+if TYPE_CHECKING:
+    import onnx
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -45,19 +52,61 @@ def export(cfg: DictConfig) -> Path:
     with bundling.staged(output, cfg.overwrite) as making:
         model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
         images, start = _images(cfg, card), time.perf_counter()
-        (making / MODEL_FILES["onnx"][0]).write_bytes(packed(to_onnx(model, card.transform.size)))
+        splits = None if cfg.precision == "fp32" else _splits(cfg, card)
+        (making / MODEL_FILES["onnx"][0]).write_bytes(packed(_graph(cfg, model, card, splits)))
         seconds = time.perf_counter() - start
-        bundling.write_manifest(making, card, cfg.format, cfg.precision)
+        made, metrics = card, None
+        bundling.write_manifest(making, made, cfg.format, cfg.precision)
+        if cfg.precision == "int8" and splits is not None:
+            made = cost.recalibrated(card, model, _exported(making, card), splits.validation)
+            bundling.write_manifest(making, made, cfg.format, cfg.precision)
         ours, theirs = Inspector(card, TorchEngine(model, "cpu")), Inspector.load(making, "cpu")
         found = parity.compare(ours, theirs, images.paths)
-        found.check(cfg.precision)
-        certificate = _certificate(cfg, images, found) | {
-            "export_s": seconds,
-            "latency": parity.latency(ours, theirs, [Path(name) for name in found.scores if Path(name).is_file()]),
-        }
-        _finish(cfg, making, card, certificate, found)
+        if splits is not None:
+            metrics = cost.cost(model, _exported(making, made), (card, made), splits.test)
+        if cfg.precision == "int8":
+            cost.check(metrics, found, cfg.precision, cfg.quantise.tolerance)
+        else:
+            found.check(cfg.precision)
+        whole = [Path(name) for name in found.scores if Path(name).is_file()]
+        certificate = _certificate(cfg, images, found)
+        certificate |= {"metrics": metrics, "export_s": seconds, "latency": parity.latency(ours, theirs, whole)}
+        _finish(cfg, making, made, certificate, found)
     _show(output, certificate)
     return output
+
+
+def _splits(cfg: DictConfig, card: ModelCard) -> Splits:
+    """The run's training and validation normals and test images, tiles where it had tiles.
+
+    Raises:
+        ExportError: They are not where they were.
+    """
+    try:
+        return made_again(cfg, card, what_to_test(cfg, card))[0].splits
+    except DataError as error:
+        raise ExportError(
+            f"precision={cfg.precision} needs the run's own images: {error} Set data.root to where they are."
+        ) from error
+
+
+def _graph(cfg: DictConfig, model: AnomalyModel, card: ModelCard, splits: Splits | None) -> "onnx.ModelProto":
+    """The graph in the precision that was asked for."""
+    proto = to_onnx(model, card.transform.size)
+    if splits is None:
+        return proto
+    from anomaly_lightning.deploy import precision
+
+    if cfg.precision == "fp16":
+        return precision.half(proto)
+    transform = ImageTransform.from_card(card.transform)
+    chosen = bundling.spread([sample.path for sample in splits.train], cfg.quantise.images)
+    return precision.quantised(proto, (transform(transform.read(path)) for path in chosen))
+
+
+def _exported(folder: Path, card: ModelCard) -> ExportedModel:
+    """The bundle that is being made, as an evaluation takes it."""
+    return ExportedModel(cast(ExportedEngine, load_engine(folder, "cpu", ())[1]), card)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -94,11 +143,12 @@ def _of_the_run(cfg: DictConfig, card: ModelCard) -> tuple[list[Path], str]:
 def _certificate(cfg: DictConfig, images: Images, found: parity.Parity) -> dict[str, Any]:
     """Content of parity.json, without what follows from it."""
     tolerance = parity.TOLERANCE.get(cfg.precision)
+    stated = {"metrics": cfg.quantise.tolerance} if tolerance is None else {"score": tolerance, "decisions": 0}
     return {
         "format": cfg.format,
         "precision": cfg.precision,
         "source": images.source,
-        "tolerance": {"score": tolerance, "map": tolerance, "decisions": 0},
+        "tolerance": stated if tolerance is None else {**stated, "map": tolerance},
         **found.block(),
         "threads": wanted_threads(None) or "one a core",
         "machine": run_files.environment()["hardware"],
@@ -120,12 +170,15 @@ def _show(output: Path, certificate: dict[str, Any]) -> None:
     times = certificate["latency"]
     lines = [
         f"bundle: {output}",
-        f"equal to the checkpoint on {certificate['images']} images ({certificate['source']}): score within "
+        f"compared with the checkpoint on {certificate['images']} images ({certificate['source']}): score within "
         f"{certificate['score']['largest_relative_difference']:.1e}, map within "
         f"{certificate['map']['largest_relative_difference']:.1e}; decisions that differ: "
         f"{certificate['decisions']['differ']}",
         f"network alone, one image, {certificate['threads']} thread(s): torch {times['torch']['p50_ms']:.1f} ms, "
         f"exported {times['exported']['p50_ms']:.1f} ms (p50)",
     ]
+    for name, values in (certificate.get("metrics") or {}).items():
+        if values["checkpoint"] is not None and values["exported"] is not None:
+            lines.append(f"{name}: {values['checkpoint']:.4f}, exported {values['exported']:.4f}")
     for line in lines:
         Console().print(line, soft_wrap=True, highlight=False)

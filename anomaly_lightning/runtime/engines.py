@@ -16,10 +16,7 @@ from anomaly_lightning.runtime.card import ModelCard
 # Each class has `load(path, device, trust, threads) -> (ModelCard, Engine)`.
 CHECKPOINT = "anomaly_lightning.training.checkpoint:TorchEngine"
 # By the format of a bundle; each class is made of a bundle, a device and a number of threads.
-BUNDLES = {
-    "onnx": "anomaly_lightning.runtime.onnx_engine:OnnxEngine",
-    "openvino": "anomaly_lightning.runtime.openvino_engine:OpenVinoEngine",
-}
+BUNDLES = {"onnx": "anomaly_lightning.runtime.onnx_engine:OnnxEngine"}
 
 
 class Engine(Protocol):

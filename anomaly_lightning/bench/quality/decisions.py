@@ -95,10 +95,32 @@ def _best(good: np.ndarray, defective: np.ndarray) -> float:
 
 
 def show(rows: Sequence[Row], rules: Mapping[str, Rule] = RULES) -> None:
-    """Print all rules: a line a rule, for each experiment."""
-    console = Console(width=200, highlight=False)
+    """Print all rules, a line a rule, and what each promised and realised, a line a row; for each experiment."""
+    console = Console(width=260, highlight=False)
     for name in dict.fromkeys(row["experiment"] for row in rows):
-        console.print(_table(name, [row for row in rows if row["experiment"] == name], rules))
+        own = [row for row in rows if row["experiment"] == name]
+        console.print(_table(name, own, rules))
+        console.print(_promises(name, own, rules))
+
+
+def _promises(name: str, rows: Sequence[Row], rules: Mapping[str, Rule]) -> Table:
+    """False alarms realised by each rule in each row, with the promise where there is one."""
+    table = Table(title=f"{name}: false alarms realised (promised)", title_justify="left", box=box.MARKDOWN)
+    for column in ("category", "seed", "normals", "good", *rules):
+        table.add_column(column, justify="left" if column == "category" else "right")
+    for row in rows:
+        found = [outcome(rule, row["scores"]) for rule in rules.values()]
+        counts = str(len(row["scores"]["normals"])), str(len(row["scores"]["good"]))
+        table.add_row(row["category"], str(row["seed"]), *counts, *map(_realised, found))
+    return table
+
+
+def _realised(found: Outcome | None) -> str:
+    """Share of false alarms, the promise in brackets; a star where the 95 % interval lies above the promise."""
+    if found is None:
+        return "refused"
+    said = "" if found.promised is None else f" ({found.promised:.0%}){'' if found.holds else '*'}"
+    return f"{found.alarms / found.good:.0%}{said}"
 
 
 def _table(name: str, rows: Sequence[Row], rules: Mapping[str, Rule]) -> Table:

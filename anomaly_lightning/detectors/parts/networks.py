@@ -1,5 +1,6 @@
 """Small networks that rebuild what they see through a bottleneck."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -58,14 +59,25 @@ class Spatial(nn.Module):
     def build(self, channels: int) -> None:
         """Make the layers for inputs of so many channels."""
         widths = [channels, *[self.width] * (self.stages - 1), self.latent]
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        for inputs, outputs in zip(widths[:1:-1], widths[-2:0:-1], strict=True):
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[1], channels, 4, 2, 1))
+        self.layers = nn.Sequential(*halving(widths), *doubling(widths[::-1]))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Reconstruction of (B, C, h, w) float: same shape. A decoder doubles sizes, so odd ones are cut."""
         rebuilt: Tensor = self.layers(inputs)
         return rebuilt[..., : inputs.shape[-2], : inputs.shape[-1]]
+
+
+def halving(widths: Sequence[int]) -> list[nn.Module]:
+    """Layers that halve the grid from each of these numbers of channels to the next; odd sizes are rounded up."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return layers
+
+
+def doubling(widths: Sequence[int]) -> list[nn.Module]:
+    """Layers that double the grid from each of these numbers of channels to the next, the last one linear."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [*layers, nn.ConvTranspose2d(widths[-2], widths[-1], 4, 2, 1)]

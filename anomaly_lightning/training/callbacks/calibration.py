@@ -17,10 +17,10 @@ from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
-from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
+from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -77,7 +77,7 @@ class CalibrationCallback(pl.Callback):
         calibration = self._fit(scores, trainer, pl_module)
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
-        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model, error_maps)))
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
         splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         names = [sample.path for sample in splits.validation]
         thresholds = ThresholdsCard(
@@ -117,17 +117,16 @@ class CalibrationCallback(pl.Callback):
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(model: AnomalyModel, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
 
     Args:
-        model: Whose scoring makes maps.
+        scoring: Makes maps.
         error_maps: (N, h, w) float.
         limit: Values at most, about.
     """
-    scoring = model.scoring
     height, width = scoring.size
     step = math.ceil(len(error_maps) * height * width / limit)
     while step > 1 and math.gcd(step, width) > 1:  # else some columns would never be seen
