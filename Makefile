@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TRAIN := $(BIN)/python -m anomaly_lightning.train
 ARGS ?=
+# Tests run side by side, one thread each; a file stays with one process, which keeps what its tests share.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train evaluate test test-all lint type format bench tensorboard clean
@@ -30,10 +33,10 @@ evaluate: $(READY) ## Metrics of a checkpoint: ARGS="checkpoint=outputs/.../best
 	$(BIN)/python -m anomaly_lightning.evaluate $(ARGS)
 
 test: $(READY) ## Run the tests (a few minutes)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY) ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(READY) ## Check style
 	$(BIN)/ruff check .

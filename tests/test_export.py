@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import test_contract
+import torch
 from PIL import Image
 from test_public import base
 from toy import BARE, command, flat, save, texture
@@ -33,12 +35,13 @@ MODELS = {
     "patchcore": ("model=patchcore", "model.bank=200", "model.pool=500"),
     "patchcore without neighbours": ("model=patchcore", "model.bank=200", "model.pool=500", "model.neighbours=1"),
     "pca": ("model=pca",),
-    "transformer": ("model=transformer",),
     "vision transformer": (
         *("model=pca", "features.groups=1", "backbone=vit", "backbone.architecture=test_vit"),
         *("backbone.layers=[0.5,0.7,1.0]", "backbone.pretrained=r160_in1k", "backbone.weights=random"),
         "cache.dtype=float32",  # in half precision, rounding of random tokens moves so small a residual by 1.1e-4
     ),
+    "transformer": ("model=transformer",),
+    "unet": ("model=unet",),
     "region": ("model=pca", "data.roi=[[0.1,0.1],[0.9,0.1],[0.5,0.9]]"),
     "tiles": ("model=pca", "data.tile=[32,48]", "data.tile_overlap=8"),
     "letterbox": ("model=padim", "data.resize=letterbox"),
@@ -363,6 +366,27 @@ def test_square_images_are_also_shown_cut(tmp_path, bundle, checkpoint):
     found = compare(Inspector.load(checkpoint, "cpu"), Inspector.load(bundle[0]), paths)
     assert found.images == 9
     assert found.sizes == {(70, 70), (70, 52)}
+
+
+@pytest.mark.parametrize("path", test_contract.MODELS, ids=[path.stem for path in test_contract.MODELS])
+def test_every_detector_is_traced_with_a_free_batch(path):
+    shape = (12, 8, 6)
+    detector = test_contract.fit(test_contract.build(path, shape), test_contract.normals(8, shape))
+
+    class Errors(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.detector = detector
+
+        def forward(self, features):
+            return self.detector.error_map(features)
+
+    free = ({0: torch.export.Dim("batch", min=1)},)
+    with torch.no_grad():
+        traced = torch.export.export(Errors(), (test_contract.normals(2, shape),), dynamic_shapes=free, strict=False)
+        for count in (1, 5):
+            features = test_contract.normals(count, shape, seed=3)
+            torch.testing.assert_close(traced.module()(features), detector.error_map(features), rtol=1e-4, atol=1e-5)
 
 
 def test_a_backbone_in_other_arithmetic_is_not_exported(checkpoint):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from anomaly_lightning.runtime.bundle import INPUT
 
@@ -26,11 +26,50 @@ def backbone_nodes(proto: onnx.ModelProto) -> list[str]:
 
 
 def half(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its backbone in float16; inputs, detector and outputs stay in float32."""
-    inside = set(backbone_nodes(proto))
-    others = [node.name for node in proto.graph.node if node.name not in inside]
-    converted: onnx.ModelProto = convert_float_to_float16(proto, keep_io_types=True, node_block_list=others)
-    return converted
+    """The graph with its backbone in float16; input, detector and outputs stay in float32.
+
+    onnxruntime's own converter passes the values between nodes that it is to leave alone through float16, where the
+    squares of errors overflow; here the backbone's tensors are cast once where they enter and once where they leave.
+    """
+    made = onnx.shape_inference.infer_shapes(proto)
+    graph, inside = made.graph, set(backbone_nodes(proto))
+    known = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+    weights = {values.name: values for values in graph.initializer if values.data_type == TensorProto.FLOAT}
+    floats = {name for name, kind in known.items() if kind == TensorProto.FLOAT} | set(weights)
+    produced = {name for node in graph.node if node.name in inside for name in node.output} & floats
+    entering, nodes = dict[str, str](), list[onnx.NodeProto]()
+    for node in graph.node:
+        if node.name in inside:
+            for place, name in enumerate(node.input):
+                if name in floats and name not in produced:
+                    entering.setdefault(name, f"{name}_half")
+                    node.input[place] = entering[name]
+        else:
+            for place, name in enumerate(node.input):
+                if name in produced:
+                    node.input[place] = f"{name}_whole"
+        nodes += [node, *(_cast(name, f"{name}_whole", TensorProto.FLOAT) for name in node.output if name in produced)]
+    for name, other in entering.items():
+        if name in weights:
+            values = onnx.numpy_helper.to_array(weights[name]).astype(np.float16)
+            graph.initializer.append(onnx.numpy_helper.from_array(values, other))
+    casts = [_cast(name, other, TensorProto.FLOAT16) for name, other in entering.items() if name not in weights]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend([*casts, *nodes])
+    _drop_unused(graph)
+    return made
+
+
+def _cast(name: str, other: str, kind: int) -> onnx.NodeProto:
+    return onnx.helper.make_node("Cast", [name], [other], f"cast_{other}", to=kind)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Leave out the weights that nothing reads any more."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [values for values in graph.initializer if values.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 class _Normals(CalibrationDataReader):
