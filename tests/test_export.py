@@ -46,6 +46,7 @@ MODELS = {
     "tiles": ("model=pca", "data.tile=[32,48]", "data.tile_overlap=8"),
     "letterbox": ("model=padim", "data.resize=letterbox"),
     "float32 features": ("model=padim", "cache.dtype=float32"),
+    "bfloat16 features": ("model=pca", "cache.dtype=bfloat16"),
     "odd grid": ("model=autoencoder", "model.memory.size=100", "data.image_size=[56,104]", "features.grid=[7,13]"),
     "neighbourhood": ("model=pca", "features.neighbourhood=3", "features.grid=[5,7]"),
     "resnet": ("model=pca", "backbone=resnet18", "backbone.weights=random"),
@@ -360,6 +361,17 @@ def test_what_counts_as_equal():
         found.add("d", said(float("nan")), said(0.5))
 
 
+def test_maps_of_rounded_features_can_be_told_apart_by_a_rounding_step_alone():
+    found = Parity()
+    found.add("a", said(0.5, 0.4), said(0.5, 0.4 * (1 + 3e-4)))
+    found.check("fp32", "float16")
+    with pytest.raises(ExportError, match=r"the map of a differs by 0\.0003 \(at most 0\.0001\)"):
+        found.check("fp32", "float32")
+    found.add("b", said(0.5, 0.4), said(0.5 * (1 + 3e-4), 0.4))
+    with pytest.raises(ExportError, match=r"the score of b differs by 0\.0003 \(at most 0\.0001\)"):
+        found.check("fp32", "float16")
+
+
 def test_square_images_are_also_shown_cut(tmp_path, bundle, checkpoint):
     rng = np.random.default_rng(1)
     paths = [save(texture(rng, 70, 70), tmp_path / f"{number}.png") for number in range(5)]
@@ -418,7 +430,7 @@ def test_every_detector_on_a_real_backbone(name, root, tmp_path):
     assert ran.code == 0, ran.out
     if (tmp_path / "odd").is_dir():
         ours, theirs = Inspector.load(checkpoint, "cpu"), Inspector.load(tmp_path / "bundle")
-        compare(ours, theirs, images_in(tmp_path / "odd")).check("fp32")
+        compare(ours, theirs, images_in(tmp_path / "odd")).check("fp32", ours.card.features.dtype)
     model = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx").get_inputs()[0]
     assert model.shape[1:] == [3, *load_model(checkpoint)[1].transform.size]
     assert isinstance(model.shape[0], str), "the batch axis is free"

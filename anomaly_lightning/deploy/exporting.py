@@ -67,9 +67,9 @@ def export(cfg: DictConfig) -> Path:
         if cfg.precision == "int8":
             cost.check(metrics, found, cfg.precision, cfg.quantise.tolerance)
         else:
-            found.check(cfg.precision)
+            found.check(cfg.precision, card.features.dtype)
         whole = [Path(name) for name in found.scores if Path(name).is_file()]
-        certificate = _certificate(cfg, images, found)
+        certificate = _certificate(cfg, images, found, card.features.dtype)
         certificate |= {"metrics": metrics, "export_s": seconds, "latency": parity.latency(ours, theirs, whole)}
         _finish(cfg, making, made, certificate, found)
     _show(output, certificate)
@@ -140,15 +140,18 @@ def _of_the_run(cfg: DictConfig, card: ModelCard) -> tuple[list[Path], str]:
     return [sample.path for sample in chosen], f"{role} of the run, from {resolved.where}"
 
 
-def _certificate(cfg: DictConfig, images: Images, found: parity.Parity) -> dict[str, Any]:
+def _certificate(cfg: DictConfig, images: Images, found: parity.Parity, dtype: str) -> dict[str, Any]:
     """Content of parity.json, without what follows from it."""
-    tolerance = parity.TOLERANCE.get(cfg.precision)
-    stated = {"metrics": cfg.quantise.tolerance} if tolerance is None else {"score": tolerance, "decisions": 0}
+    if cfg.precision == "int8":
+        tolerance: dict[str, float] = {"metrics": cfg.quantise.tolerance}
+    else:
+        tolerance = {**parity.tolerances(cfg.precision, dtype), "decisions": 0}
     return {
         "format": cfg.format,
         "precision": cfg.precision,
         "source": images.source,
-        "tolerance": stated if tolerance is None else {**stated, "map": tolerance},
+        "tolerance": tolerance,
+        "features_rounded_to": dtype,
         **found.block(),
         "threads": wanted_threads(None) or "one a core",
         "machine": run_files.environment()["hardware"],
