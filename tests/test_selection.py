@@ -64,6 +64,9 @@ def test_normals_that_choose_move_loss_and_power(session):
     assert state["power"] != again["power"]
 
 
+WITHOUT = ("model.whitening=null", "model.memory=null", "model.fusion=null")  # parts that held-out normals weigh
+
+
 def test_the_promise_says_what_the_normals_were_used_for(session):
     _, once, _ = outcome(session(*PARTED))
     assert once.promise["rests_on"] == [
@@ -75,8 +78,8 @@ def test_the_promise_says_what_the_normals_were_used_for(session):
     assert twice.promise["rests_on"][1].startswith(
         "The same normals also chose the epoch and the weights of the error's parts, so the promise is approximate"
     )
-    _, plain, _ = outcome(session("model.whitening=null", "model.memory=null"))
+    _, plain, _ = outcome(session(*WITHOUT))
     assert "also chose the epoch, so" in plain.promise["rests_on"][1]
-    unwatched = ("callbacks.best=null", "callbacks.stopping=null", "model.whitening=null", "model.memory=null")
+    unwatched = ("callbacks.best=null", "callbacks.stopping=null", *WITHOUT)
     _, last, _ = outcome(session(*unwatched))
     assert last.promise["rests_on"][1] == "They were used for nothing else."

@@ -122,7 +122,7 @@ def test_a_port_that_is_taken_is_named_before_a_model_is_loaded(tmp_path):
         (["bundle=x", "host=0.0.0.0"], "can be reached from other machines"),
         (["bundle=x", "que=3"], "que"),
         (["bundle=x", "port=abc"], "port: Expected `int`, got `str`"),
-        (["bundle=3"], "bundle: Expected"),
+        (["bundle=3"], "bundle=3 can't be read: No such file"),
     ],
 )
 def test_a_mistake_is_one_paragraph(arguments, words, tmp_path):

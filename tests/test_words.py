@@ -30,7 +30,8 @@ NO_TEXT = {
     "data.split", "data.tile", "data.white", "deadline_ms", "device", "features.coarse", "features.groups", "format",
     "images",
     "license", "load.threads", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
-    "reuse", "scoring.reduction", "sink.mqtt.password_env", "sink.webhook.secret_env", "suite", "threads",
+    "reuse", "scoring.reduction", "sink.mqtt.password_env", "sink.webhook.secret_env", "source.fps",
+    "source.height", "source.per_minute", "source.width", "suite", "threads",
     "threshold.review_budget", "trainer.accelerator", "trainer.deterministic", "trainer.precision",
     "trainer.strategy",
 }  # fmt: skip

@@ -33,7 +33,16 @@ SYSTEM = (
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
 )
 # A folder with one of these holds the outputs of a run, of evaluate, predict or line, its images in OUTPUTS.
-MARKERS = ("run.json", "metrics.json", "predictions.csv", "decisions.csv", "decisions.jsonl", "journal.jsonl", ".hydra")
+MARKERS = (
+    "run.json",
+    "metrics.json",
+    "predictions.csv",
+    "decisions.csv",
+    "decisions.jsonl",
+    "journal.jsonl",
+    "evaluation.json",
+    ".hydra",
+)
 OUTPUTS = ("heatmaps", "masks", "maps", "panels", "checkpoints", "tensorboard")
 # A folder with one of these was written as a whole: a cache (https://bford.info/cachedir), a bundle.
 CACHE_TAG = "CACHEDIR.TAG"
