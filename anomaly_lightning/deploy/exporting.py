@@ -13,7 +13,7 @@ from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.deploy import bundling, cost, parity
 from anomaly_lightning.deploy.graph import packed, to_onnx
 from anomaly_lightning.deploy.inputs import find_images
-from anomaly_lightning.errors import DataError, ExportError, UserError
+from anomaly_lightning.errors import DataError, ExportError, MissingExtraError, UserError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.runtime.bundle import MODEL_FILES, PARITY
@@ -53,7 +53,7 @@ def export(cfg: DictConfig) -> Path:
         model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
         images, start = _images(cfg, card), time.perf_counter()
         splits = None if cfg.precision == "fp32" else _splits(cfg, card)
-        (making / MODEL_FILES["onnx"][0]).write_bytes(packed(_graph(cfg, model, card, splits)))
+        _write(cfg.format, making, packed(_graph(cfg, model, card, splits)))
         seconds = time.perf_counter() - start
         made, metrics = card, None
         bundling.write_manifest(making, made, cfg.format, cfg.precision)
@@ -67,7 +67,7 @@ def export(cfg: DictConfig) -> Path:
         if cfg.precision == "int8":
             cost.check(metrics, found, cfg.precision, cfg.quantise.tolerance)
         else:
-            found.check(cfg.precision, card.features.dtype)
+            found.check(cfg.precision, card.features.dtype, cfg.format)
         whole = [Path(name) for name in found.scores if Path(name).is_file()]
         certificate = _certificate(cfg, images, found, card.features.dtype)
         certificate |= {"metrics": metrics, "export_s": seconds, "latency": parity.latency(ours, theirs, whole)}
@@ -102,6 +102,26 @@ def _graph(cfg: DictConfig, model: AnomalyModel, card: ModelCard, splits: Splits
     transform = ImageTransform.from_card(card.transform)
     chosen = bundling.spread([sample.path for sample in splits.train], cfg.quantise.images)
     return precision.quantised(proto, (transform(transform.read(path)) for path in chosen))
+
+
+def _write(format: str, folder: Path, graph: bytes) -> None:
+    """The model's files.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        ExportError: It can't read the graph.
+    """
+    if format == "onnx":
+        (folder / MODEL_FILES["onnx"][0]).write_bytes(graph)
+        return
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("format=openvino", error.name, "openvino") from error
+    try:
+        openvino.save_model(openvino.Core().read_model(graph), folder / MODEL_FILES[format][0], compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO {openvino.__version__} can't read the exported graph: {error}") from error
 
 
 def _exported(folder: Path, card: ModelCard) -> ExportedModel:
@@ -145,7 +165,7 @@ def _certificate(cfg: DictConfig, images: Images, found: parity.Parity, dtype: s
     if cfg.precision == "int8":
         tolerance: dict[str, float] = {"metrics": cfg.quantise.tolerance}
     else:
-        tolerance = {**parity.tolerances(cfg.precision, dtype), "decisions": 0}
+        tolerance = {**parity.tolerances(cfg.precision, dtype, cfg.format), "decisions": 0}
     return {
         "format": cfg.format,
         "precision": cfg.precision,

