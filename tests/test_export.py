@@ -41,7 +41,7 @@ MODELS = {
         "cache.dtype=float32",  # in half precision, rounding of random tokens moves so small a residual by 1.1e-4
     ),
     "transformer": ("model=transformer",),
-    "unet": ("model=unet",),
+    "unet": ("model=unet", "features.grid=null"),
     "region": ("model=pca", "data.roi=[[0.1,0.1],[0.9,0.1],[0.5,0.9]]"),
     "tiles": ("model=pca", "data.tile=[32,48]", "data.tile_overlap=8"),
     "letterbox": ("model=padim", "data.resize=letterbox"),
