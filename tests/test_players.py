@@ -37,15 +37,20 @@ def session(widget, tmp_path):
     return make
 
 
+class Watch(pl.Callback):
+    """Keeps a copy of every batch that is trained on."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append(batch["features"].clone())
+
+
 def test_players_take_turns_each_with_its_own_optimizer_as_in_a_loop_by_hand(session):
     made = session("TwoPlayers", "optimizer.lr=0.01", "trainer.max_epochs=3", "data.batch_size=5", "test=false")
     by_hand, batches = copy.deepcopy(made.module.model.detector), []
-
-    class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            batches.append(batch["features"].clone())
-
-    made.trainer.callbacks.append(Watch())
+    made.trainer.callbacks.append(Watch(batches))
     made.run()
     assert [len(batch) for batch in batches] == [5, 5, 2] * 3
 
@@ -79,12 +84,7 @@ def test_a_schedule_and_clipping_hold_for_every_player_as_in_a_loop_by_hand(sess
     recipe = WarmCosine(lr=0.1, final_lr=0.01, warmup=2, weight_decay=0.1, amsgrad=False, clip=0.05)
     made.module.optimizer = recipe
     by_hand, batches = copy.deepcopy(made.module.model.detector), []
-
-    class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            batches.append(batch["features"].clone())
-
-    made.trainer.callbacks.append(Watch())
+    made.trainer.callbacks.append(Watch(batches))
     made.run()
     assert len(batches) == 6
     optimizers = {name: torch.optim.AdamW(own, lr=0.1, weight_decay=0.1) for name, own in by_hand.players().items()}

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_lightning.detectors.parts.networks import doubling, halving
+from anomaly_lightning.detectors.parts.networks import check_sizes, doubling, halving
 from anomaly_lightning.errors import UserError
 
 
@@ -19,10 +19,7 @@ class GridNetworks(nn.Module):
 
     def __init__(self, width: int = 96, latent: int = 64, stages: int = 2) -> None:
         super().__init__()
-        if min(width, latent, stages) < 1:
-            raise UserError(
-                f"model.network.width, latent and stages must be 1 or more; got {width}, {latent} and {stages}."
-            )
+        check_sizes(width, latent, stages)
         self.width, self.latent, self.stages = width, latent, stages
 
     def encoder(self, channels: int, grid: tuple[int, int]) -> nn.Sequential:

@@ -50,10 +50,7 @@ class Spatial(nn.Module):
 
     def __init__(self, width: int = 96, latent: int = 64, stages: int = 2) -> None:
         super().__init__()
-        if min(width, latent, stages) < 1:
-            raise UserError(
-                f"model.network.width, latent and stages must be 1 or more; got {width}, {latent} and {stages}."
-            )
+        check_sizes(width, latent, stages)
         self.width, self.latent, self.stages = width, latent, stages
 
     def build(self, channels: int) -> None:
@@ -65,6 +62,14 @@ class Spatial(nn.Module):
         """Reconstruction of (B, C, h, w) float: same shape. A decoder doubles sizes, so odd ones are cut."""
         rebuilt: Tensor = self.layers(inputs)
         return rebuilt[..., : inputs.shape[-2], : inputs.shape[-1]]
+
+
+def check_sizes(width: int, latent: int, stages: int) -> None:
+    """Raise `UserError` where a network of so many channels and stages can't be made."""
+    if min(width, latent, stages) < 1:
+        raise UserError(
+            f"model.network.width, latent and stages must be 1 or more; got {width}, {latent} and {stages}."
+        )
 
 
 def halving(widths: Sequence[int]) -> list[nn.Module]:
