@@ -29,7 +29,7 @@ NO_TEXT = {
     "callbacks.stopping.monitor", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",
     "data.split", "data.tile", "data.white", "deadline_ms", "device", "features.coarse", "features.groups", "format",
     "images",
-    "license", "load.threads", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
+    "license", "load.threads", "localiser.detector.seed", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
     "reuse", "scoring.reduction", "sink.mqtt.password_env", "sink.webhook.secret_env", "source.fps",
     "source.height", "source.per_minute", "source.width", "suite", "threads",
     "threshold.review_budget", "trainer.accelerator", "trainer.deterministic", "trainer.precision",

@@ -27,9 +27,7 @@ class _Outputs(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (B, H, W), scores (B,) and error maps (B, h, w), float32, of images (B, 3, H, W) float32."""
-        error_maps = self.model.error_map(self.model.inputs(images))
-        maps, scores = self.model.read(error_maps)
-        return maps, scores, error_maps
+        return self.model.outputs(self.model.inputs(images))
 
 
 def to_onnx(model: AnomalyModel, size: tuple[int, int]) -> onnx.ModelProto:

@@ -77,6 +77,13 @@ class DetectorCard(Part, frozen=True):
         return self.target.split(".")[-2]
 
 
+class LocaliserCard(Part, frozen=True):
+    """The second detector, which sharpens maps; see `localiser.Localiser`."""
+
+    detector: DetectorCard
+    floor: float
+
+
 class ScoringCard(Part, frozen=True):
     """From error map to score; see `scoring.Scoring`."""
 
@@ -158,6 +165,7 @@ class ModelCard(Part, frozen=True):
 
     Attributes:
         thresholds: None = not calibrated.
+        localiser: None = maps are the detector's own.
         region: None = the whole image counts.
         tiling: None = images are scored whole.
         validity: None = images are not checked for being of the training's kind.
@@ -175,6 +183,7 @@ class ModelCard(Part, frozen=True):
     detector: DetectorCard
     scoring: ScoringCard
     data: DataCard
+    localiser: LocaliserCard | None = None
     region: RegionCard | None = None
     tiling: TilingCard | None = None
     thresholds: ThresholdsCard | None = None

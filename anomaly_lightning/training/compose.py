@@ -31,7 +31,7 @@ from anomaly_lightning.runtime.card import (
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.checkpoint import assemble
-from anomaly_lightning.training.module import AnomalyModule
+from anomaly_lightning.training.module import AnomalyModule, Localising
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +114,11 @@ def store_for(
         "backbone": backbone.name,
         "weights_sha256": backbone.weights_sha256,
         "layers": list(backbone.layers),
-        "neighbourhood": extractor.neighbourhood,
+        "neighbourhood": extractor.alignment.neighbourhood,
         "grid": list(shape[1:]),
-        "coarse": extractor.coarse,
+        "coarse": extractor.alignment.coarse,
         "precision": extractor.precision.name,
-        "groups": extractor.groups,
+        "groups": extractor.alignment.groups,
         "transform": transform.card().to_dict(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
@@ -147,10 +147,20 @@ def build_data(
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
     """Module with a fresh detector, as the card describes it."""
     model = assemble(card, extractor, trust=[card.detector.target.partition(".")[0]])
+    second = None if model.localiser is None else model.localiser.detector
+    localising = _localising(cfg.localiser) if isinstance(second, TrainedDetector) else None
     if not isinstance(model.detector, TrainedDetector):
-        return AnomalyModule(model, card)
-    settings = {"data.batch_size": cfg.data.batch_size, "trainer.precision": str(cfg.trainer.precision)}
-    return AnomalyModule(model, card, instantiate(cfg.optimizer), settings | {"optimizer": plain(cfg.optimizer)})
+        return AnomalyModule(model, card, localising=localising)
+    settings = {
+        "data.batch_size": cfg.data.batch_size,
+        "trainer.precision": str(cfg.trainer.precision),
+        "optimizer": plain(cfg.optimizer),
+    }
+    return AnomalyModule(model, card, instantiate(cfg.optimizer), settings, localising)
+
+
+def _localising(block: DictConfig) -> Localising:
+    return Localising(instantiate(block.optimizer), int(block.steps), int(block.batch_size))
 
 
 def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
@@ -175,10 +185,16 @@ def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
     )
 
 
+def in_one_process(trainer: DictConfig) -> bool:
+    """Whether the settings of a trainer ask for one process."""
+    devices = plain(trainer.devices)
+    one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    return bool(trainer.num_nodes == 1 and one)
+
+
 def _one_process(trainer: DictConfig) -> dict[str, Any]:
     """Changes that make one process of several: a single pass has no gradients to share, and DDP refuses it."""
-    devices = plain(trainer.devices)
-    if trainer.num_nodes == 1 and (devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)):
+    if in_one_process(trainer):
         return {}
     logger.warning("This method is fitted in one pass without gradients: one process does it, on one device.")
     return {"devices": 1, "num_nodes": 1, "strategy": "auto"}

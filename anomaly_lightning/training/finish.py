@@ -1,4 +1,4 @@
-"""What follows the gradient steps: the best weights, the second statistics pass, the calibration, best.ckpt."""
+"""What follows the gradient steps: the best weights, the second pass, the localiser, the calibration, best.ckpt."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from anomaly_lightning.training.localising import fit_localiser
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -39,6 +40,7 @@ def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.Lightnin
         module.load_state_dict(state)
     module.to(trainer.strategy.root_device)
     module.conclude()
+    fit_localiser(trainer, module, datamodule)
     trainer.validate(module, datamodule=datamodule, verbose=False)
     path = checkpoints / "best.ckpt"
     trainer.save_checkpoint(path)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,6 +30,21 @@ SETTINGS = "settings"  # key of what decides the gradient steps
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 
 
+@dataclass(frozen=True)
+class Localising:
+    """How a localiser with gradients is trained.
+
+    Attributes:
+        optimizer: As the module's.
+        steps: Gradient steps.
+        batch_size: Of each.
+    """
+
+    optimizer: OptimizerFactory
+    steps: int
+    batch_size: int
+
+
 class AnomalyModule(pl.LightningModule):
     """Trains an `AnomalyModel`.
 
@@ -42,6 +58,7 @@ class AnomalyModule(pl.LightningModule):
         optimizer: From parameters to an optimizer, one for each of the detector's players; a `WarmCosine` clips
             gradients and changes the learning rate from step to step as well. None without gradients.
         settings: What decides the gradient steps and stands in no card: plain values by the names of the options.
+        localising: How the localiser is trained; None = there is none, or none with gradients.
 
     Attributes:
         players: Names of the detector's players; [] for methods without gradients.
@@ -56,14 +73,22 @@ class AnomalyModule(pl.LightningModule):
         card: ModelCard,
         optimizer: OptimizerFactory | None = None,
         settings: Mapping[str, Any] | None = None,
+        localising: Localising | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.optimizer, self.settings = model, card, optimizer, dict(settings or {})
+        self.localising = localising
         self.chosen: list[str] = []
         self.labelled: tuple[Sample, ...] = ()
         self.outputs: dict[int, tuple[float, Tensor]] = {}
         self.players = list(self.trained.players()) if self.trained is not None else []
         self.automatic_optimization = len(self.players) <= 1
+
+    @property
+    def learners(self) -> list[TrainedDetector]:
+        """Detector and localiser, as far as they are trained by gradients."""
+        second = None if self.model.localiser is None else self.model.localiser.detector
+        return [one for one in (self.model.detector, second) if isinstance(one, TrainedDetector)]
 
     @property
     def trained(self) -> TrainedDetector | None:
@@ -92,7 +117,7 @@ class AnomalyModule(pl.LightningModule):
                 state.setdefault(name, value)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """What the detector sees of a batch: features that a store served, else what its images give."""
+        """What the model works on of a batch: features that a store served, else what its images give."""
         return batch["features"] if "features" in batch else self.model.inputs(batch["images"])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,10 +167,10 @@ class AnomalyModule(pl.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
-            self.model.detector.prepare(self._walked(data.statistics_dataloader))
+            self.model.detector.prepare(self.walked(data.statistics_dataloader, self.model.seen))
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
-                data.condense(lambda features: trained.condense(features.to(self.device)))
+                data.condense(lambda kept: trained.condense(self.model.seen(kept.to(self.device))))
             if self.trained is not None and self.trained.examples:
                 serve_examples(data, self.model, self.trained, self.labelled)
 
@@ -154,18 +179,25 @@ class AnomalyModule(pl.LightningModule):
         if self.trained is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        normals, held_out = self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader)
+        loaders = data.statistics_dataloader, data.held_out_dataloader
+        normals, held_out = (self.walked(loader, self.model.seen) for loader in loaders)
         with torch.no_grad():
             self.trained.conclude(normals, held_out)
         if held_out.walked:
             self.chosen.append("the weights of the error's parts")
 
-    def _walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
-        """What the detector sees of a set of normals, batch by batch and in a fixed order, on the device."""
+    def walked(self, loader: Callable[[], Iterable[Batch]], see: Callable[[Tensor], Tensor]) -> Repeated:
+        """A set of normals, batch by batch and in a fixed order, on the device.
+
+        Args:
+            loader: Makes its batches.
+            see: What is made of their inputs.
+        """
 
         def walk() -> Iterator[Tensor]:
             for batch in loader():
-                yield self.inputs({key: value.to(self.device, non_blocking=True) for key, value in batch.items()})
+                on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+                yield see(self.inputs(on_device))
 
         return Repeated(walk)
 
@@ -202,7 +234,7 @@ class AnomalyModule(pl.LightningModule):
         self._keep(batch)
 
     def _condensed(self, batch: Batch, trained: TrainedDetector) -> Tensor:
-        return batch["condensed"] if "condensed" in batch else trained.condense(self.inputs(batch))
+        return batch["condensed"] if "condensed" in batch else trained.condense(self.model.seen(self.inputs(batch)))
 
     def _loss(self, condensed: Tensor, trained: TrainedDetector, player: str, stage: str) -> Tensor:
         """One player's total, () float; it and its parts are logged, as <stage>/loss where there is one player."""

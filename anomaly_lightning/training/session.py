@@ -17,6 +17,7 @@ from anomaly_lightning.training.callbacks.checkpoints import BestCheckpoint
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
 from anomaly_lightning.training.finish import finalise, fit
 from anomaly_lightning.training.intake import Intake
+from anomaly_lightning.training.localising import check_localising
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
 from anomaly_lightning.training.resume import check_resumable
@@ -42,6 +43,7 @@ class TrainingSession:
         self.module = compose.build_module(cfg, card, extractor)
         self.data = compose.build_data(cfg, self.source, self.module.model, self._show_features)
         self.trainer = compose.build_trainer(cfg, len(self.module.players))
+        check_localising(self.trainer, self.module, self.data)
         self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
@@ -143,9 +145,16 @@ class TrainingSession:
             "weights_sha256": backbone.weights_sha256,
             "precision": f"features {extractor.precision.name}, training {self.cfg.trainer.precision}",
             "model": self.module.card.detector.name,
+            "localiser": self._localiser(),
             "split": f"{self.source.split}: {self.source.splits.counts()}",
             "outputs": str(self.folder),
         }
+
+    def _localiser(self) -> str:
+        card = self.module.card.localiser
+        if card is not None:
+            return card.detector.name
+        return "none (features are not stored, or several processes train)" if self.cfg.localiser.auto else "none"
 
     def _write_run(self, status: str) -> None:
         if self.trainer.is_global_zero:

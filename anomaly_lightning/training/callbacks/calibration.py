@@ -56,11 +56,11 @@ class CalibrationCallback(pl.Callback):
         as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
         if self.defects is not None:
             assert isinstance(pl_module, AnomalyModule)
-            learns = pl_module.trained is not None and pl_module.trained.examples > 0
+            learns = any(one.examples for one in pl_module.learners)
             if not (self.rule.labelled or learns):
                 raise CalibrationError(
-                    f"labelled_defects={self.defects} goes with threshold=f1 and model=unet only, not with "
-                    f"{self.rule.method} and {type(pl_module.model.detector).__name__}."
+                    f"labelled_defects={self.defects} goes with threshold=f1, model=unet and localiser=unet only, "
+                    f"not with {self.rule.method} and {type(pl_module.model.detector).__name__}."
                 )
             pl_module.labelled = defects_in(on_disk(Path(self.defects).expanduser()))
             unreadable = check_images(self._labelled(datamodule))
@@ -77,7 +77,7 @@ class CalibrationCallback(pl.Callback):
         calibration = self._fit(scores, trainer, pl_module)
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
-        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.mapping, error_maps)))
         splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
         names = [sample.path for sample in splits.validation]
         thresholds = ThresholdsCard(
