@@ -39,17 +39,20 @@ def page_query(wanted: Filter, order: Order, after: str | None, limit: int) -> t
         raise ReviewError(f"order={order}: expected one of {', '.join(ORDERS)}.")
     column, index, direction = ORDERS[order]
     conditions, values = _conditions(wanted)
+    places = [""]
     if after is not None:
+        # Not (column, id) < (:key, :last): SQLite would walk through all rows of that key.
         beyond = "<" if direction == "DESC" else ">"
-        conditions.append(f"({column}, id) {beyond} (:key, :last)")
+        places = [f"{column} = :key AND id {beyond} :last", f"{column} {beyond} :key"]
         values["key"], values["last"] = _parsed(after, column)
+        # Of two bounds on one side SQLite may walk from the wrong one: + hides the filter's from the index.
+        conditions = [f"+{one}" if one.startswith(f"{column} {beyond}") else one for one in conditions]
     values["limit"] = limit
-    rest = " AND ".join(["", *conditions])
     tail = f"ORDER BY {column} {direction}, id {direction} LIMIT :limit"
     arms = []
-    for verdict, mark in product(wanted.verdicts or VERDICTS, wanted.marks or (*MARKS, UNMARKED)):
+    for verdict, mark, place in product(wanted.verdicts or VERDICTS, wanted.marks or (*MARKS, UNMARKED), places):
         marked = "mark IS NULL" if mark == UNMARKED else f"mark = '{mark}'"  # both were checked by the filter
-        where = f"verdict = '{verdict}' AND {marked}{rest}"
+        where = " AND ".join(filter(None, [f"verdict = '{verdict}'", marked, place, *conditions]))
         arms.append(f"SELECT * FROM (SELECT id, {column} FROM decisions INDEXED BY {index} WHERE {where} {tail})")
     merged = f"SELECT id FROM ({' UNION ALL '.join(arms)}) {tail}"
     return f"SELECT * FROM decisions WHERE id IN ({merged}) ORDER BY {column} {direction}, id {direction}", values
