@@ -19,6 +19,7 @@ from anomaly_lightning.review.marks import (
     Mark,
     MarkedSinceError,
     MarkEntry,
+    StoreError,
     as_text,
     fitting,
 )
@@ -212,11 +213,11 @@ class ReviewStore:
             with self._writing, writing(self._writer) as connection:
                 yield connection
         except sqlite3.Error as error:
-            raise ReviewError(f"{self.path} can't be written: {error}. Nothing of this was kept.") from error
+            raise StoreError(f"{self.path} can't be written: {error}. Nothing of this was kept.") from error
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with self._reading:
                 return work(self._reader)
         except sqlite3.Error as error:
-            raise ReviewError(f"{self.path} can't be read: {error}.") from error
+            raise StoreError(f"{self.path} can't be read: {error}.") from error
