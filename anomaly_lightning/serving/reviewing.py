@@ -1,9 +1,11 @@
 """What a service keeps of its decisions: where, by which policy, and what is counted of it."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +67,9 @@ def reviewing_of(settings: Settings, models: Sequence[Model], metrics: Metrics) 
         return None
     keeper = ImageKeeper(store, settings.keep, settings.keep_bytes)
     keeper.trim()
-    metrics.gauge("anomaly_kept_bytes", "Kept images, bytes on the disk", lambda: store.kept().bytes)
+    metrics.gauge("anomaly_kept_bytes", "Kept images, bytes on the disk", lambda: _kept(store, "bytes"))
     metrics.gauge("anomaly_kept_bytes_limit", "Bytes from which on they are deleted", lambda: keeper.max_bytes)
-    metrics.gauge("anomaly_kept_removed", "Images deleted because of the limit, ever", lambda: store.kept().removed)
+    metrics.gauge("anomaly_kept_removed", "Images deleted because of the limit", lambda: _kept(store, "removed"))
     return Reviewing(Recorder(keeper), metrics)
 
 
@@ -75,3 +77,11 @@ def beside(bundle: Path) -> Path:
     """Where the store of a bundle lies that was given no place."""
     whole = bundle.absolute()
     return whole.with_name(f"{whole.name}.review") / "marks.db"
+
+
+def _kept(store: ReviewStore, what: Literal["bytes", "removed"]) -> float:
+    """A count of the store; NaN where it can't be read, which must not cost the other metrics."""
+    try:
+        return float(getattr(store.kept(), what))
+    except ReviewError:
+        return math.nan
