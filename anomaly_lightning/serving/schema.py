@@ -103,10 +103,11 @@ class Decision(_Answer):
 
 
 class Decisions(_Answer):
-    """The last decisions, oldest first."""
+    """The last decisions, oldest first, and which models are served."""
 
     started: str = Field(description="when the service started: numbers begin anew with it")
     decisions: list[Decision]
+    models: dict[str, str] = Field(description="ids of the models that are served, by name")
 
 
 class Error(BaseModel):

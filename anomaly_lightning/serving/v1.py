@@ -94,7 +94,9 @@ async def models(service: TheService) -> Response:
 @router.get("/decisions", response_model=schema.Decisions, responses={401: PROBLEMS[401]})
 async def decisions(request: Request, service: TheService, after: Annotated[int, Query(ge=0)] = 0) -> Response:
     """The last decisions of all clients whose number is larger than `after`, oldest first."""
-    return JSONResponse({"started": request.app.state.started, "decisions": service.recent.after(after)})
+    models = {model.name: model.id for model in service.models.all()}
+    known = service.recent.after(after)
+    return JSONResponse({"started": request.app.state.started, "decisions": known, "models": models})
 
 
 @router.post("/models/{name}/reload", response_model=schema.ModelAnswer, responses=PROBLEMS, dependencies=[MayWrite])
