@@ -29,7 +29,7 @@ Keep = Literal["all", "flagged", "none"]
 KEEPS: dict[str, tuple[str, ...]] = {"all": ("NG", "REVIEW", "OK", "INVALID"), "flagged": ("NG", "REVIEW"), "none": ()}
 View = Literal["small", "heatmap"]
 VIEWS: dict[View, str] = {"small": ".small.jpg", "heatmap": ".heatmap.png"}
-SMALL, LARGEST_HEATMAP = 320, 384  # pixels of the longer side; a heatmap is smooth, and looks the same enlarged
+SMALL, LARGEST_HEATMAP = 320, 256  # pixels of the longer side; a heatmap is smooth, and looks the same enlarged
 SPARE = 0.05  # share of the limit that is made free at once, so that not each new image deletes an old one
 
 
@@ -156,5 +156,5 @@ def _heatmap(said: Inspection) -> bytes:
     values = np.asarray(Image.fromarray(said.anomaly_map).resize(size, Image.Resampling.BILINEAR))
     image, stream = Image.fromarray(levels(values, said.pixel_threshold), "P"), BytesIO()
     image.putpalette(TURBO.tobytes())
-    image.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", compress_level=3)
     return stream.getvalue()

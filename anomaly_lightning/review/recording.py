@@ -15,7 +15,7 @@ from anomaly_lightning.review.records import NewDecision
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.regions import DefectRegion
 
-MOST_REGIONS, MOST_CORNERS = 50, 400  # of a decision, and of a region: beyond it its box stands for its outline
+MOST_REGIONS, MOST_CORNERS = 50, 400  # of a decision, and of a region: of a longer outline each n-th corner is kept
 LONGEST = 500  # characters of a name
 
 Source = bytes | Image.Image | NDArray[np.uint8]
@@ -98,6 +98,7 @@ def printable(name: str) -> str:
 
 
 def _region(region: DefectRegion) -> dict[str, Any]:
-    contour = [list(point) for point in region.contour] if len(region.contour) <= MOST_CORNERS else None
+    every = -(-len(region.contour) // MOST_CORNERS)
+    contour = [list(point) for point in region.contour[::every]]
     peak = region.peak if math.isfinite(region.peak) else None
     return {"box": list(region.box), "area": region.area, "peak": peak, "contour": contour}

@@ -31,7 +31,8 @@ class NewDecision:
         height: Of the image, in pixels.
         review: Lower end of the band of REVIEW; None = no band.
         reason: Why it is INVALID.
-        regions: Plain JSON values: box, area, peak and contour of each region in the image's pixels.
+        regions: Plain JSON values: box, area, peak and contour of each region in the image's pixels; a contour of very
+            many corners is thinned.
         region_count: How many there are; more than `regions` lists where there are very many.
         image: Path of the kept image relative to the database's folder; None = not kept.
         image_bytes: Size on the disk, with what is drawn of it.

@@ -10,7 +10,7 @@ function showRegions(said, drawing, table) {
     : "No region above the pixel threshold";
   table.tHead.hidden = !said.region_count;
   said.regions.forEach((region, index) => {
-    const d = `M${corners(region).map(point => point.join(" ")).join("L")}Z`;
+    const d = `M${region.contour.map(point => point.join(" ")).join("L")}Z`;
     const lines = ["edge", "line"].map(kind => {
       const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
       path.setAttribute("class", kind);
@@ -20,12 +20,6 @@ function showRegions(said, drawing, table) {
     drawing.append(...lines);
     rows.append(regionRow(region, index, lines[1]));
   });
-}
-
-// A region whose outline has very many corners is shown by its box.
-function corners({ contour, box: [left, top, width, height] }) {
-  const [right, bottom] = [left + width, top + height];
-  return contour ?? [[left, top], [right, top], [right, bottom], [left, bottom]];
 }
 
 function regionRow(region, index, line) {

@@ -56,6 +56,7 @@ async function saveAs(path, name) {
   }
 }
 
+if (matchMedia("(max-width: 48rem)").matches) $("filter-part").open = false;
 let typing;
 filters.addEventListener("input", event => {
   $("own-span").hidden = filters.elements.span.value !== "own";

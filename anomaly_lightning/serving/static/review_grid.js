@@ -1,6 +1,7 @@
 "use strict";
 // The grid of decisions: page by page, images as they come into view.
 
+const SHORT = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
 const PAGE = 60, MOST_BY_ITSELF = 600, REFRESH_MS = 15_000;
 
 async function page(asking) {
@@ -59,8 +60,10 @@ function card(item) {
   item.card = make("li");
   const button = make("button"), image = make("span", undefined, "thumb");
   button.type = "button";
+  const name = make("span", item.name.split("/").at(-1), "name");
+  button.title = name.title = item.name;
   button.append(image, make("b", item.verdict, item.verdict), make("span", number(item.score), "score"),
-    make("span", undefined, "badge"), make("span", item.name, "name"), make("time", new Date(item.time).toLocaleString()));
+    name, make("time", new Date(item.time).toLocaleString(undefined, SHORT)), make("span", undefined, "badge"));
   button.addEventListener("click", () => showLarge(item));
   item.card.append(button);
   item.card.item = item;
