@@ -36,7 +36,7 @@ NO_TEXT = {
     "trainer.strategy",
 }  # fmt: skip
 COMMANDS = (
-    "audit", "benchmark", "benchmark_model", "cache", "download", "evaluate", "export", "leaderboard", "line",
+    "audit", "benchmark", "benchmark_model", "cache", "download", "evaluate", "export", "leaderboard", "line", "marks",
     "predict", "report", "serve", "train",
 )  # fmt: skip
 
