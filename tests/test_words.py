@@ -28,16 +28,14 @@ NO_TEXT = {
     "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning", "callbacks.panels",
     "callbacks.stopping.monitor", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",
     "data.split", "data.tile", "data.white", "deadline_ms", "device", "features.coarse", "features.groups", "format",
-    "images",
-    "license", "load.threads", 
-    "localiser.detector.seed", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
-    "reuse", "scoring.reduction", "sink.mqtt.password_env", "sink.webhook.secret_env", "source.fps",
-    "source.height", "source.per_minute", "source.width", "suite", "threads",
+    "images", "keep", "license", "load.threads", "localiser.detector.seed", "model.components", "model.seed", "page",
+    "pixel_threshold.review_budget", "precision", "reuse", "scoring.reduction", "sink.mqtt.password_env",
+    "sink.webhook.secret_env", "source.fps", "source.height", "source.per_minute", "source.width", "suite", "threads",
     "threshold.review_budget", "trainer.accelerator", "trainer.deterministic", "trainer.precision",
     "trainer.strategy",
 }  # fmt: skip
 COMMANDS = (
-    "audit", "benchmark", "benchmark_model", "cache", "download", "evaluate", "export", "leaderboard", "line",
+    "audit", "benchmark", "benchmark_model", "cache", "download", "evaluate", "export", "leaderboard", "line", "marks",
     "predict", "report", "serve", "train",
 )  # fmt: skip
 
