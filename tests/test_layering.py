@@ -25,9 +25,10 @@ LAYERS = {
     "scoring": ("errors", "runtime"),
     "calibration": ("errors", "runtime"),
     "metrics": ("errors", "runtime"),
-    "serving": ("errors", "runtime"),
+    "review": ("errors", "runtime"),
+    "serving": ("errors", "runtime", "review"),
 }
-PURE = ("runtime", "data", "features", "detectors", "scoring", "calibration", "metrics")
+PURE = ("runtime", "data", "features", "detectors", "scoring", "calibration", "metrics", "review")
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 300
 
 
