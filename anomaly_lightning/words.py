@@ -49,6 +49,7 @@ TYPES = {
     "backbone.weights": MAYBE,
     "base": ONE,
     "bundle": MAYBE,
+    "bundles": Text(none=False, several="always"),
     "cache.dir": ONE,
     "callbacks.*.defects": MAYBE,
     "callbacks.*.dirpath": ONE,
@@ -66,6 +67,7 @@ TYPES = {
     "data.normal_test": MAYBE_SOME,
     "data.roi": Text(values=True),
     "data.root": MAYBE,
+    "defects": MAYBE,
     "folders": Text(several="always"),
     "hosts": MAYBE_SOME,
     "hydra.job.name": ONE,
@@ -83,6 +85,8 @@ TYPES = {
     "logger.*.name": ONE,
     "logger.*.save_dir": ONE,
     "logger.*.version": MAYBE,
+    "marks": MAYBE,
+    "normals": MAYBE,
     "output": ONE,
     "parity.images": MAYBE,
     "quality.against": MAYBE,
@@ -108,6 +112,7 @@ TYPES = {
     "watch": MAYBE,
     "whole.address": ONE,
     "whole.sha256": MAYBE,
+    "why": MAYBE,
 }
 # Where a command's option differs from the others' of that name.
 OF_COMMAND = {

@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> None:
         raise BundleError(f"bundle={cfg.bundle}: there is no such bundle. Expected a folder that export wrote.")
     if cfg.action == "rollback":
         known = roll_back(known, int(cfg.to), str(cfg.why or ""))
-    console.print(table(known))
+    console.print(table(known), soft_wrap=True)
     console.print(f"{known.base}@latest is version {known.latest}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -60,7 +60,8 @@ def table(known: Family) -> Table:
     """A row a version."""
     drawn = Table(box=None, pad_edge=False)
     for name in ("version", "what", "from", "date", "normals", "threshold", "sha256", "why"):
-        drawn.add_column(name, justify="right" if name in ("version", "normals", "threshold") else "left")
+        right, wraps = name in ("version", "normals", "threshold"), name == "why"
+        drawn.add_column(name, justify="right" if right else "left", no_wrap=not wraps, overflow="fold")
     hashes = {bundle_hash(known.folder(number)): number for number in known.numbers}
     for number in known.numbers:
         mark = f"{number}{' *' if number == known.latest else ''}"
