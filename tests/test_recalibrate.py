@@ -199,7 +199,7 @@ at, go = sys.argv[1], sys.argv.pop(1)
 real = writing.sync_tree if at == "before" else writing.sync_folder
 def wait(folder):
     real(folder)
-    if at == "before" or not folder.name.startswith("."):
+    if at == "before" or folder.resolve() == Path.cwd().resolve():
         Path("reached").touch()
         time.sleep(60)
 setattr(writing, "sync_tree" if at == "before" else "sync_folder", wait)

@@ -142,7 +142,7 @@ class AnomalyModule(pl.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
-            self.model.detector.prepare(self._walked(data.statistics_dataloader))
+            self.model.detector.prepare(self.walked(data.statistics_dataloader))
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda features: trained.condense(features.to(self.device)))
@@ -154,13 +154,13 @@ class AnomalyModule(pl.LightningModule):
         if self.trained is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        normals, held_out = self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader)
+        normals, held_out = self.walked(data.statistics_dataloader), self.walked(data.held_out_dataloader)
         with torch.no_grad():
             self.trained.conclude(normals, held_out)
         if held_out.walked:
             self.chosen.append("the weights of the error's parts")
 
-    def _walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
+    def walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
         """What the detector sees of a set of normals, batch by batch and in a fixed order, on the device."""
 
         def walk() -> Iterator[Tensor]:
