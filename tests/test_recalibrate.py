@@ -26,14 +26,6 @@ from anomaly_lightning.upkeep import change, images, threshold
 MANY = 12
 
 
-@pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory):
-    place = tmp_path_factory.mktemp("upkeep")
-    ran = command("export", f"checkpoint={checkpoint}", "output=line", "parity.limit=2", cwd=place)
-    assert ran.code == 0, ran.out
-    return place / "line"
-
-
 @pytest.fixture
 def bundle(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "line")

@@ -123,14 +123,6 @@ def test_with_a_bundle_its_next_version_says_what_the_new_checkpoint_says(copied
     assert "version 1" in ran.out
 
 
-@pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory):
-    place = tmp_path_factory.mktemp("updating")
-    ran = command("export", f"checkpoint={checkpoint}", "output=line", "parity.limit=2", cwd=place)
-    assert ran.code == 0, ran.out
-    return place / "line"
-
-
 def test_defects_among_the_new_normals_are_refused_by_the_misses_they_cause(copied, another_day, root, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(another_day, mixed)

@@ -8,42 +8,16 @@ from typing import Any
 from PIL import Image
 
 from anomaly_lightning.calibration import shift_warning
-from anomaly_lightning.calibration.realised import Promised, Realised, in_words, interval, promised_alarms, realised
+from anomaly_lightning.calibration.realised import Promised, Realised, interval, promised_alarms, realised
 from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.reports.tested import Tested, tested
 from anomaly_lightning.runtime.card import ThresholdsCard
-from anomaly_lightning.runtime.decision import exceeds, verdict
+from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import read_image
-from anomaly_lightning.runtime.validity import Validity
 from anomaly_lightning.upkeep.images import Scored
 from anomaly_lightning.upkeep.paired import auroc
 from anomaly_lightning.upkeep.shifts import STEPS, Shift, shifts
-
-
-@dataclass(frozen=True)
-class Tested:
-    """One promise, and what became of it.
-
-    Attributes:
-        name: Which promise: "false alarms", "review", "invalid".
-        what: What is counted, in words.
-        found: What was counted.
-        by: What it was tried on.
-    """
-
-    name: str
-    what: str
-    found: Realised
-    by: str
-
-    @property
-    def words(self) -> str:
-        """The plain verdict."""
-        return in_words(self.found, self.what, self.by)
-
-    def plain(self) -> dict[str, Any]:
-        """JSON values."""
-        return {"promise": self.name, "tested_by": self.by, "words": self.words, **self.found.plain()}
 
 
 @dataclass(frozen=True)
@@ -79,27 +53,9 @@ def needed_promise(known: ThresholdsCard) -> Promised:
 
 def promises(inspector: Inspector, normals: Sequence[Scored]) -> list[Tested]:
     """Every promise about good parts that a model makes, held against normals that had no say in it."""
-    known, by, total = inspector.thresholds, "good images", len(normals)
-    alarms = sum(bool(exceeds(one.score, known.score)) for one in normals)
-    found = [Tested("false alarms", "false alarms", realised(alarms, total, needed_promise(known)), by)]
-    share = known.promise.get("review_share")
-    if known.review is not None and isinstance(share, float):
-        band = sum(verdict(one.score, known.score, known.review) == "REVIEW" for one in normals)
-        found.append(Tested("review", "of the good parts for review", realised(band, total, _stated(share, known)), by))
-    if inspector.card.validity is not None:
-        rate = Validity.from_card(inspector.card.validity).false_rate
-        invalid = sum(one.reason is not None for one in normals)
-        upper = interval(0, inspector.card.validity.normals)[1]
-        found.append(
-            Tested("invalid", "of the good parts INVALID", realised(invalid, total, Promised(rate, upper)), by)
-        )
-    return found
-
-
-def _stated(share: float, known: ThresholdsCard) -> Promised:
-    """A share of the gaps between so many scores, and its bound."""
-    normals = len(known.scores)
-    return Promised(share, max(share, interval(round(share * normals), normals)[1]))
+    needed_promise(inspector.thresholds)
+    invalid = sum(one.reason is not None for one in normals)
+    return tested(inspector.card, [one.score for one in normals], invalid, "good images")
 
 
 def misses(known: ThresholdsCard, normals: Sequence[Scored], defects: Sequence[Scored]) -> dict[str, Any] | None:
