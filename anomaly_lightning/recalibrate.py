@@ -1,4 +1,4 @@
-"""python -m anomaly_lightning.recalibrate bundle=... normals=...: a new threshold from new normals, as a new version."""
+"""python -m anomaly_lightning.recalibrate bundle=... normals=...: a threshold from new normals, as a new version."""
 
 from omegaconf import DictConfig
 

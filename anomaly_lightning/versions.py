@@ -1,4 +1,4 @@
-"""python -m anomaly_lightning.versions bundle=... [action=rollback to=1]: which versions there are, and the way back."""
+"""python -m anomaly_lightning.versions bundle=... [action=rollback to=1]: which there are, and the way back."""
 
 from omegaconf import DictConfig
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from toy import card, command, flat, save, texture
 
-from anomaly_lightning.reports.tested import tested
+from anomaly_lightning.reports.tested import tried
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.runtime.inspector import Inspector
@@ -88,10 +88,10 @@ def test_the_review_band_is_a_promise_of_its_own():
     transform = ImageTransform((8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     promise = {"parameters": {"alpha": 0.01}, "false_alarm_upper": 0.03, "review_share": 0.05}
     known = ThresholdsCard(score=2.0, pixel=1.0, review=1.0, promise=promise, scores=(0.5,) * 100)
-    alarms, band = tested(card(transform, thresholds=known), [0.5] * 200 + [1.5] * 60 + [3.0] * 2, None, "good images")
+    alarms, band = tried(card(transform, thresholds=known), [0.5] * 200 + [1.5] * 60 + [3.0] * 2, None, "good images")
     assert (alarms.found.count, band.found.count) == (2, 60)
     assert (alarms.found.verdict, band.found.verdict) == ("held", "broken")
-    assert tested(card(transform, thresholds=None), [1.0], 0, "") == []
+    assert tried(card(transform, thresholds=None), [1.0], 0, "") == []
 
 
 def test_light_is_shifted_as_it_says():

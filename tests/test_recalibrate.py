@@ -50,9 +50,7 @@ def content(folder):
 
 
 def recalibrate(bundle, normals, *words):
-    return command(
-        "recalibrate", f"bundle={bundle}", f"normals={normals}", "validity=false", *words, cwd=bundle.parent
-    )
+    return command("recalibrate", f"bundle={bundle}", f"normals={normals}", "validity=false", *words, cwd=bundle.parent)
 
 
 def test_a_new_version_differs_in_its_thresholds_alone(bundle, another_day):

@@ -96,7 +96,9 @@ def test_the_default_keeps_its_network_and_renews_what_it_remembers(copied, anot
     ran = update(copied, another_day, "why=new lamps", cwd=tmp_path)
     assert ran.code == 0, ran.out
     before, after = (load_model(path)[0].state_dict() for path in (copied, tmp_path / "best@2.ckpt"))
-    same = {name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])}
+    same = {
+        name for name in before if before[name].shape == after[name].shape and torch.equal(before[name], after[name])
+    }
     assert {name for name in before if ".network." in name} <= same
     assert "detector.moments.mean" in same
     assert {"detector.whitening.axes", "detector.fusion.memory.bank", "threshold"}.isdisjoint(same)
@@ -153,7 +155,7 @@ def test_the_old_normals_have_to_be_there(copied, another_day, tmp_path):
 def test_a_detector_that_knows_normals_by_its_weights_alone_is_refused_by_its_name():
     detector = TwoPlayers()
     detector.build(Spec((4, 3, 3), (12, 12)))
-    with pytest.raises(UserError, match="TwoPlayers .* Train again"):
+    with pytest.raises(UserError, match=r"TwoPlayers .* Train again"):
         detector.absorb([torch.zeros(1, 4, 3, 3)], [])
 
 

@@ -36,7 +36,8 @@ NO_TEXT = {
     "trainer.strategy",
 }  # fmt: skip
 COMMANDS = (
-    "audit", "benchmark", "benchmark_model", "cache", "compare", "download", "evaluate", "export", "leaderboard", "line",
+    "audit", "benchmark", "benchmark_model", "cache", "compare", "download", "evaluate", "export", "leaderboard",
+    "line",
     "predict", "recalibrate", "report", "serve", "train", "update", "versions",
 )  # fmt: skip
 

@@ -43,7 +43,7 @@ class Tested:
         return named | ({} if self.found is None else self.found.plain())
 
 
-def tested(card: ModelCard, scores: Sequence[float], invalid: int | None, by: str) -> list[Tested]:
+def tried(card: ModelCard, scores: Sequence[float], invalid: int | None, by: str) -> list[Tested]:
     """Every promise about good parts that a model makes, held against normals that had no say in it.
 
     Args:

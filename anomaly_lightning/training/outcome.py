@@ -8,7 +8,7 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
-from anomaly_lightning.reports.tested import tested
+from anomaly_lightning.reports.tested import tried
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.module import AnomalyModule
@@ -59,7 +59,7 @@ def gather_metrics(
 def _promises(card: ModelCard, results: Results | None) -> list[dict[str, Any]]:
     """Which promise was tested by what, as JSON values."""
     good = [] if results is None else results.scores[~results.labels].tolist()
-    return [one.plain() for one in tested(card, good, None, "good test images")]
+    return [one.plain() for one in tried(card, good, None, "good test images")]
 
 
 def write_outcome(folder: Path, found: Results | str, metrics: dict[str, Any], run: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """Old and new normals as one set of splits, and a model whose statistics rest on all of them.
 
-The old normals come from where the run had them, their features out of the store: statistics of old and new together are
-then exactly those that fitting on both would give, for every method and without anything more in the checkpoint. What a
-checkpoint could carry in their place would be sums for PCA and PaDiM, and for memories a sample that nobody could take a
-coreset of again.
+The old normals come from where the run had them, their features out of the store: statistics of old and new together
+are then exactly those that fitting on both would give, for every method and without anything more in the checkpoint.
+What a checkpoint could carry in their place would be sums for PCA and PaDiM; of a memory the bank alone is left, and a
+coreset of a coreset is another one.
 """
 
 import logging

@@ -10,7 +10,7 @@ from PIL import Image
 from anomaly_lightning.calibration import shift_warning
 from anomaly_lightning.calibration.realised import Promised, Realised, interval, promised_alarms, realised
 from anomaly_lightning.errors import DataError, UserError
-from anomaly_lightning.reports.tested import Tested, tested
+from anomaly_lightning.reports.tested import Tested, tried
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.runtime.inspector import Inspector
@@ -45,8 +45,8 @@ def needed_promise(known: ThresholdsCard) -> Promised:
     found = promised_alarms(known.promise)
     if found is None:
         raise UserError(
-            "This model promises no rate of false alarms: its threshold came from too few normals. Calibrate it on more "
-            "(python -m anomaly_lightning.recalibrate, or train again)."
+            "This model promises no rate of false alarms: its threshold came from too few normals. Calibrate it on "
+            "more (python -m anomaly_lightning.recalibrate, or train again)."
         )
     return found
 
@@ -55,7 +55,7 @@ def promises(inspector: Inspector, normals: Sequence[Scored]) -> list[Tested]:
     """Every promise about good parts that a model makes, held against normals that had no say in it."""
     needed_promise(inspector.thresholds)
     invalid = sum(one.reason is not None for one in normals)
-    return tested(inspector.card, [one.score for one in normals], invalid, "good images")
+    return tried(inspector.card, [one.score for one in normals], invalid, "good images")
 
 
 def misses(known: ThresholdsCard, normals: Sequence[Scored], defects: Sequence[Scored]) -> dict[str, Any] | None:

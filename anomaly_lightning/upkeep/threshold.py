@@ -35,7 +35,9 @@ def rule_of(known: ThresholdsCard) -> calibration.Rule:
     try:
         return rules[str(method)](**options)
     except TypeError as error:
-        raise CalibrationError(f"The rule {method} of the model has options that are not known here: {error}.") from error
+        raise CalibrationError(
+            f"The rule {method} of the model has options that are not known here: {error}."
+        ) from error
 
 
 def _below(kind: type[Any]) -> Iterator[type[Any]]:

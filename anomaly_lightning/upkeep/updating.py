@@ -72,7 +72,7 @@ def update(cfg: DictConfig) -> Path | None:
     change = compared(list(zip(before, after, strict=True)), defective, old, new)
     show(console, old, new, change)
     console.print(
-        f"{len(plan.new.absorbed)} new normals taken in beside {len(datamodule.splits.train) - len(plan.new.absorbed)}, "
+        f"{len(plan.new.absorbed)} new normals taken in beside the run's own {len(old_normals)}, "
         f"{len(plan.new.held_out)} held out; {time.perf_counter() - started:.0f} s",
         highlight=False,
         soft_wrap=True,
