@@ -17,6 +17,8 @@ from toy import command, flat, save, texture
 import anomaly_lightning
 from anomaly_lightning.calibration.scores import binomial_upper
 from anomaly_lightning.errors import BundleError
+from anomaly_lightning.review.records import NewDecision
+from anomaly_lightning.review.store import ReviewStore
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.inspector import Inspector
@@ -247,3 +249,42 @@ def test_a_threshold_is_fitted_without_torch():
     code += "assert not {'torch', 'torchvision', 'pytorch_lightning'} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(anomaly_lightning.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@pytest.fixture
+def marks(another_day, root, tmp_path):
+    """A database with marked decisions: eight good parts, two of them false alarms, three defects, one of them missed."""
+    folder, found = tmp_path / "review", []
+    folder.mkdir()
+    for number, path in enumerate(sorted(another_day.iterdir())[:8]):
+        found.append((path, "NG" if number < 2 else "OK", "false_alarm" if number < 2 else "right"))
+    for number, path in enumerate(sorted((root / "widget" / "test" / "scratch").iterdir())):
+        found.append((path, "OK" if number < 1 else "NG", "missed_defect" if number < 1 else "right"))
+    with ReviewStore(folder / "marks.db", create=True) as store:
+        for number, (path, verdict, mark) in enumerate(found):
+            shutil.copyfile(path, folder / f"{number}.png")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            known = {"model": "widget", "model_id": "0", "name": path.name, "content": digest, "verdict": verdict}
+            numbers = {"score": 1.0, "threshold": 1.0, "pixel_threshold": 1.0, "width": 84, "height": 60}
+            store.mark(store.record(NewDecision(**known, **numbers, image=f"{number}.png")), mark, "somebody")
+    return folder / "marks.db"
+
+
+def test_marks_are_normals_and_defects(bundle, marks):
+    known = images.labelled(str(marks), str(marks), str(marks))
+    assert (len(known.normals), len(known.defects)) == (8, 3)
+    ran = recalibrate(bundle, marks, "max_miss_increase=1.0")
+    assert ran.code == 0, ran.out
+    card = read_bundle(bundle.with_name("line@2")).manifest.card
+    assert card.thresholds.promise["normals"] == 8
+    assert card.history[0].details["change"]["images"] == 11
+    ran = command("compare", f"bundles={bundle},{bundle}@2", f"marks={marks}", cwd=bundle.parent)
+    assert ran.code == 0, ran.out
+    assert "of 8" in ran.out
+    assert "of 3" in ran.out
+
+
+def test_a_threshold_from_chosen_false_alarms_says_that_it_is_one(bundle, marks):
+    """Reviewers look at what was stopped first: such normals are not drawn like the line's."""
+    ran = recalibrate(bundle, marks, "max_miss_increase=1.0", "dry_run=true")
+    assert "2 of the 8 marked normals were stopped" in flat(ran.out)

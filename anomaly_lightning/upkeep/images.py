@@ -83,8 +83,19 @@ def marked(database: Path) -> Labelled:
         lost = store.marked_without_image()
     if lost:
         logger.warning("%s: %d marks are of images that were not kept: they can't be scored again", database, lost)
-    normals = tuple(one.path for one in found if one.truth == "normal")
-    return Labelled(normals, tuple(one.path for one in found if one.truth == "defect"))
+    normals = [one for one in found if one.truth == "normal"]
+    stopped = sum(one.decision.verdict != "OK" for one in normals)
+    if stopped:
+        logger.warning(
+            "%s: %d of the %d marked normals were stopped (NG, REVIEW or INVALID). Where only what was stopped is "
+            "reviewed, these are not drawn like the parts of the line, and a threshold from them alone is too high: "
+            "mark parts that passed, too.",
+            database,
+            stopped,
+            len(normals),
+        )
+    defects = tuple(one.path for one in found if one.truth == "defect")
+    return Labelled(tuple(one.path for one in normals), defects)
 
 
 def score(
