@@ -23,6 +23,7 @@ from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.versions import family, resolve
+from anomaly_lightning.serving.models import Models
 from anomaly_lightning.upkeep import change, images, threshold
 
 MANY = 12
@@ -288,3 +289,13 @@ def test_a_threshold_from_chosen_false_alarms_says_that_it_is_one(bundle, marks)
     """Reviewers look at what was stopped first: such normals are not drawn like the line's."""
     ran = recalibrate(bundle, marks, "max_miss_increase=1.0", "dry_run=true")
     assert "2 of the 8 marked normals were stopped" in flat(ran.out)
+
+
+def test_a_service_that_was_started_with_the_latest_takes_the_new_one_at_its_reload(bundle, another_day):
+    models = Models({"line": f"{bundle}@latest"}, lambda path: Inspector.load(path, "cpu"))
+    first = models.get("line")
+    assert recalibrate(bundle, another_day).code == 0
+    assert models.get("line").id == first.id, "nothing changes under a running line"
+    second = models.reload("line")
+    assert second.id != first.id
+    assert second.inspector.thresholds.score == Inspector.load(f"{bundle}@2", "cpu").thresholds.score
