@@ -92,6 +92,8 @@ TYPES = {
     "quality.against": MAYBE,
     "quality.result": ONE,
     "quality.root": MAYBE,
+    "read_token": MAYBE,
+    "read_token_file": MAYBE,
     "root": ONE,
     "run": ONE,
     "run_dir": ONE,

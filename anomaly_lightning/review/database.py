@@ -13,6 +13,7 @@ BUSY_S = 30.0  # how long another process may hold the file
 
 # `mark` and `mark_id` repeat the latest entry of `marks`, for indices; the trigger keeps them equal, whoever writes.
 # `rank` is the score, +infinity where that is not a number: such a decision is NG, and stands above all others.
+# `kept` counts what is on the disk; `doomed` names images that are to be deleted, until they are.
 # Both indices of pages hold all that filters look at, so that rows are read for what is shown alone.
 TABLES = """
 CREATE TABLE decisions (
@@ -35,7 +36,6 @@ CREATE TABLE decisions (
     regions TEXT NOT NULL,
     region_count INTEGER NOT NULL,
     image TEXT,
-    heatmap TEXT,
     image_bytes INTEGER NOT NULL DEFAULT 0,
     removed TEXT,
     mark TEXT CHECK (mark IN ('right', 'false_alarm', 'missed_defect', 'not_a_part')),
@@ -50,6 +50,7 @@ CREATE TABLE marks (
 );
 CREATE TABLE kept (one INTEGER PRIMARY KEY CHECK (one = 1), bytes INTEGER NOT NULL, removed INTEGER NOT NULL);
 INSERT INTO kept VALUES (1, 0, 0);
+CREATE TABLE doomed (image TEXT PRIMARY KEY);
 CREATE INDEX decisions_by_time ON decisions (verdict, mark, time, id, rank, model);
 CREATE INDEX decisions_by_score ON decisions (verdict, mark, rank, id, time, model);
 CREATE INDEX decisions_marked ON decisions (content, mark_id) WHERE mark IS NOT NULL;
@@ -64,6 +65,7 @@ CREATE TRIGGER image_kept AFTER INSERT ON decisions WHEN NEW.image IS NOT NULL B
 END;
 CREATE TRIGGER image_removed AFTER UPDATE OF image ON decisions WHEN OLD.image IS NOT NULL AND NEW.image IS NULL BEGIN
     UPDATE kept SET bytes = bytes - OLD.image_bytes, removed = removed + 1;
+    INSERT INTO doomed VALUES (OLD.image);
 END;
 """
 

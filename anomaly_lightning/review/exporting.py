@@ -2,9 +2,9 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 from anomaly_lightning.errors import ReviewError
 from anomaly_lightning.review.marks import MARKS, as_text
@@ -57,14 +57,20 @@ def write_manifest(store: ReviewStore, file: Path) -> int:
     return _written(file, MANIFEST, lambda: manifest_rows(store, file.parent))
 
 
-def write_csv(stream: TextIO, head: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> int:
-    """Write a head line and rows, None as nothing; returns how many rows."""
-    writer = csv.writer(stream)
-    writer.writerow(head)
-    count = 0
-    for count, row in enumerate(rows, start=1):  # noqa: B007 - counted for the caller
+def csv_lines(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
+    """A head line and rows as lines of CSV, None as nothing."""
+    lines = list[str]()
+    writer = csv.writer(_Lines(lines))
+    for row in chain([head], rows):
         writer.writerow(["" if value is None else value for value in row])
-    return count
+        yield lines.pop()
+
+
+class _Lines:
+    """What csv takes for a file: puts lines into a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
 
 
 def _written(file: Path, head: tuple[str, ...], rows: Callable[[], Iterator[tuple[object, ...]]]) -> int:
@@ -73,7 +79,8 @@ def _written(file: Path, head: tuple[str, ...], rows: Callable[[], Iterator[tupl
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="") as stream:
-            count = write_csv(stream, head, rows())
+            for count, line in enumerate(csv_lines(head, rows())):  # noqa: B007 - the head is number 0
+                stream.write(line)
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)

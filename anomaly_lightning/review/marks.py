@@ -74,6 +74,10 @@ def as_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
+class StoreError(ReviewError):
+    """The file of a store can't be read or written."""
+
+
 class NoDecisionError(ReviewError):
     """There is no decision of a number."""
 

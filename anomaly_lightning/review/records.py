@@ -31,11 +31,11 @@ class NewDecision:
         height: Of the image, in pixels.
         review: Lower end of the band of REVIEW; None = no band.
         reason: Why it is INVALID.
-        regions: Plain JSON values: box, area, peak and contour of each region in the image's pixels.
+        regions: Plain JSON values: box, area, peak and contour of each region in the image's pixels; a contour of very
+            many corners is thinned.
         region_count: How many there are; more than `regions` lists where there are very many.
         image: Path of the kept image relative to the database's folder; None = not kept.
-        heatmap: Path of its heatmap, likewise.
-        image_bytes: Size of both on the disk.
+        image_bytes: Size on the disk, with what is drawn of it.
         time: When it was decided, UTC.
     """
 
@@ -55,7 +55,6 @@ class NewDecision:
     regions: Sequence[dict[str, Any]] = ()
     region_count: int = 0
     image: str | None = None
-    heatmap: str | None = None
     image_bytes: int = 0
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -95,6 +94,21 @@ class MarkedImage:
     decision: Decision
     truth: Truth
     path: Path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a store keeps of images.
+
+    Attributes:
+        bytes: On the disk.
+        removed: Images that were deleted because of the size limit, ever.
+        images: How many are kept.
+    """
+
+    bytes: int
+    removed: int
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)

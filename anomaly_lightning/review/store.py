@@ -4,12 +4,12 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from anomaly_lightning.errors import ReviewError
 from anomaly_lightning.review.database import connect, writing
@@ -19,17 +19,23 @@ from anomaly_lightning.review.marks import (
     Mark,
     MarkedSinceError,
     MarkEntry,
-    NoDecisionError,
+    StoreError,
     as_text,
     fitting,
 )
 from anomaly_lightning.review.paging import cursor, page_query
-from anomaly_lightning.review.records import Decision, Filter, MarkedImage, NewDecision, Order, Page
+from anomaly_lightning.review.records import Decision, Filter, Kept, MarkedImage, NewDecision, Order, Page
+from anomaly_lightning.review.rows import as_decision, decision_of, history_of
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 EVERYTHING = Filter()
+AT_ONCE = 1000  # images that are let go of in one transaction
+OLDEST_UNMARKED = f"""
+SELECT * FROM decisions INDEXED BY decisions_kept WHERE image IS NOT NULL AND (mark IS NOT NULL) = 0
+ORDER BY id LIMIT {AT_ONCE}
+"""
 
 
 class ReviewStore:
@@ -66,7 +72,7 @@ class ReviewStore:
 
     def decision(self, number: int) -> Decision:
         """One decision; raises `ReviewError` where there is none of this number."""
-        return self._read(lambda connection: _decision(connection, number))
+        return self._read(lambda connection: decision_of(connection, number))
 
     def page(
         self, wanted: Filter = EVERYTHING, order: Order = "newest", after: str | None = None, limit: int = 50
@@ -102,9 +108,9 @@ class ReviewStore:
             raise ReviewError(f"who={who!r}: expected the name of who marks, of at most {LONGEST_NAME} characters.")
         now = datetime.now(UTC)
         with self._change() as connection:
-            known = _decision(connection, number)
+            known = decision_of(connection, number)
             if seen is not None and seen != (known.mark_id or 0):
-                raise MarkedSinceError(_history(connection, number)[-1])
+                raise MarkedSinceError(history_of(connection, number)[-1])
             said: Mark | None = None if mark is None else fitting(known.verdict, mark)
             row = (number, said, who, as_text(now))
             done = connection.execute("INSERT INTO marks (decision, mark, who, time) VALUES (?, ?, ?, ?)", row)
@@ -112,7 +118,7 @@ class ReviewStore:
 
     def history(self, number: int) -> tuple[MarkEntry, ...]:
         """All marks that a decision ever had, oldest first."""
-        return self._read(lambda connection: _history(connection, number))
+        return self._read(lambda connection: history_of(connection, number))
 
     def counts(self) -> dict[tuple[str, str | None], int]:
         """How many decisions there are by verdict and mark."""
@@ -139,6 +145,37 @@ class ReviewStore:
     def marked_without_image(self) -> int:
         """How many marks say normal or defect of an image that was not kept, or is not kept any more."""
         return self._read(without_image)
+
+    def kept(self) -> Kept:
+        """What is kept of images."""
+        query = "SELECT bytes, removed, (SELECT count(*) FROM decisions WHERE image IS NOT NULL) FROM kept"
+        return Kept(*self._read(lambda connection: connection.execute(query).fetchone()))
+
+    def give_up(self, most_bytes: int) -> tuple[Decision, ...]:
+        """Let go of the oldest unmarked images until what is kept has at most so many bytes; see `doomed`.
+
+        Returns:
+            Decisions whose images go. Fewer than it takes where what is left is marked.
+        """
+        now, gone = as_text(datetime.now(UTC)), list[Decision]()
+        with self._change() as connection:
+            excess = connection.execute("SELECT bytes FROM kept").fetchone()[0] - most_bytes
+            walk = iter(connection.execute(OLDEST_UNMARKED).fetchall() if excess > 0 else ())
+            while excess > 0 and (row := next(walk, None)) is not None:
+                gone.append(as_decision(row))
+                excess -= row["image_bytes"]
+            query = "UPDATE decisions SET image = NULL, image_bytes = 0, removed = ? WHERE id = ?"
+            connection.executemany(query, [(now, one.id) for one in gone])
+        return tuple(gone)
+
+    def doomed(self) -> list[str]:
+        """Images that no decision names any more and that are still to be deleted."""
+        return self._read(lambda connection: [row[0] for row in connection.execute("SELECT image FROM doomed")])
+
+    def deleted(self, images: Sequence[str]) -> None:
+        """These are gone from the disk."""
+        with self._change() as connection:
+            connection.executemany("DELETE FROM doomed WHERE image = ?", [(image,) for image in images])
 
     def backup(self, target: Path) -> None:
         """Copy the whole database into a new file while it is being used; images are not in it.
@@ -176,33 +213,11 @@ class ReviewStore:
             with self._writing, writing(self._writer) as connection:
                 yield connection
         except sqlite3.Error as error:
-            raise ReviewError(f"{self.path} can't be written: {error}. Nothing of this was kept.") from error
+            raise StoreError(f"{self.path} can't be written: {error}. Nothing of this was kept.") from error
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             with self._reading:
                 return work(self._reader)
         except sqlite3.Error as error:
-            raise ReviewError(f"{self.path} can't be read: {error}.") from error
-
-
-def as_decision(row: sqlite3.Row) -> Decision:
-    """A decision of its row."""
-    values: dict[str, Any] = {field.name: row[field.name] for field in fields(Decision)}
-    values["regions"] = json.loads(row["regions"])
-    values["time"] = datetime.fromisoformat(row["time"])
-    values["removed"] = None if row["removed"] is None else datetime.fromisoformat(row["removed"])
-    return Decision(**values)
-
-
-def _decision(connection: sqlite3.Connection, number: int) -> Decision:
-    row = connection.execute("SELECT * FROM decisions WHERE id = ?", (number,)).fetchone()
-    if row is None:
-        raise NoDecisionError(f"There is no decision {number} in this store.")
-    return as_decision(row)
-
-
-def _history(connection: sqlite3.Connection, number: int) -> tuple[MarkEntry, ...]:
-    query = "SELECT id, decision, mark, who, time FROM marks WHERE decision = ? ORDER BY id"
-    rows = connection.execute(query, (number,)).fetchall()
-    return tuple(MarkEntry(row[0], row[1], row[2], row[3], datetime.fromisoformat(row[4])) for row in rows)
+            raise StoreError(f"{self.path} can't be read: {error}.") from error

@@ -67,7 +67,9 @@ def greeting(service: Service, sock: socket.socket) -> str:
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     served = ", ".join(f"{model.name} ({model.id})" for model in service.models.all())
     who = "with the token" if service.secret is not None else "without a token"
-    return f"serving {served} {who} at {where}  (page: {where}/  API: {where}/docs)"
+    known = service.reviewing
+    kept = "not kept" if known is None else f"kept in {known.store.path} (images: {known.keeper.keep})"
+    return f"serving {served} {who} at {where}  (page: {where}/  API: {where}/docs)\ndecisions are {kept}"
 
 
 class Server(uvicorn.Server):
