@@ -108,6 +108,7 @@ def test_the_default_keeps_its_network_and_renews_what_it_remembers(copied, anot
     assert next_checkpoint(tmp_path / "best@2.ckpt") == tmp_path / "best@3.ckpt"
 
 
+@pytest.mark.slow
 def test_with_a_bundle_its_next_version_says_what_the_new_checkpoint_says(copied, exported, another_day, tmp_path):
     shutil.copytree(exported, tmp_path / "line")
     ran = update(copied, another_day, f"bundle={tmp_path / 'line'}", cwd=tmp_path)

@@ -122,7 +122,7 @@ class Change:
         """What changes, in numbers."""
         drawn = Table(box=None, pad_edge=False)
         for name in ("", "images", "before", "after", "gained", "lost"):
-            drawn.add_column(name, justify="right" if name else "left")
+            drawn.add_column(name, justify="right" if name else "left", no_wrap=True)
         for name, found in (("false alarms", self.false_alarms), ("misses", self.misses)):
             counts = (found.before, found.after, found.gained, found.lost)
             drawn.add_row(name, str(found.total), *(_cell(count, found.total) for count in counts))

@@ -98,7 +98,7 @@ def compare(cfg: DictConfig) -> Comparison:
     scored = [_readable(inspector, paths) for inspector in inspectors]
     bad = np.array([path in set(known.defects) for path in paths])
     found = compared(_names(models), scored, [one.thresholds.score for one in inspectors], bad)
-    console.print(table(found))
+    console.print(table(found), soft_wrap=True)
     console.print(found.words, highlight=False, soft_wrap=True, markup=False)
     if cfg.output is not None:
         target = Path(cfg.output).expanduser()
@@ -137,7 +137,7 @@ def table(found: Comparison) -> Table:
     """A row a model, and the p-values below."""
     drawn = Table(box=None, pad_edge=False)
     for name in ("model", "false alarms", "misses", "AUROC"):
-        drawn.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+        drawn.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     areas = ("", "") if found.areas is None else (f"{found.areas.first:.4f}", f"{found.areas.second:.4f}")
     for name, counts, area in zip(found.names, found.counts, areas, strict=True):
         drawn.add_row(name, *(_cell(*pair) for pair in zip(counts, found.totals, strict=True)), area)

@@ -125,7 +125,7 @@ def show(console: Console, before: ThresholdsCard, after: ThresholdsCard, change
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print("On the marked images, with the 95 % interval of each share:", highlight=False)
-    console.print(change.table())
+    console.print(change.table(), soft_wrap=True)
     flips = ", ".join(f"{count} {name}" for name, count in change.flips.items()) or "none"
     console.print(f"verdicts that change: {flips}", highlight=False, markup=False)
     if not change.misses.total:
