@@ -299,3 +299,16 @@ def test_a_service_that_was_started_with_the_latest_takes_the_new_one_at_its_rel
     second = models.reload("line")
     assert second.id != first.id
     assert second.inspector.thresholds.score == Inspector.load(f"{bundle}@2", "cpu").thresholds.score
+
+
+def test_an_image_that_is_said_to_be_both_is_refused(bundle, another_day):
+    ran = recalibrate(bundle, another_day, f"defects={another_day}")
+    assert ran.code == 1
+    assert "is named among the good parts and among the defective ones (12 are)" in flat(ran.out)
+
+
+def test_a_file_in_the_way_takes_a_number_and_nothing_else(bundle, another_day):
+    bundle.with_name("line@2").write_text("mine")
+    assert recalibrate(bundle, another_day).code == 0
+    assert bundle.with_name("line@2").read_text() == "mine"
+    read_bundle(bundle.with_name("line@3"))

@@ -28,6 +28,8 @@ from anomaly_lightning.upkeep.shifts import STEPS, shifts
 
 JSON, PAGE, TABLE = "other_day.json", "other_day.html", "other_day.csv"
 COLUMNS = ("path", "truth", "score", "threshold", "verdict", "reason")
+# Of the options data.* those that say what is tested on.
+PLACES = ("root", "normal", "normal_test", "abnormal", "masks", "manifest")
 SHOWN = 6  # normals with the highest scores, with heatmaps
 SIDE = 256
 
@@ -101,7 +103,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 def _check(cfg: DictConfig) -> None:
     set_too = [key for key, value in OmegaConf.to_container(cfg.data, resolve=True).items() if value]  # type: ignore[union-attr]
-    others = [f"data.{key}" for key in set_too if key in ("category", "layout", "root", "normal", "abnormal", "masks")]
+    others = [f"data.{key}" for key in set_too if key in ("category", "layout", *PLACES)]
     if others:
         raise UserError(f"normals= and {others[0]}= don't go together: name the good parts with one of them.")
     if cfg.shift_images < 1:

@@ -25,10 +25,22 @@ class Labelled:
     Attributes:
         normals: Of good parts.
         defects: Of defective ones.
+
+    Raises:
+        DataError: An image is among both.
     """
 
     normals: tuple[Path, ...] = ()
     defects: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse images that are said to be both."""
+        good = {path.resolve() for path in self.normals}
+        if both := [path for path in self.defects if path.resolve() in good]:
+            raise DataError(
+                f"{both[0]} is named among the good parts and among the defective ones ({len(both)} are): decide which "
+                "it is, by its folder or its mark."
+            )
 
     def __add__(self, other: "Labelled") -> "Labelled":
         """Both, each file once."""

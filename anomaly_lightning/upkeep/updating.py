@@ -22,6 +22,7 @@ from anomaly_lightning.runtime.versions import sync_folder
 from anomaly_lightning.training.checkpoint import TorchEngine, load_model, read_content
 from anomaly_lightning.training.module import CARD
 from anomaly_lightning.training.quiet import quieten
+from anomaly_lightning.training.tested_data import PLACES
 from anomaly_lightning.upkeep import absorbing, images, threshold
 from anomaly_lightning.upkeep.change import Change, compared
 from anomaly_lightning.upkeep.recalibrating import show
@@ -195,6 +196,8 @@ def _export(cfg: DictConfig, plan: Update, bundle: Path) -> None:
     given += [f"format={manifest.format}", f"precision={manifest.precision}", f"cache.dir={cfg.cache.dir}"]
     export = composed("export", given)
     export.trust = list(cfg.trust)
+    for key in ("category", "layout", *PLACES):
+        export.data[key] = cfg.data[key]  # where the run's images are by now
     made = publish(bundle, lambda folder: _made(export, folder))
     logger.info("bundle %s", made)
     Console().print(f"new version: {made}", highlight=False, soft_wrap=True, markup=False)

@@ -81,9 +81,11 @@ def publish(path: Path, fill: Callable[[Path], None]) -> Path:
 
 def _named(base: Path, making: Path) -> Path:
     """Give a finished folder the next free number."""
+    number = 1
     while True:
         known = family(base)
-        target = known.folder(known.highest + 1)
+        number = max(number, known.highest) + 1
+        target = known.folder(number)
         try:
             making.rename(target)  # which refuses a folder that is there, as no bundle is empty
         except OSError:
