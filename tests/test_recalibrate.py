@@ -254,7 +254,7 @@ def test_a_threshold_is_fitted_without_torch():
 
 @pytest.fixture
 def marks(another_day, root, tmp_path):
-    """A database with marked decisions: eight good parts, two of them false alarms, three defects, one of them missed."""
+    """Marked decisions: eight good parts, two of them false alarms, and three defects, one of them missed."""
     folder, found = tmp_path / "review", []
     folder.mkdir()
     for number, path in enumerate(sorted(another_day.iterdir())[:8]):
