@@ -50,6 +50,7 @@ TYPES = {
     "backup": MAYBE,
     "base": ONE,
     "bundle": MAYBE,
+    "bundles": Text(none=False, several="always"),
     "cache.dir": ONE,
     "callbacks.*.defects": MAYBE,
     "callbacks.*.dirpath": ONE,
@@ -67,6 +68,7 @@ TYPES = {
     "data.normal_test": MAYBE_SOME,
     "data.roi": Text(values=True),
     "data.root": MAYBE,
+    "defects": MAYBE,
     "folders": Text(several="always"),
     "hosts": MAYBE_SOME,
     "hydra.job.name": ONE,
@@ -86,6 +88,7 @@ TYPES = {
     "logger.*.version": MAYBE,
     "manifest": MAYBE,
     "marks": MAYBE,
+    "normals": MAYBE,
     "output": ONE,
     "parity.images": MAYBE,
     "quality.against": MAYBE,
@@ -115,6 +118,7 @@ TYPES = {
     "watch": MAYBE,
     "whole.address": ONE,
     "whole.sha256": MAYBE,
+    "why": MAYBE,
 }
 # Where a command's option differs from the others' of that name.
 OF_COMMAND = {

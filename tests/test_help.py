@@ -25,6 +25,10 @@ TAKEN = {
     "leaderboard": "",
     "report": "",
     "download": "",
+    "compare": "",
+    "recalibrate": "",
+    "update": "",
+    "versions": "",
 }
 TAKEN["benchmark"] = TAKEN["train"]
 

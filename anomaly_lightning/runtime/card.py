@@ -160,6 +160,26 @@ class DataCard(Part, frozen=True):
     shots: int | None = None
 
 
+class ChangeCard(Part, frozen=True):
+    """What made this version of a model out of another one.
+
+    Attributes:
+        what: "recalibrate" or "update".
+        parent: Hex sha256 of the bundle.json, or of the checkpoint, that it was made from.
+        date: ISO 8601, in UTC.
+        why: In the user's words; "" where none were given.
+        normals: New images of good parts that it rests on.
+        details: What else there is to know: thresholds before and after, what they were compared on.
+    """
+
+    what: str
+    parent: str
+    date: str
+    why: str = ""
+    normals: int = 0
+    details: dict[str, Value] = {}
+
+
 class ModelCard(Part, frozen=True):
     """Everything that a trained model is, besides its weights.
 
@@ -171,6 +191,7 @@ class ModelCard(Part, frozen=True):
         validity: None = images are not checked for being of the training's kind.
         seed: Of the run.
         versions: Of Python and the packages that computed.
+        history: What was changed since the training, the oldest first.
     """
 
     schema: int
@@ -189,6 +210,7 @@ class ModelCard(Part, frozen=True):
     thresholds: ThresholdsCard | None = None
     validity: ValidityCard | None = None
     versions: dict[str, str | None] = {}
+    history: tuple[ChangeCard, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "the model card") -> "ModelCard":

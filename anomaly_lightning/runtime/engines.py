@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from anomaly_lightning.errors import CheckpointError, MissingExtraError, UserError
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.versions import resolve
 
 # Each class has `load(path, device, trust, threads) -> (ModelCard, Engine)`.
 CHECKPOINT = "anomaly_lightning.training.checkpoint:TorchEngine"
@@ -54,7 +55,7 @@ def load_engine(path: Path, device: str, trust: Sequence[str], threads: int | No
     """The card of a trained model and what runs it.
 
     Args:
-        path: A run's best.ckpt, or the folder of an exported bundle.
+        path: A run's best.ckpt, or the folder of an exported bundle; `@2` or `@latest` behind it names a version.
         device: "auto", or what the engine calls a device.
         trust: Further packages whose detectors may be created from what a checkpoint says.
         threads: For one forward on the CPU; None = the engine's own choice.
@@ -64,6 +65,7 @@ def load_engine(path: Path, device: str, trust: Sequence[str], threads: int | No
         MissingExtraError: What runs it is not installed.
         UserError: There is no such device.
     """
+    path = resolve(path)
     if path.suffix == ".ckpt" and not path.is_dir():
         loaded: tuple[ModelCard, Engine] = _named(CHECKPOINT, str(path), "train").load(path, device, trust, threads)
         return loaded

@@ -13,6 +13,7 @@ from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.engines import ExportedEngine, load_engine
+from anomaly_lightning.runtime.versions import resolve
 from anomaly_lightning.scoring import build_scoring
 from anomaly_lightning.training.checkpoint import load_model
 
@@ -59,6 +60,7 @@ class ExportedModel(nn.Module):
 
 def load_any(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModel, ModelCard]:
     """Model and card of a checkpoint, or of the folder of an exported bundle; see `load_model` and `read_bundle`."""
+    path = resolve(path)
     if not path.is_dir():
         return load_model(path, trust)
     card, engine = load_engine(path, "auto", trust)

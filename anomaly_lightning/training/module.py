@@ -167,7 +167,7 @@ class AnomalyModule(pl.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
-            self.model.detector.prepare(self.walked(data.statistics_dataloader, self.model.seen))
+            self.model.detector.prepare(self.walked(data.statistics_dataloader))
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda kept: trained.condense(self.model.seen(kept.to(self.device))))
@@ -179,25 +179,26 @@ class AnomalyModule(pl.LightningModule):
         if self.trained is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        loaders = data.statistics_dataloader, data.held_out_dataloader
-        normals, held_out = (self.walked(loader, self.model.seen) for loader in loaders)
+        normals, held_out = self.walked(data.statistics_dataloader), self.walked(data.held_out_dataloader)
         with torch.no_grad():
             self.trained.conclude(normals, held_out)
         if held_out.walked:
             self.chosen.append("the weights of the error's parts")
 
-    def walked(self, loader: Callable[[], Iterable[Batch]], see: Callable[[Tensor], Tensor]) -> Repeated:
+    def walked(
+        self, loader: Callable[[], Iterable[Batch]], see: Callable[[Tensor], Tensor] | None = None
+    ) -> Repeated:
         """A set of normals, batch by batch and in a fixed order, on the device.
 
         Args:
             loader: Makes its batches.
-            see: What is made of their inputs.
+            see: What is made of their inputs; None = what the detector sees of them.
         """
 
         def walk() -> Iterator[Tensor]:
             for batch in loader():
                 on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-                yield see(self.inputs(on_device))
+                yield (see or self.model.seen)(self.inputs(on_device))
 
         return Repeated(walk)
 

@@ -1,6 +1,5 @@
 """Fits the thresholds on validation normals, after training, and writes them into the module's buffers."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,10 +159,4 @@ def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
 
 def promise(calibration: Calibration, names: list[Path], basis: list[str]) -> dict[str, Any]:
     """A calibration as plain values: the influential normal by name, and what the promise rests on."""
-    values: dict[str, Any] = dataclasses.asdict(calibration)
-    influence = calibration.influence_warning([str(name) for name in names])
-    values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
-    values["false_alarms_per_thousand"] = list(calibration.per_thousand)
-    values["rests_on"] = basis
-    del values["threshold"]
-    return values
+    return calibration.plain([str(name) for name in names], basis)
