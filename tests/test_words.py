@@ -31,25 +31,12 @@ NO_TEXT = {
     "images", "keep", "license", "load.threads", "localiser.detector.seed", "model.components", "model.seed", "page",
     "pixel_threshold.review_budget", "precision", "reuse", "scoring.reduction", "sink.mqtt.password_env",
     "sink.webhook.secret_env", "source.fps", "source.height", "source.per_minute", "source.width", "suite", "threads",
-    "threshold.review_budget", "trainer.accelerator", "trainer.deterministic", "trainer.precision",
-    "trainer.strategy",
-}  # fmt: skip
-COMMANDS = (
-    "audit", "benchmark", "benchmark_model", "cache", "download", "evaluate", "export", "leaderboard", "line", "marks",
-    "predict", "report", "serve", "train",
-=======
-    "images", "keep",
-    "license", "load.threads", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
-    "reuse", "scoring.reduction", "sink.mqtt.password_env", "sink.webhook.secret_env", "source.fps",
-    "source.height", "source.per_minute", "source.width", "suite", "threads",
     "threshold.review_budget", "to", "trainer.accelerator", "trainer.deterministic", "trainer.precision",
     "trainer.strategy",
 }  # fmt: skip
 COMMANDS = (
     "audit", "benchmark", "benchmark_model", "cache", "compare", "download", "evaluate", "export", "leaderboard",
-    "line",
-    "predict", "recalibrate", "report", "serve", "train", "update", "versions",
->>>>>>> upkeep
+    "line", "marks", "predict", "recalibrate", "report", "serve", "train", "update", "versions",
 )  # fmt: skip
 
 

@@ -185,9 +185,7 @@ class AnomalyModule(pl.LightningModule):
         if held_out.walked:
             self.chosen.append("the weights of the error's parts")
 
-    def walked(
-        self, loader: Callable[[], Iterable[Batch]], see: Callable[[Tensor], Tensor] | None = None
-    ) -> Repeated:
+    def walked(self, loader: Callable[[], Iterable[Batch]], see: Callable[[Tensor], Tensor] | None = None) -> Repeated:
         """A set of normals, batch by batch and in a fixed order, on the device.
 
         Args:
