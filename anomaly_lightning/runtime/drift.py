@@ -112,8 +112,10 @@ class DriftMonitor:
         self._middle, self._scale = np.array(card.middle), np.array(card.scale)
         self._limits = 2 * images_per_alarm / shares()
         self.alarm: Alarm | None = None
-        self.images, self.alarms = 0, 0
-        self._restart("calibration")
+        self.images, self.alarms, self.progress = 0, 0, 0.0
+        self.reference, self.evidence = Reference(counted(card)), Evidence(len(MEASURES))
+        self.window: deque[Row] = deque(maxlen=WINDOW)
+        self._random = np.random.default_rng((seed, 0))
 
     def update(self, seen: Observation) -> Alarm | None:
         """Take one image; returns the alarm that it raised, None where it raised none or one stands already."""
@@ -162,11 +164,10 @@ class DriftMonitor:
 
     def _restart(self, reference: Restart) -> None:
         if reference != "seen":
-            self.reference = Reference(
-                counted(self.card) if reference == "calibration" else np.zeros_like(counted(self.card))
-            )
+            normals = counted(self.card)
+            self.reference = Reference(normals if reference == "calibration" else np.zeros_like(normals))
         self.evidence, self.progress = Evidence(len(MEASURES)), 0.0
-        self.window: deque[Row] = deque(maxlen=WINDOW)
+        self.window.clear()
         self._random = np.random.default_rng((self._seed, self.images))
 
     def _alarm(self, measure: int) -> Alarm:
