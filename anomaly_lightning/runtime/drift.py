@@ -9,6 +9,7 @@ images with a probability of at most m / (2 images_per_alarm), so that the mean 
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -162,6 +163,36 @@ class DriftMonitor:
                 "alarm": None if self.alarm is None else asdict(self.alarm),
             }
 
+    def state(self) -> dict[str, Any]:
+        """All that a later process has to know to go on: arrays, numbers and text by name."""
+        with self._lock:
+            rows = list(self.window)
+            known = {"images": self.images, "alarms": self.alarms, "progress": self.progress}
+            return {
+                **known,
+                "alarm": None if self.alarm is None else asdict(self.alarm),
+                "counts": self.reference.counts,
+                **{f"evidence_{name}": value for name, value in vars(self.evidence).items()},
+                "window_scores": np.array([row[0] for row in rows]).reshape(-1, len(MEASURES)),
+                "window_distances": np.array([row[1] for row in rows]).reshape(-1, len(MEASURES)),
+                "window_invalid": np.array([row[2] for row in rows], np.bool_),
+            }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; of a monitor of the same card."""
+        with self._lock:
+            self.images, self.alarms = int(state["images"]), int(state["alarms"])
+            self.progress = float(state["progress"])
+            self.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
+            self.reference = Reference(state["counts"])
+            for name in vars(self.evidence):
+                value = state[f"evidence_{name}"]
+                setattr(self.evidence, name, int(value) if name == "images" else np.array(value))
+            rows = zip(state["window_scores"], state["window_distances"], state["window_invalid"].tolist(), strict=True)
+            self.window.clear()
+            self.window.extend(rows)
+            self._random = np.random.default_rng((self._seed, self.images))
+
     def _restart(self, reference: Restart) -> None:
         if reference != "seen":
             normals = counted(self.card)
@@ -186,7 +217,7 @@ def shares() -> NDArray[np.float64]:
 
 
 def counted(card: DriftCard) -> NDArray[np.int64]:
-    """How many normals have each value of each measure: (K, 1024)."""
+    """How many normals have each value of each measure: (K, 512)."""
     counts = np.zeros((len(card.measures), BINS), np.int64)
     for row, (values, middle, scale) in enumerate(zip(card.normals, card.middle, card.scale, strict=True)):
         np.add.at(counts[row], bins(np.array(values), np.array(middle), np.array(scale)), 1)

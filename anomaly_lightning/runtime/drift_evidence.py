@@ -22,7 +22,7 @@ Whole = NDArray[np.int64]
 # whole shifts is the likelihood ratio of two normal distributions, applied to normal scores of the ranks.
 BETS = ((1.0, 0.5), (1.0, -0.5), (1.0, 1.0), (1.0, -1.0), (1.0, 2.0), (1.0, -2.0), (0.05, 3.0), (0.2, 3.0))
 _SHARES, _SHIFTS = (np.array(values) for values in zip(*BETS, strict=True))
-BINS = 1024
+BINS = 512
 _FINEST = BINS / 2 / np.arcsinh(1000.0)  # bins a standard deviation near the middle; the outermost begin at 1000
 _EDGE = 1e-12  # ranks of 0 and 1 would be infinite scores
 _NORMAL = NormalDist()
@@ -36,9 +36,8 @@ def bins(values: Floats, middle: Floats, scale: Floats) -> Whole:
         middle: (K,) centres.
         scale: (K,) standard deviations, above 0.
     """
-    with np.errstate(over="ignore"):
-        place = np.arcsinh((np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=-np.inf) - middle) / scale)
-    found: Whole = np.clip(BINS / 2 + _FINEST * place, 0, BINS - 1).astype(np.int64)
+    place = _FINEST * np.arcsinh((values - middle) / scale) + BINS / 2 + 0.5  # the median lies inside of a bin
+    found: Whole = np.clip(np.where(np.isnan(place), np.inf, place), 0, BINS - 1).astype(np.int64)
     return found
 
 
@@ -48,75 +47,80 @@ def scores(p: Floats) -> Floats:
 
 
 def bets(z: Floats) -> Floats:
-    """What each bet multiplies its stake by, (K, 8), given normal scores (K,): 1 on average while nothing changes."""
-    whole = np.exp(_SHIFTS * z[:, None] - 0.5 * _SHIFTS**2)
-    return 1 - _SHARES + _SHARES * whole
+    """What each bet multiplies its stake by, (..., 8), given normal scores (...): 1 on average without a change."""
+    whole = np.exp(_SHIFTS * z[..., None] - 0.5 * _SHIFTS**2)
+    found: Floats = 1 - _SHARES + _SHARES * whole
+    return found
 
 
 class Reference:
     """How many images had each value of each measure: the calibration normals, and all that came after.
 
     Args:
-        start: (K, 1024) int64, counts to begin with.
+        start: (..., bins) int64, counts to begin with; what stands before the bins is the shape of all else here, (K,)
+            for one stream.
     """
 
     def __init__(self, start: Whole) -> None:
-        self._below = np.cumsum(start, axis=1)  # (K, 1024): images up to each bin
-        self._rows, self._bins = np.arange(len(start)), np.arange(start.shape[1])
+        self._below = np.cumsum(start, axis=-1)  # images up to each bin
+        self._bins = np.arange(start.shape[-1])
 
     @property
     def counts(self) -> Whole:
-        """(K, 1024) int64."""
-        found: Whole = np.diff(self._below, axis=1, prepend=0)
+        """(..., bins) int64."""
+        found: Whole = np.diff(self._below, axis=-1, prepend=0)
         return found
 
     @property
     def sizes(self) -> Whole:
-        """Images that are remembered, by measure: (K,)."""
-        sizes: Whole = self._below[:, -1]
+        """Images that are remembered, by measure: (...)."""
+        sizes: Whole = self._below[..., -1]
         return sizes
 
     def rank(self, places: Whole, ties: Floats) -> Floats:
-        """Share of the images whose value is at least as large, the new one among them, (K,); it is remembered then.
+        """Share of the images whose value is at least as large, the new one among them, (...); it is remembered then.
 
         Args:
-            places: (K,) bins of the new image.
-            ties: (K,) uniform in (0, 1], which break ties at random: with them the ranks are exactly uniform.
+            places: (...) bins of the new image.
+            ties: (...) uniform in (0, 1], which break ties at random: with them the ranks are exactly uniform.
         """
-        upto = self._below[self._rows, places]
-        before = np.where(places > 0, self._below[self._rows, places - 1], 0)
+        upto, before = self._upto(places), np.where(places > 0, self._upto(np.maximum(places - 1, 0)), 0)
         sizes = self.sizes
         p: Floats = (sizes - upto + ties * (upto - before + 1)) / (sizes + 1)
-        self._below += self._bins >= places[:, None]
+        self._below += self._bins >= places[..., None]
         return p
+
+    def _upto(self, places: Whole) -> Whole:
+        found: Whole = np.take_along_axis(self._below, places[..., None], axis=-1)[..., 0]
+        return found
 
 
 class Evidence:
     """Shiryaev-Roberts statistics of every measure and bet, and since when each has been growing.
 
     Args:
-        measures: How many, K.
+        shape: (K,) measures of one stream; what stands before K are streams.
 
     Attributes:
-        values: (K, 8).
+        values: (..., K, 8).
         images: Images so far.
     """
 
-    def __init__(self, measures: int) -> None:
-        self.values, self.images = np.zeros((measures, len(BETS))), 0
+    def __init__(self, *shape: int) -> None:
+        self.values, self.images = np.zeros((*shape, len(BETS))), 0
         self.growth, self.begun = np.zeros_like(self.values), np.zeros(self.values.shape, np.int64)
 
     def update(self, z: Floats) -> Floats:
-        """Take normal scores (K,) of one image; returns the mean over the bets, by measure: (K,)."""
+        """Take normal scores (..., K) of one image; returns the mean over the bets, by measure: (..., K)."""
         factors = bets(z)
         self.values = (1 + self.values) * factors
         self.growth += np.log(factors)  # CUSUM: where it falls to 0, whatever changed has not changed yet
         self.images += 1
         fallen = self.growth <= 0
         self.growth[fallen], self.begun[fallen] = 0.0, self.images
-        means: Floats = self.values.mean(axis=1)
+        means: Floats = self.values.mean(axis=-1)
         return means
 
     def since(self, measure: int) -> int:
-        """How many images came before the change that a measure shows, by its strongest bet."""
+        """How many images came before the change that a measure of the one stream shows, by its strongest bet."""
         return int(self.begun[measure, self.values[measure].argmax()])

@@ -1,6 +1,6 @@
 """Statistics of the normals for the drift monitor, by the very path that images take on a line."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 
 from anomaly_lightning.runtime.appearance import image_statistics
 from anomaly_lightning.runtime.card import DriftCard
-from anomaly_lightning.runtime.drift_measures import MEASURES, layout, of_looks, of_map, thumbnail
+from anomaly_lightning.runtime.drift_measures import DECIMALS, MEASURES, layout, of_looks, of_map, thumbnail
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import read_image
 
 FEWEST = 2  # held-out normals, and normals at all; the promise holds for any number, but a spread needs two
 MOST = 200  # of each; the stream itself adds to them
-_DIGITS = 6
 _TO_SIGMA = 1.4826  # from a median absolute deviation to the standard deviation of a normal distribution
 
 
@@ -71,5 +70,5 @@ def _spread(paths: Sequence[Path]) -> list[Path]:
     return [paths[index] for index in np.linspace(0, len(paths) - 1, MOST).round().astype(int)]
 
 
-def _rounded(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(float(f"{value:.{_DIGITS}g}") for value in values)
+def _rounded(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.round(np.asarray(values, np.float64), DECIMALS).tolist())

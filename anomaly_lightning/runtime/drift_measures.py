@@ -16,6 +16,7 @@ TOP_SHARE = 0.01  # of a map's values, whose mean is held against the median
 THUMBNAIL = 16  # a side, in cells
 _VALUES = 128  # about so many values along a map's shorter side are looked at: a map is smooth
 _TINY = 1e-12
+DECIMALS = 6
 
 # Name of each measure, its group, and the smallest standard deviation that is believed of it.
 LOCAL, LEVEL, LOOKS = "local", "level", "looks"
@@ -41,11 +42,14 @@ MEASURES: dict[str, tuple[str, float]] = {
 def measures(said: Inspection, mean_thumbnail: NDArray[np.float64]) -> NDArray[np.float64]:
     """The measures of one inspected image, (K,) float64 in the order of `MEASURES`; a score that is NaN stays NaN.
 
+    They are rounded as the card's are: an equal value stays equal.
+
     Args:
         said: What the inspector said.
         mean_thumbnail: (16, 16) float64 of normals, as `thumbnail` makes them.
     """
-    return np.array([*of_map(said), *of_looks(said.appearance), layout(thumbnail(said.image), mean_thumbnail)])
+    found = [*of_map(said), *of_looks(said.appearance), layout(thumbnail(said.image), mean_thumbnail)]
+    return np.round(found, DECIMALS)
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.float64]:
