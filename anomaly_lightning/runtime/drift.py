@@ -172,7 +172,7 @@ class DriftMonitor:
                 **known,
                 "alarm": None if self.alarm is None else asdict(self.alarm),
                 "counts": self.reference.counts,
-                **{f"evidence_{name}": value for name, value in vars(self.evidence).items()},
+                **{f"evidence_{name}": np.array(value) for name, value in vars(self.evidence).items()},
                 "window_scores": np.array([row[0] for row in rows]).reshape(-1, len(MEASURES)),
                 "window_distances": np.array([row[1] for row in rows]).reshape(-1, len(MEASURES)),
                 "window_invalid": np.array([row[2] for row in rows], np.bool_),

@@ -17,12 +17,13 @@ WORDS: dict[Cause, str] = {
 
 CLEAR = 4.0  # standard errors that a median of normal scores has to be away from 0
 FAR = 5.0  # standard deviations of the normals
+STEEPER = 2.0  # a map's largest errors move so many times as far as all else, where every part is defective
 OUT = 2.0  # normal score from which on an image is among those that moved
 _NAMES = list(MEASURES)
 _GROUPS = np.array([group for group, _ in MEASURES.values()])
 _LOOKS, _LEVEL = _GROUPS == LOOKS, _GROUPS == LEVEL
 _PRODUCT = [_NAMES.index(name) for name in ("log_aspect", "log_height", "layout")]
-_TOP = _NAMES.index("log_top")
+_TOPS = [_NAMES.index(name) for name in ("log_top", "log_upper")]
 _MEDIAN_ERROR = 1.2533  # standard error of a median of normals, in units of that of their mean
 
 
@@ -41,10 +42,9 @@ def cause(scores: NDArray[np.float64], distances: NDArray[np.float64], invalid: 
         return _camera_or_product(distances[invalid])
     errors = np.median(scores, axis=0) * np.sqrt(len(scores)) / _MEDIAN_ERROR
     moved = np.abs(errors) > CLEAR
-    if (moved & _LOOKS).any():
-        return "camera or lighting"
-    if (moved & _LEVEL).any():
-        return "more defects" if errors[_TOP] > np.abs(errors[_LEVEL]).max() else "camera or lighting"
+    if (moved & (_LOOKS | _LEVEL)).any():
+        far = np.abs(np.median(distances, axis=0))
+        return "more defects" if far[_TOPS].max() > STEEPER * far[_LOOKS | _LEVEL].max() else "camera or lighting"
     out = np.abs(scores[:, worst]) > OUT
     if out.any() and invalid[out].mean() >= 0.5:
         return _camera_or_product(distances[out & invalid])

@@ -39,7 +39,7 @@ def fit_drift(inspector: Inspector, held_out: Sequence[Path], trained: Sequence[
         image = read_image(path, white=inspector.transform.white)
         looks.append((of_looks(image_statistics(image)), thumbnail(image)))
     thumbnails = np.array([cells for _, cells in looks])
-    whole = np.column_stack([np.array([values for values, _ in looks]), _left_out(thumbnails)])
+    whole = np.column_stack([np.array([values for values, _ in looks]), left_out(thumbnails)])
     return drift_card([*maps.T, *whole.T], thumbnails.mean(axis=0))
 
 
@@ -57,7 +57,7 @@ def drift_card(normals: Sequence[NDArray[np.float64]], mean_thumbnail: NDArray[n
     return DriftCard(tuple(MEASURES), _rounded(middle), _rounded(scale), _rounded(mean_thumbnail.ravel()), rows)
 
 
-def _left_out(thumbnails: NDArray[np.float64]) -> NDArray[np.float64]:
+def left_out(thumbnails: NDArray[np.float64]) -> NDArray[np.float64]:
     """Layout of each of n normals by the mean of the others, (n,): as that of an image that is in no mean."""
     total, others = thumbnails.sum(axis=0), len(thumbnails) - 1
     return np.array([layout(cells, (total - cells) / others) for cells in thumbnails])
