@@ -14,7 +14,7 @@ from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import read_image
 
 FEWEST = 2  # held-out normals, and normals at all; the promise holds for any number, but a spread needs two
-MOST = 200  # of each; the stream itself adds to them
+MOST = 100  # of each; the stream itself adds to them
 _TO_SIGMA = 1.4826  # from a median absolute deviation to the standard deviation of a normal distribution
 
 

@@ -15,8 +15,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anomaly_lightning import __version__
-from anomaly_lightning.serving import page, probes, v1, v2
+from anomaly_lightning.serving import drifting, page, probes, v1, v2
 from anomaly_lightning.serving.admission import WorkQueue
+from anomaly_lightning.serving.drifts import Drifts
 from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Models
 from anomaly_lightning.serving.problems import Problem
@@ -37,13 +38,17 @@ def create_app(settings: Settings, models: Models) -> FastAPI:
     """
     queue = WorkQueue(settings.workers, settings.queue)
     metrics = Metrics(queue)
+    drifts = Drifts(settings.drift)
+    metrics.register(drifts)
     for model in models.all():
         metrics.serving(model)
+        drifts.serving(model)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         queue.close()
+        drifts.close()
 
     app = FastAPIOffline(
         title="Anomaly inspection",
@@ -53,9 +58,9 @@ def create_app(settings: Settings, models: Models) -> FastAPI:
         static_url="/docs-static",
         lifespan=lifespan,
     )
-    app.state.service = Service(settings, settings.secret, models, queue, metrics, Recent(settings.recent))
+    app.state.service = Service(settings, settings.secret, models, queue, metrics, Recent(settings.recent), drifts)
     app.state.started = datetime.now(UTC).isoformat(timespec="milliseconds")
-    for part in (v1, v2, probes, page):
+    for part in (v1, drifting, v2, probes, page):
         app.include_router(part.router)
     _add_handlers(app)
     app.add_middleware(UploadLimits, max_bytes=settings.max_bytes, seconds=settings.upload_s)

@@ -1,4 +1,4 @@
-"""The page for a person: three files, and a policy by which a browser fetches nothing from elsewhere."""
+"""The page for a person: four files, and a policy by which a browser fetches nothing from elsewhere."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent / "static"
-TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+TYPES = {"page.css": "text/css", "page.js": "text/javascript", "drift.js": "text/javascript"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

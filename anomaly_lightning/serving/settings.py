@@ -2,13 +2,14 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.serving.drifts import DriftSettings
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -41,6 +42,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     validity: bool = True
+    drift: DriftSettings = field(default_factory=DriftSettings)
     trust: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -89,8 +89,8 @@ def inspected(cfg: DictConfig, checkpoint: Path, strangers: Sequence[Path]) -> P
     mean = thumbnails.mean(axis=0)
 
     def measured(shown: Iterable[Image.Image]) -> Measured:
-        said = inspector.stream(list(shown))
-        return np.array([[*measures(each, mean), each.reason is not None] for each in said])  # type: ignore[union-attr]
+        said = inspector(list(shown))
+        return np.array([[*measures(each, mean), each.reason is not None] for each in said])
 
     held_out = [sample.path for sample in splits.validation]
     tested = [sample.path for sample in splits.test if not sample.label]
