@@ -53,6 +53,11 @@ def bets(z: Floats) -> Floats:
     return found
 
 
+def shiryaev_roberts(values: Floats, factors: Floats) -> Floats:
+    """A bet begun at each image so far, after one more: the sum of all stakes, of any shape."""
+    return (1 + values) * factors
+
+
 class Reference:
     """How many images had each value of each measure: the calibration normals, and all that came after.
 
@@ -113,7 +118,7 @@ class Evidence:
     def update(self, z: Floats) -> Floats:
         """Take normal scores (..., K) of one image; returns the mean over the bets, by measure: (..., K)."""
         factors = bets(z)
-        self.values = (1 + self.values) * factors
+        self.values = shiryaev_roberts(self.values, factors)
         self.growth += np.log(factors)  # CUSUM: where it falls to 0, whatever changed has not changed yet
         self.images += 1
         fallen = self.growth <= 0
