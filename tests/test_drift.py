@@ -153,6 +153,18 @@ def test_causes_of_changes_of_all_images(moved, invalid, cause, random):
     assert monitor.alarm.image == monitor.images
 
 
+def test_a_cause_that_few_images_tell_is_named_again(random):
+    monitor = DriftMonitor(normals_card(random))
+    show(monitor, drawn(random, 300))
+    show(monitor, drawn(random, 10, log_median=9.0, log_score=9.0))
+    assert (monitor.alarm.cause, monitor.images - monitor.alarm.since < 10) == ("camera or lighting", True)
+    show(monitor, drawn(random, 15, log_median=9.0, layout=30.0), invalid=True)
+    assert monitor.alarm.cause == "another product"
+    show(monitor, drawn(random, 15))
+    show(monitor, drawn(random, 100))
+    assert monitor.alarm.cause == "another product"  # 30 images have told it
+
+
 def test_a_few_defects_are_told_from_a_camera(random):
     monitor = DriftMonitor(normals_card(random))
     assert show(monitor, drawn(random, 1500)) is None
@@ -178,7 +190,7 @@ def test_nothing_is_learned_while_an_alarm_stands(raised, random):
     before, alarm = raised.reference.counts, raised.alarm
     assert show(raised, drawn(random, 20, brightness=4.0)) is None
     assert (raised.reference.counts == before).all()
-    assert raised.alarm is alarm
+    assert raised.alarm == alarm
     assert raised.status()["evidence"] == 1
 
 

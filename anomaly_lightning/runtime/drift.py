@@ -10,7 +10,7 @@ images with a probability of at most m / (2 images_per_alarm), so that the mean 
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -26,6 +26,7 @@ from anomaly_lightning.runtime.inspection import Inspection
 
 IMAGES_PER_ALARM = 10_000
 WINDOW = 200  # images that the cause is looked for in, at most
+CONFIRM = 30  # images since the change that its cause is named from; from fewer ones it is named again with each
 NOT_WATCHED = (
     "Drift is not watched: the model's card holds no statistics of its normals for it. Train again with drift=true, or "
     "export the checkpoint again where the images of its run are at hand (data.root=...)."
@@ -53,7 +54,7 @@ class Alarm:
     """What has changed.
 
     Attributes:
-        cause: One of `drift_cause.CAUSES`.
+        cause: One of `drift_cause.CAUSES`; it may change until 30 images since the change have been seen.
         words: What to look at.
         measure: The one whose evidence raised the alarm.
         since: Images before the change, as far as that can be told.
@@ -123,10 +124,9 @@ class DriftMonitor:
         with self._lock:
             self.images += 1
             if self.alarm is not None:
+                self._look_again(seen, self.alarm)
                 return None
-            ties = 1 - self._random.random(len(MEASURES))
-            z = scores(self.reference.rank(bins(seen.values, self._middle, self._scale), ties))
-            self.window.append((z, (seen.values - self._middle) / self._scale, seen.invalid))
+            z = self._ranked(seen, remember=True)
             progress = np.log1p(self.evidence.update(z)) / np.log1p(self._limits)
             self.progress = float(progress.max())
             if self.progress >= 1:
@@ -201,12 +201,30 @@ class DriftMonitor:
         self.window.clear()
         self._random = np.random.default_rng((self._seed, self.images))
 
+    def _ranked(self, seen: Observation, remember: bool) -> NDArray[np.float64]:
+        """Normal scores of an image, (K,), which is then in the window."""
+        ties = 1 - self._random.random(len(MEASURES))
+        z = scores(self.reference.rank(bins(seen.values, self._middle, self._scale), ties, remember))
+        self.window.append((z, (seen.values - self._middle) / self._scale, seen.invalid))
+        return z
+
     def _alarm(self, measure: int) -> Alarm:
         recent = self.evidence.images - self.evidence.since(measure)
+        found, now = self._cause(recent, measure), datetime.now(UTC).isoformat(timespec="milliseconds")
+        return Alarm(found, WORDS[found], list(MEASURES)[measure], self.images - recent, self.images, now)
+
+    def _look_again(self, seen: Observation, alarm: Alarm) -> None:
+        """Name the cause anew while few images tell it: an alarm may come after two."""
+        recent = self.images - alarm.since
+        if recent > CONFIRM:
+            return
+        self._ranked(seen, remember=False)
+        found = self._cause(recent, list(MEASURES).index(alarm.measure))
+        self.alarm = replace(alarm, cause=found, words=WORDS[found])
+
+    def _cause(self, recent: int, measure: int) -> Cause:
         z, distances, invalid = (np.array(values) for values in zip(*list(self.window)[-recent:], strict=True))
-        found, now = cause(z, distances, invalid, measure), datetime.now(UTC).isoformat(timespec="milliseconds")
-        name = list(MEASURES)[measure]
-        return Alarm(found, WORDS[found], name, self.images - recent, self.images, now)
+        return cause(z, distances, invalid, measure)
 
 
 def shares() -> NDArray[np.float64]:

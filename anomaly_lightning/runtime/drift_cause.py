@@ -12,7 +12,7 @@ CAUSES: tuple[Cause, ...] = ("camera or lighting", "another product", "more defe
 WORDS: dict[Cause, str] = {
     "camera or lighting": "All images look different than before: check lens, focus, position and lighting.",
     "another product": "Images are not of the product that the model knows: check what is on the line.",
-    "more defects": "A few images are more anomalous than before, the others as they were: check the process.",
+    "more defects": "More images show large errors in few places: check the process, and the place of part and camera.",
 }
 
 CLEAR = 4.0  # standard errors that a median of normal scores has to be away from 0

@@ -82,17 +82,19 @@ class Reference:
         sizes: Whole = self._below[..., -1]
         return sizes
 
-    def rank(self, places: Whole, ties: Floats) -> Floats:
-        """Share of the images whose value is at least as large, the new one among them, (...); it is remembered then.
+    def rank(self, places: Whole, ties: Floats, remember: bool = True) -> Floats:
+        """Share of the images whose value is at least as large, the new one among them, (...).
 
         Args:
             places: (...) bins of the new image.
             ties: (...) uniform in (0, 1], which break ties at random: with them the ranks are exactly uniform.
+            remember: Whether later images are ranked among this one, too.
         """
         upto, before = self._upto(places), np.where(places > 0, self._upto(np.maximum(places - 1, 0)), 0)
         sizes = self.sizes
         p: Floats = (sizes - upto + ties * (upto - before + 1)) / (sizes + 1)
-        self._below += self._bins >= places[..., None]
+        if remember:
+            self._below += self._bins >= places[..., None]
         return p
 
     def _upto(self, places: Whole) -> Whole:

@@ -9,7 +9,7 @@ from scipy import special
 
 from anomaly_lightning.bench.drift.pools import DEFECTS, Measured, Pool
 from anomaly_lightning.runtime.card import DriftCard
-from anomaly_lightning.runtime.drift import DriftMonitor, Observation, counted, shares
+from anomaly_lightning.runtime.drift import CONFIRM, DriftMonitor, Observation, counted, shares
 from anomaly_lightning.runtime.drift_evidence import Evidence, Reference, bins
 from anomaly_lightning.runtime.drift_fit import drift_card
 from anomaly_lightning.runtime.drift_measures import LOOKS, MEASURES, THUMBNAIL
@@ -130,10 +130,16 @@ def changed(
 def _until_alarm(monitor: DriftMonitor, pool: Pool, normals: Measured, kind: str, random: np.random.Generator) -> Found:
     source = pool.changed[DEFECTS if kind in (FEW, EVERY) else kind]
     for number in range(1, LIMIT + 1):
-        if _shown(monitor, normals if kind == FEW and random.random() > SHARE else source, random):
+        if _next(monitor, normals, source, kind, random):
+            for _ in range(CONFIRM):  # from few images the cause is named again with each
+                _next(monitor, normals, source, kind, random)
             assert monitor.alarm is not None
             return Found(number, monitor.alarm.cause)
     return Found(None, None)
+
+
+def _next(monitor: DriftMonitor, normals: Measured, source: Measured, kind: str, random: np.random.Generator) -> bool:
+    return _shown(monitor, normals if kind == FEW and random.random() > SHARE else source, random)
 
 
 def _shown(monitor: DriftMonitor, source: Measured, random: np.random.Generator) -> bool:
