@@ -44,4 +44,12 @@ def _quality(cfg: DictConfig) -> dict[str, Path]:
     return {"quality": Path(cfg.quality.result)}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality}
+def _drift(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.drift.show import show
+    from anomaly_lightning.bench.drift.suite import measure
+
+    show(measure(cfg))
+    return {"drift": Path(cfg.run_dir) / "drift.json"}
+
+
+SUITES = {"speed": _speed, "service": _service, "quality": _quality, "drift": _drift}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_lightning.errors import DataError, NotCalibratedError
-from anomaly_lightning.runtime.appearance import image_statistics
+from anomaly_lightning.runtime.appearance import Statistics, image_statistics
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.engines import Engine, load_engine
 from anomaly_lightning.runtime.inspection import Inspection
@@ -32,11 +32,12 @@ def _untimed(_: str, work: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image before the engine: RGB, the network's input (3, h, w) (None with tiles), and why it is INVALID."""
+    """An image before the engine: RGB, the network's input (3, h, w) (None with tiles), why INVALID, its looks."""
 
     image: Image.Image
     planes: NDArray[np.float32] | None
     reason: str | None
+    looks: Statistics | None
 
 
 class Inspector:
@@ -145,12 +146,15 @@ class Inspector:
         image = self.timer("decode", lambda: as_image(source, self.transform.white))
         if self._region is not None:
             self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
-        reason = self.timer("validity", lambda: self._reason(image))
-        return _Seen(image, self._resized(image) if self._tiling is None else None, reason)
+        reason, looks = self.timer("validity", lambda: self._judged(image))
+        return _Seen(image, self._resized(image) if self._tiling is None else None, reason, looks)
 
-    def _reason(self, image: Image.Image) -> str | None:
-        """Why an image is INVALID; None where it is not."""
-        return None if self._validity is None else self._validity.reason(image_statistics(image))
+    def _judged(self, image: Image.Image) -> tuple[str | None, Statistics | None]:
+        """Why an image is INVALID, None where it is not; and the statistics that say so."""
+        if self._validity is None:
+            return None, None
+        looks = image_statistics(image)
+        return self._validity.reason(looks), looks
 
     def _resized(self, image: Image.Image) -> NDArray[np.float32]:
         planes: NDArray[np.float32] = self.timer("resize", lambda: self.transform(image))
@@ -184,7 +188,7 @@ class Inspector:
         if self._region is not None:
             own = own * self._region.mask((own.shape[0], own.shape[1]))
         known = self.thresholds
-        return Inspection(seen.image, score, own, known.score, known.pixel, known.review, seen.reason)
+        return Inspection(seen.image, score, own, known.score, known.pixel, known.review, seen.reason, seen.looks)
 
     def _tiled(self, seen: _Seen, tiling: Tiling) -> Inspection:
         """What is said of a large image, tile by tile: its score is that of its most anomalous tile, as calibrated."""

@@ -11,16 +11,21 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from anomaly_lightning.configs import in_sweep
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
+from anomaly_lightning.runtime.drift_fit import fit_drift
+from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training import compose, describe, reuse
 from anomaly_lightning.training.callbacks.checkpoints import BestCheckpoint
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
+from anomaly_lightning.training.checkpoint import TorchEngine
+from anomaly_lightning.training.evaluation import made_again
 from anomaly_lightning.training.finish import finalise, fit
 from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.localising import check_localising
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
 from anomaly_lightning.training.resume import check_resumable
+from anomaly_lightning.training.tested_data import TestedData
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +78,7 @@ class TrainingSession:
         with self.clock.stage("fit_s"):
             fit(self.trainer, self.module, self.data, None if self.resumed is None else self.resumed.path)
             self.validation_loss = self._best_loss()
-            checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
+            checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints", self._fit_drift)
         found = self._test()
         if leads:
             self._finish(found, checkpoint)
@@ -103,6 +108,20 @@ class TrainingSession:
             known_looks = getattr(self.data, "appearances", None)
             fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
+
+    def _fit_drift(self) -> None:
+        """Keep what normals measure that the model was not trained on, for the drift monitor of a service or line."""
+        if not self.cfg.drift or not self.trainer.is_global_zero:
+            return
+        with self.clock.stage("drift_s"):
+            card = self.module.card
+            splits = self.source.splits
+            if self.cfg.data.tile is not None:  # whole images come on a line
+                splits = made_again(self.cfg, card, TestedData(card.category, card.data.places), masks=False)[0].splits
+            engine = TorchEngine(self.module.model, str(self.module.device))
+            held_out, trained = ([sample.path for sample in some] for some in (splits.validation, splits.train))
+            fitted = fit_drift(Inspector(card, engine), held_out, trained)
+        self.module.card = card.replace(drift=fitted)
 
     def _test(self) -> Results | str:
         """Score the test images; in words why, where there are none to score."""

@@ -17,6 +17,7 @@ from anomaly_lightning.deploy.line.intake import LOOK_S, Intake
 from anomaly_lightning.deploy.line.ledger import Ledger
 from anomaly_lightning.deploy.line.part import Outcome, Part
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.drift_watch import DriftWatch
 from anomaly_lightning.runtime.inspection import Inspection
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Output:
         images: Writes the images of a part, given what was said and their path without suffix.
         which: Decisions whose images are written.
         dead: Set where the line can't go on.
+        watch: Sees every inspection, and says whether an alarm of drift stands; None = nobody looks.
     """
 
     def __init__(
@@ -120,7 +122,9 @@ class Output:
         images: Callable[[Inspection, Path], None],
         which: tuple[str, ...],
         dead: Event,
+        watch: DriftWatch | None = None,
     ) -> None:
+        self._watch = watch
         self.results, self.ledger, self._images, self._which, self._dead = results, ledger, images, which, dead
         self.pulse, self._closed = Pulse(), Event()
 
@@ -147,6 +151,8 @@ class Output:
             self.ledger.decide(part, Outcome("failed", error=words))
             return
         fields = dict(fields_of(said))
+        if self._watch is not None:
+            fields["drift"] = self._watch.take(said)
         if said.verdict in self._which and self.ledger.is_open(part.id):
             name = part.file or part.id
             self._images(said, Path(name))
