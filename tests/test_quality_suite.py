@@ -54,7 +54,8 @@ def test_signs_of_many_categories_are_drawn() -> None:
 def config(tmp_path: Path, **changes: object) -> object:
     quality = {
         "root": None, "categories": [], "generated": ["tile"], "experiments": ["quality_pca", "quality_padim"],
-        "seeds": [0, 1], "overrides": [], "result": str(tmp_path / "rows.json"), **changes,
+        "seeds": [0, 1], "own_splits": False, "overrides": [], "folds": 0, "changed": False,
+        "result": str(tmp_path / "rows.json"), **changes,
     }  # fmt: skip
     return OmegaConf.create({"quality": quality, "cache": {"dir": str(tmp_path)}})
 
@@ -62,7 +63,7 @@ def config(tmp_path: Path, **changes: object) -> object:
 def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def fake(cfg):
+    def fake(cfg, folds, changed):
         ran.append((cfg.model._target_.rpartition(".")[2], cfg.seed))
         if len(ran) == 3:
             raise UserError("one row fails")
