@@ -6,16 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 from scipy import stats
 from toy import command
 
-from anomaly_lightning.bench.quality import decisions, paired, row, suite
+from anomaly_lightning.bench.quality import decisions, more_normals, paired, row, suite
 from anomaly_lightning.calibration import Conformal, Highest, Quantile
+from anomaly_lightning.configs import composed
 from anomaly_lightning.errors import UserError
 
 QUICK = [
     "backbone=tiny", "trainer.max_epochs=1", "data.generate.train=10", "data.generate.test_good=3",
     "data.generate.defects_each=1", "data.image_size=64", "features.grid=8", "trainer.accelerator=cpu",
+]  # fmt: skip
+
+WHOLE_BANK = [
+    "model.bank=null", "model.ratio=1.0", "model.pool=null", "model.projection=null", "model.neighbours=1",
 ]  # fmt: skip
 
 
@@ -81,6 +87,36 @@ def test_rows_that_are_there_are_not_run_again(tmp_path: Path, monkeypatch: pyte
     assert len(suite.run_suite(config(tmp_path, experiments=["quality_padim"]))) == 2
     with pytest.raises(UserError, match=r"quality\.overrides"):
         suite.run_suite(config(tmp_path, overrides=["seed=3"]))
+
+
+def test_cross_fitting_scores_normals_that_were_not_fitted_on(tmp_path: Path) -> None:
+    whole_bank = [
+        "model.bank=null",
+        "model.ratio=1.0",
+        "model.pool=null",
+        "model.projection=null",
+        "model.neighbours=1",
+    ]
+    key = row.Key("tile", 0, "quality_patchcore", True)
+    more = [*QUICK, *whole_bank, "backbone.layers=[layer2,layer3]", f"run_dir={tmp_path}", f"cache.dir={tmp_path}"]
+    cfg = OmegaConf.create(composed("train", key.overrides(None, more)))
+    found = row.run(cfg, folds=4, changed=True)["scores"]
+    assert [len(fold["train"]) for fold in found["folds"]] == [2, 2, 2, 2]
+    assert min(score for fold in found["folds"] for score in fold["train"]) > 1e-3, "known patches have distance 0"
+    for fold in found["folds"]:
+        assert np.all(np.array(fold["normals"]) >= np.array(found["normals"]) - 1e-5), "fewer patches, farther away"
+        assert (len(fold["good"]), len(fold["defective"])) == (3, len(found["defective"]))
+    assert set(found["changed"]) == {"right", "down", "brighter", "darker"}
+    assert all(len(scores) == len(found["normals"]) == 2 for scores in found["changed"].values())
+    assert found["changed"]["right"] != found["normals"]
+
+
+def test_a_moved_image_repeats_its_edge() -> None:
+    pixels = np.arange(4 * 200 * 3, dtype=np.uint8).reshape(4, 200, 3)
+    right = np.asarray(more_normals.CHANGES["right"](Image.fromarray(pixels)))
+    down = np.asarray(more_normals.CHANGES["down"](Image.fromarray(pixels)))
+    assert (right == np.concatenate((pixels[:, [0, 0]], pixels[:, :-2]), axis=1)).all()
+    assert (down == np.concatenate((pixels[:1], pixels[:-1]))).all()
 
 
 def test_what_makes_no_suite_is_refused(tmp_path: Path) -> None:

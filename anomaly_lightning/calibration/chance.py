@@ -51,4 +51,4 @@ def chance_of_alarms(
     with np.errstate(divide="ignore", invalid="ignore"):  # a limit below 0 lets nothing through
         heights = np.where(limits > 0, np.log(limits), -np.inf) if logs else limits
     rates = stats.norm.sf(heights, middle, spread)
-    return float(stats.binom.sf(alarms - 1, good, rates).mean())
+    return float(np.mean(stats.binom.sf(alarms - 1, good, rates)))

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from anomaly_lightning.bench.quality.more_normals import cross_fitted, varied
+from anomaly_lightning.bench.quality.more_normals import by_fold, varied
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.training import compose, describe, finish
 from anomaly_lightning.training.module import AnomalyModule
@@ -52,7 +52,7 @@ def run(cfg: DictConfig, folds: int = 0, changed: bool = False) -> dict[str, Any
 
     Args:
         cfg: Composed from conf/train.yaml.
-        folds: Cross-fitting: `scores` holds a part `folds`, see `more_normals.cross_fitted`; 0: none.
+        folds: Cross-fitting: `scores` holds a part `folds`, see `more_normals.by_fold`; 0: none.
         changed: Whether `scores` holds a part `changed`, see `more_normals.varied`.
     """
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def run(cfg: DictConfig, folds: int = 0, changed: bool = False) -> dict[str, Any
     cost = {"fit_s": fitted, "epochs": trainer.current_epoch, "normals": len(source.splits.train)}
     row = {**_measured(module, results), "cost": cost}
     if folds:
-        row["scores"]["folds"] = cross_fitted(module, data, folds, cfg.seed)
+        row["scores"]["folds"] = by_fold(module, data, folds, cfg.seed)
     if changed:
         row["scores"]["changed"] = varied(module, source.splits.validation, source.transform)
     return row
