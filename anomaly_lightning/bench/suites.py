@@ -34,13 +34,14 @@ def _service(cfg: DictConfig) -> dict[str, Path]:
 
 
 def _quality(cfg: DictConfig) -> dict[str, Path]:
-    from anomaly_lightning.bench.quality import decisions, show
+    from anomaly_lightning.bench.quality import decisions, reach, show
     from anomaly_lightning.bench.quality.suite import read_rows, run_suite
 
     before = None if cfg.quality.against is None else read_rows(Path(cfg.quality.against))
     rows = run_suite(cfg)
     show.show(rows, before)
     decisions.show(rows)
+    reach.show(rows)
     return {"quality": Path(cfg.quality.result)}
 
 
