@@ -44,4 +44,11 @@ def _quality(cfg: DictConfig) -> dict[str, Path]:
     return {"quality": Path(cfg.quality.result)}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality}
+def _scale(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.scale import measure, show
+
+    show(measure(cfg))
+    return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
+
+
+SUITES = {"speed": _speed, "service": _service, "quality": _quality, "scale": _scale}
