@@ -107,7 +107,7 @@ def _save(rng: np.random.Generator, path: Path) -> None:
 
 
 def _train(place: Path, run: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """One train command in a process of its own, whose peak is its own, too; seconds by part and in CPU time, and MiB."""
+    """One train command in a process of its own, whose peak is its own, too: seconds by part, of CPU time, and MiB."""
     data = ("category=custom", "category.name=noise", f"data.root={place / 'images'}", f"cache.dir={place / 'cache'}")
     command = [sys.executable, "-m", "anomaly_lightning.train", *data, *CHEAP, *overrides]
     out, before = place / run, times()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_lightning.data.datamodule import MVNetDataModule, watched
+from anomaly_lightning.data.hashes import ContentHashes
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.errors import DataError
@@ -19,7 +20,6 @@ from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.store import FeatureStore, LostError
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
-from anomaly_lightning.runtime.files import ContentHashes
 from anomaly_lightning.runtime.reading import ImageError, read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.validity import MOST
@@ -119,6 +119,7 @@ class FeatureDataModule(pl.LightningDataModule):
                 keys[sample.path] = self.content_hash(sample.path)
             except (DataError, OSError) as error:
                 unreadable[sample.path] = _reason(error)
+        self.content_hash.flush()
         return keys, unreadable
 
     def _fill(self, samples: Sequence[Sample]) -> dict[Path, str]:

@@ -21,7 +21,7 @@ from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
-from anomaly_lightning.training.compose import cut_into_tiles, store_for
+from anomaly_lightning.training.compose import cut_into_tiles, hashes_for, store_for
 from anomaly_lightning.training.describe import check_region
 from anomaly_lightning.training.exported import load_any
 from anomaly_lightning.training.intake import Intake
@@ -111,6 +111,7 @@ def made_again(
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
         shots=None if tested.elsewhere else data.shots,
+        content_hash=hashes_for(cfg.cache),
     )
     if tested.good_alone:
         test = (*resolved.category.train, *resolved.category.test)
