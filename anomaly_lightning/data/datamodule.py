@@ -98,7 +98,9 @@ class MVNetDataModule(pl.LightningDataModule):
             DataError: There are unreadable images and `on_corrupt` is "error", or too few are left to train on.
         """
         self._checked = True
-        if unreadable and self.on_corrupt == "error":
+        if not unreadable:
+            return
+        if self.on_corrupt == "error":
             listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
             raise DataError(
                 f"{len(unreadable)} of {len(self.samples())} images can't be read:\n{listed}\n"

@@ -1,7 +1,7 @@
 """What a category is: samples, and the names that good parts go by."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 GOOD = "good"
@@ -13,20 +13,34 @@ GOOD_NAMES = (
 )
 
 
+class _KeptAsText:
+    """A path of an object that there may be a million of: text takes a quarter of a `Path`'s memory."""
+
+    def __get__(self, sample: "Sample | None", owner: type | None = None) -> Path:
+        if sample is None:  # a field without a default, as dataclasses ask for it
+            raise AttributeError("path")
+        return Path(sample.file)
+
+    def __set__(self, sample: "Sample", path: Path) -> None:
+        object.__setattr__(sample, "file", str(path))
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image.
 
     Attributes:
-        path: The image's file.
+        path: The image's file, a new object whenever it is asked for.
+        file: The same as text, the object that is kept.
         defect: Name of the defect type, "good" for none.
         mask: File of the defect's mask (non-zero = defect), or a folder of several that make one together; None where
             there is none.
     """
 
-    path: Path
+    path: _KeptAsText = _KeptAsText()
     defect: str = GOOD
     mask: Path | None = None
+    file: str = field(init=False, repr=False, compare=False)
 
     @property
     def label(self) -> bool:

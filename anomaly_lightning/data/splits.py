@@ -33,8 +33,8 @@ class Splits:
 
     def __post_init__(self) -> None:
         """Refuse sets that overlap, and defects where only normals may be."""
-        paths = [sample.path for role in ROLES for sample in getattr(self, role)]
-        if len(set(paths)) != len(paths):
+        files = [sample.file for role in ROLES for sample in getattr(self, role)]
+        if len(set(files)) != len(files):
             raise DataError(f"An image stands in two of the sets {', '.join(ROLES)}, or twice in one.")
         defective = [sample.path for sample in self.normals if sample.label]
         if defective:

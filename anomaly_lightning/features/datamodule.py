@@ -64,7 +64,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
         self.appearances: dict[Path, Statistics] = {}
-        self._keys: dict[Path, str] | None = None
+        self._keys: dict[str, str] | None = None  # by the file
         self._condensed: dict[str, CondensedFile] = {}
 
     @property
@@ -89,7 +89,7 @@ class FeatureDataModule(pl.LightningDataModule):
         start = time.perf_counter()
         samples = [sample for role in self.roles for sample in self._samples(role)]
         self._keys, unreadable = self._hashed(samples)
-        unreadable |= self._fill([sample for sample in samples if sample.path not in unreadable])
+        unreadable |= self._fill([sample for sample in samples if sample.file in self._keys])
         self.images.leave_out(unreadable)
         self.features_s += time.perf_counter() - start
 
@@ -108,15 +108,15 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def _key(self, sample: Sample) -> str:
         assert self._keys is not None, "setup comes first"
-        return self._keys[sample.path]
+        return self._keys[sample.file]
 
-    def _hashed(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
+    def _hashed(self, samples: Sequence[Sample]) -> tuple[dict[str, str], dict[Path, str]]:
         """Content hash of each image, and the reason for each that has none."""
-        keys: dict[Path, str] = {}
+        keys: dict[str, str] = {}
         unreadable: dict[Path, str] = {}
         for sample in samples:
             try:
-                keys[sample.path] = self.content_hash(sample.path)
+                keys[sample.file] = self.content_hash(sample.path)
             except (DataError, OSError) as error:
                 unreadable[sample.path] = _reason(error)
         self.content_hash.flush()
@@ -126,8 +126,8 @@ class FeatureDataModule(pl.LightningDataModule):
         """Compute what is missing; returns the images that can't be read, with the reason."""
         device = self._device()
         extractor = self.extractor.to(device)
-        normals = {sample.path for sample in self.splits.normals}
-        looked_at = normals if len(normals) <= MOST else set()
+        normals = self.splits.normals
+        looked_at = {sample.path for sample in normals} if len(normals) <= MOST else set()
 
         def load(index: int) -> Tensor:
             path = samples[index].path

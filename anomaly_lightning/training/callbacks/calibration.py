@@ -79,7 +79,7 @@ class CalibrationCallback(pl.Callback):
         model.threshold.fill_(calibration.threshold)
         model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
         splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
-        names = [sample.path for sample in splits.validation]
+        names = [sample.file for sample in splits.validation]
         thresholds = ThresholdsCard(
             score=float(model.threshold),
             pixel=float(model.pixel_threshold),
@@ -158,10 +158,10 @@ def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
     return [*basis, f"The same normals also chose {what}, {approximate}"]
 
 
-def promise(calibration: Calibration, names: list[Path], basis: list[str]) -> dict[str, Any]:
+def promise(calibration: Calibration, names: Sequence[str], basis: list[str]) -> dict[str, Any]:
     """A calibration as plain values: the influential normal by name, and what the promise rests on."""
     values: dict[str, Any] = dataclasses.asdict(calibration)
-    influence = calibration.influence_warning([str(name) for name in names])
+    influence = calibration.influence_warning(names)
     values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
     values["false_alarms_per_thousand"] = list(calibration.per_thousand)
     values["rests_on"] = basis
