@@ -46,9 +46,11 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     if not counts or min(counts) < TESTED:
         raise UserError(f"scale.images={counts}: expected numbers of images, at least {TESTED} each.")
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
-    rows = [row for count in counts for row in _runs(count, list(cfg.scale.overrides), cfg.scale.folder)]
+    rows: list[dict[str, Any]] = []
     measured = {"machine": run_files.environment(), "overrides": [*CHEAP, *cfg.scale.overrides], "rows": rows}
-    run_files.write_json(Path(cfg.run_dir) / "benchmark.json", measured)
+    for row in (row for count in counts for row in _runs(count, list(cfg.scale.overrides), cfg.scale.folder)):
+        rows.append(row)
+        run_files.write_json(Path(cfg.run_dir) / "benchmark.json", measured)  # as far as it has come
     return measured
 
 

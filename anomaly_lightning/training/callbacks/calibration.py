@@ -17,6 +17,7 @@ from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
@@ -117,7 +118,7 @@ class CalibrationCallback(pl.Callback):
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: Tensor | OrderedRows, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
