@@ -45,6 +45,7 @@ class MVNetDataModule(pl.LightningDataModule):
         on_corrupt: What an unreadable image does: "error" (all are named before training), or "skip".
         shots: Training normals that are kept, drawn by the seed; None = all. See `data.splits.make_splits`.
         content_hash: What gives hashes of files; None = one that keeps them as long as this process runs.
+        splits: Sets that are known already; None = made as the above says.
 
     Attributes:
         splits: The sets, less what was skipped.
@@ -67,6 +68,7 @@ class MVNetDataModule(pl.LightningDataModule):
         on_corrupt: str = "error",
         shots: int | None = None,
         content_hash: ContentHashes | None = None,
+        splits: Splits | None = None,
     ) -> None:
         super().__init__()
         if on_corrupt not in ON_CORRUPT:
@@ -75,7 +77,9 @@ class MVNetDataModule(pl.LightningDataModule):
             raise DataError(f"data.batch_size={batch_size}: expected 1 or more images.")
         self.category, self.transform, self.split = category, transform, split
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
-        self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share, shots)
+        if splits is None:
+            splits = make_splits(category, split, seed, validation_share, selection_share, shots)
+        self.splits: Splits = splits
         self.skipped: dict[Path, str] = {}
         self.mask_check: MaskCheck | None = None
         self.untested: list[Path] = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GOOD = "good"
+LISTED_TWICE = "listed_twice"  # kind of trouble: a table names a file more than once
 # Customary names of good parts, without case, spaces and signs: "Defect-free" and "i.O." are among them.
 GOOD_NAMES = (
     *(GOOD, "goods", "ok", "okay", "io", "normal", "normals", "pass", "passed", "none", "clean", "healthy", "intact"),
@@ -58,7 +59,7 @@ class Trouble:
     """Files that leave open what belongs to what. Training refuses them, the audit lists them.
 
     Attributes:
-        kind: "mask_shared", "mask_several" or "mask_as_image".
+        kind: "mask_shared", "mask_several", "mask_as_image" or `LISTED_TWICE`.
         paths: The files that it is about.
         words: What is wrong, and what to do, without a full stop.
         exclude: Those that have to be left out so that the rest is clear.

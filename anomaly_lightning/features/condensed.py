@@ -1,5 +1,6 @@
 """Rows of many images in a file: what a detector's loss looks at of every image, or an evaluation's error maps."""
 
+import os
 import tempfile
 import threading
 import weakref
@@ -48,6 +49,17 @@ class CondensedFile:
         self._file.write(rows.numpy().data)
         self._file.flush()
         self._count += len(rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row; 0 before the first."""
+        return 0 if self.shape is None else 4 * self.shape.numel()
+
+    def expect(self, start: int, stop: int) -> None:
+        """Let the system read these rows in one piece into its page cache, where it can be told to."""
+        if hasattr(os, "posix_fadvise"):
+            place, size = start * self.row_bytes, (stop - start) * self.row_bytes
+            os.posix_fadvise(self._file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
 
     def batch(self, keys: Sequence[int]) -> Tensor:
         """Images in any order, numbered as they were appended: (B, ...) float32, a new tensor; from any thread."""

@@ -18,6 +18,7 @@ from anomaly_lightning.features.batches import Batch, KeptBatches, Source
 from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.order import Windows
 from anomaly_lightning.features.store import FeatureStore, LostError
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
 from anomaly_lightning.runtime.reading import ImageError, read_image
@@ -41,6 +42,8 @@ class FeatureDataModule(pl.LightningDataModule):
         workers: Threads that decode images beside it.
         on_progress: Told how the pass goes: (images done, images to do).
         roles: Sets that are served; of the others nothing is read.
+        shuffle_gb: What the losses look at is shuffled as a whole up to this size (1 GB = 1e9 bytes), beyond it within
+            windows of this size, whose like is read ahead at the same time.
 
     Attributes:
         computed: Images whose features were computed by this process.
@@ -57,9 +60,10 @@ class FeatureDataModule(pl.LightningDataModule):
         workers: int = 2,
         on_progress: Callable[[int, int], None] | None = None,
         roles: Sequence[str] = ROLES,
+        shuffle_gb: float = 4.0,
     ) -> None:
         super().__init__()
-        self.roles = tuple(roles)
+        self.roles, self.shuffle_gb = tuple(roles), shuffle_gb
         self.images, self.extractor, self.store = images, extractor, store
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
@@ -101,6 +105,9 @@ class FeatureDataModule(pl.LightningDataModule):
             lost = set(error.keys)
             self._fill([sample for role in self.roles for sample in self._samples(role) if self._key(sample) in lost])
             return self.store.batch(keys)
+
+    def expect(self, start: int, stop: int) -> None:
+        """Features of an image are a file of their own: nothing is gained by reading several in one piece."""
 
     def _samples(self, role: str) -> tuple[Sample, ...]:
         samples: tuple[Sample, ...] = getattr(self.images.splits, role)
@@ -203,7 +210,8 @@ class FeatureDataModule(pl.LightningDataModule):
         if role not in self._condensed:
             return self._loader(role, epoch)
         kept = self._condensed[role]
-        return self._batches("condensed", kept, range(len(kept)), role, epoch, shared=True)
+        windows = Windows.of(1e9 * self.shuffle_gb, kept.row_bytes)
+        return self._batches("condensed", kept, range(len(kept)), role, epoch, shared=True, windows=windows)
 
     def _batches(
         self,
@@ -213,11 +221,12 @@ class FeatureDataModule(pl.LightningDataModule):
         role: str,
         epoch: Callable[[], int] | None,
         shared: bool,
+        windows: Windows | None = None,
     ) -> DataLoader[Batch]:
         served = [sample.label for sample in self._samples(role)] if name == "features" else [False] * len(keys)
         labels = torch.tensor(served, dtype=torch.bool)  # of what is fitted with, nobody asks for them
         size, seed = self.images.batch_size, self.images.seed
-        batches = KeptBatches(name, source, keys, labels, size, epoch, seed, shared)
+        batches = KeptBatches(name, source, keys, labels, size, epoch, seed, shared, windows)
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")
 
     def _device(self) -> torch.device:

@@ -150,7 +150,12 @@ def build_data(
         trim(Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb))
     extractor, workers = model.extractor, max(1, cfg.data.workers)
     store = store_for(extractor, datamodule.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
-    return FeatureDataModule(datamodule, extractor, store, workers=workers, on_progress=on_progress)
+    shuffle_gb = float(cfg.data.shuffle_gb)
+    if not shuffle_gb > 0:
+        raise UserError(f"data.shuffle_gb={cfg.data.shuffle_gb}: expected a number of gigabytes above 0.")
+    return FeatureDataModule(
+        datamodule, extractor, store, workers=workers, on_progress=on_progress, shuffle_gb=shuffle_gb
+    )
 
 
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
