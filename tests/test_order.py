@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy import BARE, command, composed
+from toy import BARE, command, composed, flat
 
 from anomaly_lightning.features.batches import KeptBatches
 from anomaly_lightning.features.condensed import CondensedFile
@@ -103,4 +103,4 @@ def test_the_option_reaches_the_epochs_and_every_row_is_still_trained_on(widget,
 def test_no_room_to_shuffle_in_is_told(widget, tmp_path):
     ran = command("train", *widget, *BARE, "data.shuffle_gb=0", cwd=tmp_path)
     assert ran.code == 1
-    assert "data.shuffle_gb=0: expected a number of gigabytes above 0" in ran.out
+    assert "data.shuffle_gb=0: expected a number of gigabytes above 0" in flat(ran.out)
