@@ -103,6 +103,7 @@ TYPES = {
     "run": ONE,
     "run_dir": ONE,
     "runs": SOME,
+    "scale.folder": MAYBE,
     "sink.*.ca_file": MAYBE,
     "sink.*.client_id": ONE,
     "sink.*.folder": ONE,

@@ -53,4 +53,11 @@ def _drift(cfg: DictConfig) -> dict[str, Path]:
     return {"drift": Path(cfg.run_dir) / "drift.json"}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality, "drift": _drift}
+def _scale(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.scale import measure, show
+
+    show(measure(cfg))
+    return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
+
+
+SUITES = {"speed": _speed, "service": _service, "quality": _quality, "drift": _drift, "scale": _scale}

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.hashes import ContentHashes
 from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.data.white import find_white
 from anomaly_lightning.detectors.base import TrainedDetector
@@ -76,6 +77,7 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
         shots=data["shots"],
+        content_hash=hashes_for(cfg.cache),
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)
@@ -87,13 +89,20 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     return datamodule, resolved
 
 
+def hashes_for(cache: DictConfig) -> ContentHashes:
+    """Hashes of files, kept between runs where features are; a command without features (export) has no mode."""
+    return ContentHashes(Path(cache.dir) if cache.get("mode", "disk") == "disk" else None)
+
+
 def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> None:
     """Put tiles in the place of the images of a datamodule.
 
     Raises:
         DataError: An image can't be cut and `data.on_corrupt` is not skip.
     """
-    splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
+    splits, unreadable, unknown = tiled_splits(
+        datamodule.splits, tiling, cache, datamodule.transform.white, datamodule.content_hash
+    )
     if unreadable:
         datamodule.leave_out(unreadable)
     datamodule.untested = unknown
@@ -141,7 +150,12 @@ def build_data(
         trim(Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb))
     extractor, workers = model.extractor, max(1, cfg.data.workers)
     store = store_for(extractor, datamodule.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
-    return FeatureDataModule(datamodule, extractor, store, workers=workers, on_progress=on_progress)
+    shuffle_gb = float(cfg.data.shuffle_gb)
+    if not shuffle_gb > 0:
+        raise UserError(f"data.shuffle_gb={cfg.data.shuffle_gb}: expected a number of gigabytes above 0.")
+    return FeatureDataModule(
+        datamodule, extractor, store, workers=workers, on_progress=on_progress, shuffle_gb=shuffle_gb
+    )
 
 
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:

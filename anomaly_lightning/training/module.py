@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,12 +17,14 @@ from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.features.batches import Repeated
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.training.examples import serve_examples
 from anomaly_lightning.training.schedule import WarmCosine, planned
+from anomaly_lightning.training.scored import Scored
 
 Batch = dict[str, Tensor]
 FROZEN = "model.extractor."  # of the names in a state dict
@@ -64,7 +67,7 @@ class AnomalyModule(pl.LightningModule):
         players: Names of the detector's players; [] for methods without gradients.
         labelled: Known defects to learn from, none of them a test image; for detectors with `examples`.
         chosen: In words, what was chosen on held-out normals; what the thresholds promise depends on it.
-        outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
+        scored: What the last evaluation computed; None before the first.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class AnomalyModule(pl.LightningModule):
         self.localising = localising
         self.chosen: list[str] = []
         self.labelled: tuple[Sample, ...] = ()
-        self.outputs: dict[int, tuple[float, Tensor]] = {}
+        self.scored: Scored | None = None
         self.players = list(self.trained.players()) if self.trained is not None else []
         self.automatic_optimization = len(self.players) <= 1
 
@@ -245,36 +248,29 @@ class AnomalyModule(pl.LightningModule):
         return losses["total"]
 
     def _keep(self, batch: Batch) -> None:
-        scores, error_maps = self.model.scored(self.inputs(batch))
-        for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
-            self.outputs[index] = (score, error_map)
+        assert self.scored is not None, "an epoch has begun"
+        self.scored.add(batch["index"], *self.model.scored(self.inputs(batch)))
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the outputs."""
-        self.outputs = {}
+        """Begin anew with what an evaluation computes."""
+        self.scored = Scored(Path(self.trainer.default_root_dir))
 
     def on_test_epoch_start(self) -> None:
-        """Reset the outputs."""
-        self.outputs = {}
+        """Begin anew with what an evaluation computes."""
+        self.scored = Scored(Path(self.trainer.default_root_dir))
 
     def on_validation_epoch_end(self) -> None:
-        """Bring the outputs of all processes together."""
-        self._gather()
+        """Bring together what all processes computed."""
+        self.scored = None if self.scored is None else self.scored.gathered()
 
     def on_test_epoch_end(self) -> None:
-        """Bring the outputs of all processes together."""
-        self._gather()
+        """Bring together what all processes computed."""
+        self.scored = None if self.scored is None else self.scored.gathered()
 
-    def _gather(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self.outputs)
-            self.outputs = {index: output for part in parts for index, output in part.items()}
-
-    def evaluated(self) -> tuple[Tensor, Tensor]:
-        """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
-        ordered = [self.outputs[index] for index in sorted(self.outputs)]
-        return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])
+    def evaluated(self) -> tuple[Tensor, OrderedRows]:
+        """Scores (N,) float32 and error maps (N, h, w) of the last evaluation, in the order of the set."""
+        assert self.scored is not None, "an evaluation comes first"
+        return self.scored.ordered()
 
 
 def _several(found: Any) -> list[Any]:

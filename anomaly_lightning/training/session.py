@@ -13,7 +13,7 @@ from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.drift_fit import fit_drift
 from anomaly_lightning.runtime.inspector import Inspector
-from anomaly_lightning.runtime.validity import fit_validity
+from anomaly_lightning.runtime.validity import drawn, fit_validity
 from anomaly_lightning.training import compose, describe, reuse
 from anomaly_lightning.training.callbacks.checkpoints import BestCheckpoint
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
@@ -104,9 +104,11 @@ class TrainingSession:
             splits = self.source.splits
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
             known = splits.normals if self.cfg.data.tile is None else self.resolved.category.train
-            normals = [sample.path for sample in known if sample.path not in self.source.skipped]
+            normals = drawn([sample for sample in known if sample.path not in self.source.skipped], self.cfg.seed)
             known_looks = getattr(self.data, "appearances", None)
-            fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
+            fitted = fit_validity(
+                [sample.path for sample in normals], self.cfg.seed, self.source.transform.white, known_looks
+            )
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
 
     def _fit_drift(self) -> None:

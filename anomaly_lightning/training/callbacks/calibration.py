@@ -16,6 +16,7 @@ from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
@@ -92,7 +93,7 @@ class CalibrationCallback(pl.Callback):
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
         model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.mapping, error_maps)))
-        names = [sample.path for sample in normals]
+        names = [sample.file for sample in normals]
         thresholds = ThresholdsCard(
             score=float(model.threshold),
             pixel=float(model.pixel_threshold),
@@ -132,7 +133,7 @@ class CalibrationCallback(pl.Callback):
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: Tensor | OrderedRows, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
@@ -179,7 +180,7 @@ def rests_on(chosen: Sequence[str], splits: Splits, folds: int = 0) -> list[str]
     return [*basis, f"The same normals also chose {what}, {approximate}"]
 
 
-def promise(calibration: Calibration, names: list[Path], basis: list[str], cross_fitted: int = 0) -> dict[str, Any]:
+def promise(calibration: Calibration, names: Sequence[str], basis: list[str], cross_fitted: int = 0) -> dict[str, Any]:
     """A calibration as plain values: the influential normal by name, and what the promise rests on."""
-    values = calibration.plain([str(name) for name in names], basis)
+    values = calibration.plain(names, basis)
     return values | {"cross_fitted": cross_fitted} if cross_fitted else values
