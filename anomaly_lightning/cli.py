@@ -19,7 +19,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning.configs import claim_folders, in_sweep, run_names
+from anomaly_lightning.configs import claim_folders, in_sweep, known_to_hydra, run_names
 from anomaly_lightning.errors import MissingExtraError, UsedFolderError, UserError
 from anomaly_lightning.interruption import Work, interruptible, leads
 from anomaly_lightning.places import CONFIG_DIR
@@ -65,20 +65,16 @@ class OutputFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Refuse or clear a used folder, and make a new one, which Hydra would answer with a stack trace at times."""
-        known = HydraConfig.instance()
-        before = known.cfg
-        known.set_config(config)  # the folder's name asks for it, and Hydra sets it only later
         try:
-            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
-            if leads():
-                claim_folders(config, folder, str(config.hydra.job.config_name))
-            folder.mkdir(parents=True, exist_ok=True)
+            with known_to_hydra(config):  # the folder's name asks for it
+                folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+                if leads():
+                    claim_folders(config, folder, str(config.hydra.job.config_name))
+                folder.mkdir(parents=True, exist_ok=True)
         except (OSError, UserError) as error:
             words = disk_trouble(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             sys.stderr.write(f"{words}\n")
             raise SystemExit(1) from error  # any other exception of a callback becomes a warning of Hydra's
-        finally:
-            known.cfg = before
 
 
 # What each extra brings, by some of its modules: looked for before anything is composed, which needs them, too.

@@ -16,7 +16,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLaunche
 from omegaconf import DictConfig, OmegaConf, open_dict
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from anomaly_lightning.configs import run_names
+from anomaly_lightning.configs import known_to_hydra, run_names
 from anomaly_lightning.reports.run_folder import read_json, write_failure
 from anomaly_lightning.sweeps.errors import SweepError
 from anomaly_lightning.sweeps.slurm import QueueWatcher
@@ -137,7 +137,9 @@ class SubmittedJobs:
         cfg = self.loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):
             cfg.hydra.job.num, cfg.hydra.job.id = number, job.job_id
-        folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
+        with known_to_hydra(cfg):
+            folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
+            names = run_names(cfg, cfg.hydra.runtime.choices)
         run = read_json(folder / "run.json")
         if run.get("status") == "finished":
             return _returned(run.get("validation_loss"), overrides)
@@ -148,7 +150,7 @@ class SubmittedJobs:
             "The same command runs it again."
         )
         logger.error("Job %d: %s", number, reason)
-        write_failure(folder, run_names(cfg, cfg.hydra.runtime.choices), reason)
+        write_failure(folder, names, reason)
         return _returned(None, overrides)
 
 
