@@ -3,9 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=f"no 
 EXACT = ("model=transformer", "model.dropout=0", "model.mined=0", "model.width=8", "model.depth=2", "model.heads=2")
 RUN = ("data.batch_size=4", "trainer.max_epochs=6", "callbacks.stopping=null", "callbacks.last.at_least_s=0")
 WAIT_S = 400
-ENVIRONMENT = {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {"PYTHONPATH": f"{PACKAGE.parent}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 NODES = ("trainer.num_nodes=2", "trainer.devices=1", "trainer.strategy=ddp")
 
 
@@ -71,7 +72,7 @@ def assert_same(found, wanted):
     assert list(scores(found)) == list(scores(wanted))
     np.testing.assert_allclose(list(scores(found).values()), list(scores(wanted).values()), rtol=1e-5)
     here, there = content(found, "metrics.json"), content(wanted, "metrics.json")
-    assert here["threshold"] == pytest.approx(there["threshold"], rel=1e-5)
+    assert here["threshold"]["value"] == pytest.approx(there["threshold"]["value"], rel=1e-5)
     for part in ("image", "pixel"):
         numbers = {name: value for name, value in there[part].items() if isinstance(value, float)}
         assert len(numbers) > 3
@@ -92,4 +93,19 @@ def test_two_nodes_give_the_metrics_of_one_process(nodes, one, tmp_path):
         assert node.wait(WAIT_S) == 0, node.log.read_text()
     said = [node.log.read_text() for node in both]
     assert [text.count("outputs  ") for text in said] == [1, 0], "one process speaks"
+    assert_same(tmp_path / "run", one)
+
+
+def test_a_dead_node_ends_the_run_and_last_ckpt_goes_on_from_it(nodes, one, tmp_path):
+    run, last = f"hydra.run.dir={tmp_path / 'run'}", tmp_path / "run" / "checkpoints" / "last.ckpt"
+    first, second = nodes(run, "+callbacks.dying={_target_: dying.Dying, rank: 1, epoch: 3}")
+    assert second.wait(WAIT_S) == -signal.SIGKILL
+    assert first.wait(WAIT_S) not in (0, -signal.SIGKILL)
+    assert torch.load(last, weights_only=False)["epoch"] == 2, "the last whole epoch"
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+    again = nodes(run, f"ckpt={last}")
+    for node in again:
+        assert node.wait(WAIT_S) == 0, node.log.read_text()
+    assert content(tmp_path / "run", "run.json")["ckpt_epochs"] == 3
     assert_same(tmp_path / "run", one)
