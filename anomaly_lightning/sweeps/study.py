@@ -16,7 +16,7 @@ from anomaly_lightning.sweeps.errors import SweepError
 
 logger = logging.getLogger(__name__)
 
-RETRIED = "retried"  # attribute of a trial whose values were given to another one
+AGAIN = "again"  # attribute of a trial: number of the lost one whose values it tries
 SEARCH, IMAGES = "search", "dataset_fingerprint"  # attributes of a study
 OVER = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -73,13 +73,13 @@ def shown(storage: str | None) -> str:
 
 def enqueue_lost(study: optuna.Study) -> int:
     """Have trials that were cut off or failed tried again, before any new one; returns how many."""
-    lost = [trial for trial in study.trials if trial.state in (TrialState.RUNNING, TrialState.FAIL)]
-    again = [trial for trial in lost if trial.params and RETRIED not in trial.user_attrs]
+    retried = {trial.user_attrs.get(AGAIN) for trial in study.trials}
+    lost = [trial for trial in study.trials if trial.state in (TrialState.RUNNING, TrialState.FAIL) and trial.params]
+    again = [trial for trial in lost if trial.number not in retried]
     for trial in again:
         if trial.state == TrialState.RUNNING:
             study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-        study._storage.set_trial_user_attr(trial._trial_id, RETRIED, True)
+        study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
     return len(again)
 
 

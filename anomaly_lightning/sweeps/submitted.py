@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLauncher, SlurmLauncher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 from anomaly_lightning.configs import known_to_hydra, run_names
@@ -83,7 +83,12 @@ class SubmittedJobs:
         state = [Singleton.get_state()] * len(numbers)
         try:
             return self._executor().map_array(
-                self.runner, [list(one) for one in job_overrides], ["hydra.sweep.dir"] * len(numbers), numbers, keys, state
+                self.runner,
+                [list(one) for one in job_overrides],
+                ["hydra.sweep.dir"] * len(numbers),
+                numbers,
+                keys,
+                state,
             )
         except (FailedJobError, FailedSubmissionError) as error:
             raise SweepError(

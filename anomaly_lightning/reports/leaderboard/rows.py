@@ -31,7 +31,16 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
 INTERVALS = ("auroc", "f1")  # metrics of images whose 95 % interval is shown
 NAMES = ("category", "model", "backbone", "seed")
 # Overrides that have a column of their own, or that name a place and not what was done.
-PLACES = {"run_dir", "callbacks.pruning", "overwrite", "reuse", "data.root", "data.workers", "cache.dir", "cache.max_gb"}
+PLACES = {
+    "run_dir",
+    "callbacks.pruning",
+    "overwrite",
+    "reuse",
+    "data.root",
+    "data.workers",
+    "cache.dir",
+    "cache.max_gb",
+}
 NO_SETTINGS = {*NAMES, "category.name", "sweep", *PLACES}
 
 
