@@ -37,7 +37,7 @@ from anomaly_lightning.training.module import AnomalyModule, Localising
 logger = logging.getLogger(__name__)
 
 CACHE_MODES = ("disk", "memory", "off")
-WATCHING = ("best", "stopping")  # callbacks that need a loss to watch
+WATCHING = ("best", "stopping", "pruning")  # callbacks that need a loss to watch
 
 Built = tuple[MVNetDataModule, sources.Resolved]
 """Splits of a category, and what its images were resolved to."""

@@ -77,6 +77,9 @@ class TrainingSession:
         self._write_run("training")
         with self.clock.stage("fit_s"):
             fit(self.trainer, self.module, self.data, None if self.resumed is None else self.resumed.path)
+            if self._pruned():
+                self._write_run("pruned")
+                return None
             self.validation_loss = self._best_loss()
             checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints", self._fit_drift)
         found = self._test()
@@ -144,6 +147,10 @@ class TrainingSession:
         log_metrics(self.trainer, self.module.card, metrics)
         self._write_run("finished")
         console.summary(metrics, self.folder, checkpoint)
+
+    def _pruned(self) -> bool:
+        """Whether the search that this run is a trial of has ended it."""
+        return any(getattr(callback, "pruned", False) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def _best_loss(self) -> float | None:
         for callback in self.trainer.checkpoint_callbacks:
