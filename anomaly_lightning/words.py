@@ -88,6 +88,7 @@ TYPES = {
     "quality.against": MAYBE,
     "quality.result": ONE,
     "quality.root": MAYBE,
+    "ray.address": MAYBE,
     "root": ONE,
     "run": ONE,
     "run_dir": ONE,
