@@ -1,5 +1,6 @@
 """engine=ray: the parts of a job as rows of a Ray Data set, mapped by a pool of actors with an inspector each."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -8,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-# Read when ray is imported. Nothing of anybody's use goes anywhere, and what its own log has to say stays in its files.
+# Read when ray is imported. Nothing of anybody's use goes anywhere; of its own log, only what ends it is shown.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
@@ -24,6 +25,7 @@ from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.allocator import keep_freed_memory
 
 DEATHS = 20  # of workers at one part, after which it is the part that is to blame
+QUEUED = 2  # parts that an actor has at once, the one that it works on included
 STORE_MB = 128  # of a local Ray's object store beside model and keys: the parts' numbers and tallies are small
 
 
@@ -100,8 +102,8 @@ def _actors(pool: Pool, address: str | None) -> int:
     if not 0 < wanted <= fit:
         raise UserError(
             f"ray.actors={wanted} of {pool.threads} core(s) and {pool.gpus:g} GPU(s) each: the cluster at "
-            f"{address or 'this machine'} has {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs, enough for "
-            f"{fit}. Ask for fewer (ray.actors, ray.threads, ray.gpus)."
+            f"{address or 'this machine'} has {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs, enough "
+            f"for {fit}. Ask for fewer (ray.actors, ray.threads, ray.gpus)."
         )
     return wanted
 
@@ -112,8 +114,7 @@ def on_cluster(pool: Pool, actors: int, model: Travelling, job: Job, done: Keys,
     Raises:
         UserError: Of a worker, or workers die again and again.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    _quieten()
     held = ray.put(model), ray.put(done)  # to be held here until the end: a new actor asks for them
     # One block for each part, which an actor is given when it has nothing to do: what waits is a number.
     numbers = ray.data.from_items([{"part": number} for number in range(parts)], override_num_blocks=parts)
@@ -121,11 +122,10 @@ def on_cluster(pool: Pool, actors: int, model: Travelling, job: Job, done: Keys,
         Actor,
         fn_constructor_args=(*held, job, __version__),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(actors, parts)),
+        compute=ray.data.ActorPoolStrategy(size=min(actors, parts), max_tasks_in_flight_per_actor=QUEUED),
         num_cpus=pool.threads,
         num_gpus=pool.gpus,
-        max_restarts=-1,
-        max_task_retries=DEATHS,
+        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": DEATHS},
     )
     try:
         for row in results.iter_rows():
@@ -135,6 +135,14 @@ def on_cluster(pool: Pool, actors: int, model: Travelling, job: Job, done: Keys,
         raise (cause if isinstance(cause, UserError) else error) from error
     except RayError as error:
         raise UserError(f"Ray could not go on: {error}. The same command goes on from what is done.") from error
+
+
+def _quieten() -> None:
+    """Leave the progress of Ray Data, and what it says of its plan, to its own log file."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -15,14 +15,13 @@ from anomaly_lightning.deploy.scale.listing import Listing, write_listing
 from anomaly_lightning.deploy.scale.model import model_id, travelling
 from anomaly_lightning.deploy.scale.place import Place
 from anomaly_lightning.deploy.scale.scorer import LISTING, ROWS, Job, Scorer, Tally
-from anomaly_lightning.deploy.scale.summary import Counts, count
+from anomaly_lightning.deploy.scale.summary import SUMMARY, Counts, count
 from anomaly_lightning.errors import MissingExtraError, UserError
 from anomaly_lightning.reports.console import progress_bar
 from anomaly_lightning.runtime.inspector import Inspector
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "scoring.json"
 LOG_EVERY_S = 60.0  # where no progress bar is drawn
 
 

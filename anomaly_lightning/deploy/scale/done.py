@@ -45,5 +45,5 @@ def is_done(keys: Keys, wanted: bytes) -> bool:
 
 
 def part_name(keys: list[bytes], opened: bool = True) -> str:
-    """Name of the file of rows with these keys: the same rows have the same name, so that they are never there twice."""
+    """Name of the file of rows with these keys: the same rows have the same name, and so are never there twice."""
     return f"{ROWS if opened else UNOPENED}{hashlib.blake2b(b''.join(keys), digest_size=SIZE).hexdigest()}.parquet"

@@ -11,7 +11,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +21,7 @@ from pyarrow import parquet
 
 from anomaly_lightning.deploy.inputs import find_images, fits
 from anomaly_lightning.deploy.scale.manifest import is_manifest, listed
-from anomaly_lightning.deploy.scale.place import Place, is_address
+from anomaly_lightning.deploy.scale.place import Place
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import IMAGE_SUFFIXES, is_hidden, is_image, walked
 

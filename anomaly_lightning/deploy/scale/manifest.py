@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyarrow import ArrowInvalid, parquet
 
@@ -54,7 +54,7 @@ def _parquet(manifest: Place) -> Iterator[str]:
             raise DataError(f"input={manifest.address} is no Parquet file: {error}") from error
 
 
-def _check(manifest: Place, columns: list[str]) -> None:
+def _check(manifest: Place, columns: Sequence[str]) -> None:
     if COLUMN not in columns:
         there = ", ".join(columns) or "none"
         raise DataError(f"input={manifest.address}: expected a column {COLUMN}; there are {there}.")

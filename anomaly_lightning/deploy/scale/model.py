@@ -56,7 +56,7 @@ def travelling(checkpoint: Path, device: str, validity: bool, threads: int) -> T
     """
     if not checkpoint.is_dir():
         raise UserError(
-            f"engine=ray takes an exported bundle, which needs no torch in its workers, got {checkpoint}: make one with "
+            f"engine=ray takes an exported bundle, which needs no torch in its workers, got {checkpoint}. Make one: "
             f"python -m anomaly_lightning.export checkpoint={checkpoint} output=<folder>."
         )
     return Travelling(read_bundle(checkpoint), device, validity, threads)

@@ -43,9 +43,7 @@ def shown(path: str) -> str:
 
 def scored(path: str, content_hash: str, said: Inspection, heatmap: str | None, model_id: str) -> dict[str, Any]:
     """Row of an image that was scored."""
-    regions = [
-        dict(zip(REGION.names, (*region.box, region.area, region.peak), strict=True)) for region in said.regions
-    ]
+    regions = [dict(zip(REGION.names, (*region.box, region.area, region.peak), strict=True)) for region in said.regions]
     return {
         **EMPTY,
         "path": shown(path),

@@ -83,8 +83,8 @@ class Tally(msgspec.Struct):
 class _Part:
     """A part while it is worked on: its rows, and the files that are with the inspector."""
 
-    rows: list[tuple[bytes, dict[str, Any]]] = field(default_factory=list)
-    unopened: list[tuple[bytes, dict[str, Any]]] = field(default_factory=list)
+    rows: list[tuple[bytes, Mapping[str, Any]]] = field(default_factory=list)
+    unopened: list[tuple[bytes, Mapping[str, Any]]] = field(default_factory=list)
     waiting: deque[tuple[bytes, Fetched]] = field(default_factory=deque)
     before: int = 0
 

@@ -14,6 +14,7 @@ from anomaly_lightning.deploy.scale.place import Place
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.decision import VERDICTS
 
+SUMMARY = "scoring.json"  # below the output: what was asked for, and what came out
 KINDS = 30  # of errors that are told apart
 
 
