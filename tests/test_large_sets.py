@@ -205,7 +205,7 @@ def test_inputs_of_all_kinds_name_the_same_images(images, tmp_path):
     for path in wanted:
         system.pipe_file(f"/set/{os.path.relpath(path, folder)}", Path(path).read_bytes())
     system.pipe_file("/set/.hidden/a.png", b"")
-    there = [f"memory:///set/{os.path.relpath(path, folder)}" for path in wanted]
+    there = [f"memory://set/{os.path.relpath(path, folder)}" for path in wanted]
     assert sorted(named("memory://set")) == there
     assert sorted(named("memory://set/**/*.png")) == there
     assert sorted(named("memory://set/0/00[01]*.png")) == there[:20]
@@ -236,7 +236,7 @@ def test_names_that_are_no_text(predict, tmp_path):
         ("m.csv", "file\na.png\n", "expected a column path; there are file"),
         ("m.csv", "path,label\na.png,x\n,x\n", "row 2: expected a path"),
         ("m.csv", "path\n", "names no image"),
-        ("m.csv", 'path\n"a\n', "line 2"),
+        ("m.csv", 'path\n"a\n', "line 1: unexpected end of data"),
         ("m.parquet", "no parquet", "is no Parquet file"),
     ],
 )
@@ -344,7 +344,7 @@ def made_table(folder, scores, verdicts, model="m"):
             "error": None,
             "score": score,
             "threshold": 1.0,
-            "verdict": verdict,
+            "verdict": said,
         }
         for number, (score, said) in enumerate(zip(scores, verdicts, strict=True))
     ]

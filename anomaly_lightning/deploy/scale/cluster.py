@@ -82,8 +82,10 @@ def connected(pool: Pool, megabytes: int) -> Iterator[int]:
         else:
             cores = (pool.actors or max(1, (os.cpu_count() or 1) // pool.threads)) * pool.threads
             store = (STORE_MB + 2 * megabytes) * 2**20
-            # "local": without it a Ray that somebody else has started on this machine would be taken.
-            ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=store, **quiet)
+            # "local": without it a Ray that somebody else has started on this machine would be taken. By its address
+            # nobody from elsewhere reaches it.
+            here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            ray.init("local", num_cpus=cores, object_store_memory=store, **here, **quiet)
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in their place
         yield _actors(pool, address)
