@@ -64,6 +64,8 @@ class Work:
         if self.command == "predict" and self.folder is not None and (self.folder / "decisions.csv").is_file():
             decided = self.folder / "decisions.csv"
             return f"{decided} holds the decisions so far, and not those of all images. To do all of them: {again}"
+        if self.command == "predict" and self.folder is not None and (self.folder / "scoring.json").is_file():
+            return f"{self.folder / 'rows'} holds what was scored. The same command does what is missing: {again}"
         return f"{self.command} has not finished. To start again: {self._anew()}"
 
     def _anew(self) -> str:

@@ -97,6 +97,7 @@ TYPES = {
     "quality.against": MAYBE,
     "quality.result": ONE,
     "quality.root": MAYBE,
+    "ray.address": MAYBE,
     "read_token": MAYBE,
     "read_token_file": MAYBE,
     "root": ONE,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_lightning.errors import CheckpointError, MissingExtraError, UserError
-from anomaly_lightning.runtime.bundle import read_bundle
+from anomaly_lightning.runtime.bundle import Bundle, read_bundle
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.versions import resolve
 
@@ -74,9 +74,14 @@ def load_engine(path: Path, device: str, trust: Sequence[str], threads: int | No
             f"{path} is no model: expected a file that ends in .ckpt, or the folder of an exported bundle."
         )
     bundle = read_bundle(path)
+    return bundle.manifest.card, bundle_engine(bundle, device, threads)
+
+
+def bundle_engine(bundle: Bundle, device: str, threads: int | None = None) -> Engine:
+    """What runs a bundle that was read; arguments and errors as those of `load_engine`."""
     known = bundle.manifest.format
-    engine: Engine = _named(BUNDLES[known], str(path), known)(bundle, device, threads)
-    return bundle.manifest.card, engine
+    engine: Engine = _named(BUNDLES[known], str(bundle.folder), known)(bundle, device, threads)
+    return engine
 
 
 def wanted_threads(threads: int | None) -> int:

@@ -41,6 +41,7 @@ MARKERS = (
     "decisions.jsonl",
     "journal.jsonl",
     "evaluation.json",
+    "scoring.json",
     ".hydra",
 )
 OUTPUTS = ("heatmaps", "masks", "maps", "panels", "checkpoints", "tensorboard")
@@ -83,6 +84,15 @@ def left_out_of(folder: Path) -> dict[str, list[Path]]:
         if why is not None:
             found.setdefault(why, []).append(path)
     return {why: sorted(paths, key=natural_key) for why, paths in found.items()}
+
+
+def walked(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Images at any depth of a folder, one after the other, each with why it is no data, None where it is.
+
+    Folder by folder and by name within each: no more is held in memory than the names in one folder. What
+    `images_in` and `left_out_of` give, but for the order.
+    """
+    yield from _walk(folder, recursive=True)
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -13,10 +13,11 @@ from PIL import Image
 
 from anomaly_lightning.errors import DataError, NotCalibratedError
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
+from anomaly_lightning.runtime.bundle import Bundle
 from anomaly_lightning.runtime.card import ModelCard
-from anomaly_lightning.runtime.engines import Engine, load_engine
+from anomaly_lightning.runtime.engines import Engine, bundle_engine, load_engine
 from anomaly_lightning.runtime.inspection import Inspection
-from anomaly_lightning.runtime.reading import Source, as_image
+from anomaly_lightning.runtime.reading import Encoded, Source, as_image
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Box, Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
@@ -28,6 +29,13 @@ BATCH = 8  # images, or tiles, that go through the engine at once
 
 def _untimed(_: str, work: Callable[[], Any]) -> Any:
     return work()
+
+
+def _called(source: Source) -> str | Path:
+    """What an error calls an image."""
+    if isinstance(source, Encoded):
+        return source.name
+    return source if isinstance(source, str | Path) else "the image"
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,13 @@ class Inspector:
         """
         return cls(*load_engine(Path(path), device, trust, threads), validity)
 
+    @classmethod
+    def of_bundle(
+        cls, bundle: Bundle, device: str = "auto", validity: bool = True, threads: int | None = None
+    ) -> "Inspector":
+        """Inspector of a bundle that was read; arguments and errors as those of `load`."""
+        return cls(bundle.manifest.card, bundle_engine(bundle, device, threads), validity)
+
     @overload
     def __call__(self, source: Source) -> Inspection: ...
     @overload
@@ -145,7 +160,7 @@ class Inspector:
         """All that can be said of an image before the engine."""
         image = self.timer("decode", lambda: as_image(source, self.transform.white))
         if self._region is not None:
-            self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
+            self._region.check((image.height, image.width), _called(source))
         reason, looks = self.timer("validity", lambda: self._judged(image))
         return _Seen(image, self._resized(image) if self._tiling is None else None, reason, looks)
 
