@@ -24,6 +24,7 @@ AWKWARD = (
 # Options whose value is one of a few words, a number, or another part of the config: none is a path or a name.
 NO_TEXT = {
     "accept_license", "action", "backbone.layers", "backbone.library", "behind", "bench.baseline", "budget_ms",
+    "certificates.images", "certificates.precision",
     "cache.dtype", "cache.mode", "callbacks.best.monitor", "callbacks.calibration.pixel_rule",
     "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning", "callbacks.panels",
     "callbacks.stopping.monitor", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",

@@ -44,4 +44,11 @@ def _quality(cfg: DictConfig) -> dict[str, Path]:
     return {"quality": Path(cfg.quality.result)}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality}
+def _certificates(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench import certificates
+
+    certificates.show(certificates.run_suite(cfg))
+    return {"certificates": Path(cfg.certificates.result)}
+
+
+SUITES = {"speed": _speed, "service": _service, "quality": _quality, "certificates": _certificates}
