@@ -54,7 +54,7 @@ def predict(cfg: DictConfig) -> int:
 
 def load(cfg: DictConfig) -> Inspector:
     """The inspector that the config names."""
-    return Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity)
+    return Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, compile=cfg.compile)
 
 
 def watch(cfg: DictConfig) -> int:

@@ -116,7 +116,7 @@ def _texture(values: NDArray[np.int16], axis: int) -> tuple[float, float]:
 
 def _second_differences(values: NDArray[np.int16], axis: int) -> NDArray[np.float32]:
     """Second differences of levels (h, w) along an axis, which is shorter by 2 then."""
-    height, width = values.shape
+    width = values.shape[1]
     step = 1 if axis else width
     # In one line: a row of its own for each would take twice as long. What spans the end of a row is cut off below.
     flat = values.ravel()

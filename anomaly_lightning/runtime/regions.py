@@ -72,7 +72,7 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
 
 
 def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """The rows and columns that hold all of a mask (H, W); None where nothing is set. A defect is a small part of it."""
+    """The rows and columns that hold all of a mask (H, W), often a small part of it; None where nothing is set."""
     rows = np.flatnonzero(mask.any(1))
     if not len(rows):
         return None

@@ -40,6 +40,7 @@ class Settings:
     recent: int = 100
     device: str = "auto"
     threads: int | None = None
+    compile: bool = False
     validity: bool = True
     trust: Sequence[str] = ()
 
