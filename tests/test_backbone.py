@@ -12,10 +12,10 @@ from PIL import Image
 from toy import composed
 
 from anomaly_lightning.errors import UserError, WeightsError
-from anomaly_lightning.features.packing import PackedConvolution, can_pack, packed
 from anomaly_lightning.features import folding, weights
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.packing import PackedConvolution, can_pack, packed
 from anomaly_lightning.training.compose import build_backbone, build_extractor
 
 SIZE = (96, 64)  # height, width

@@ -1,4 +1,4 @@
-"""What makes a deployed model fast, and what measures it: memory over many images, compiling, tables of certificates."""
+"""What makes a deployed model fast, and what measures it: memory over many images, compiling, certificates."""
 
 import json
 import shutil
