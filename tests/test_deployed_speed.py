@@ -14,13 +14,14 @@ from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
 
 
-def test_memory_is_read_at_the_start_at_powers_of_ten_and_at_the_end(tmp_path):
+def test_memory_is_read_at_the_start_at_ten_times_as_many_each_and_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "FIRST", 10)
     shown = [save(spotted(level), tmp_path / f"{level}.png") for level in (255, 90)]
     inspect, seen = inspector(), []
     before = inspect.engine.runs
-    read = memory.measure(inspect, shown, 12_000, 20, lambda: float(len(seen)) + inspect.engine.runs)
-    assert list(read) == ["0", "1000", "10000", "12000"]
-    assert [int(value) - before - 1 for value in read.values()] == [0, 1_000, 10_000, 12_000], "each image is inspected"
+    read = memory.measure(inspect, shown, 120, 20, lambda: float(len(seen)) + inspect.engine.runs)
+    assert list(read) == ["0", "10", "100", "120"]
+    assert [int(value) - before - 1 for value in read.values()] == [0, 10, 100, 120], "each image is inspected"
 
 
 def test_the_memory_of_this_process_grows_with_what_it_holds():
