@@ -57,6 +57,8 @@ TYPES = {
     "callbacks.*.filename": ONE,
     "callbacks.*.folder": ONE,
     "category.name": ONE,
+    "certificates.result": ONE,
+    "certificates.root": MAYBE,
     "checkpoint": ONE,
     "ckpt": MAYBE,
     "data.abnormal": MAYBE,

@@ -60,4 +60,18 @@ def _scale(cfg: DictConfig) -> dict[str, Path]:
     return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality, "drift": _drift, "scale": _scale}
+def _certificates(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench import certificates
+
+    certificates.show(certificates.run_suite(cfg))
+    return {"certificates": Path(cfg.certificates.result)}
+
+
+SUITES = {
+    "speed": _speed,
+    "service": _service,
+    "quality": _quality,
+    "certificates": _certificates,
+    "drift": _drift,
+    "scale": _scale,
+}

@@ -82,6 +82,7 @@ class Inspector:
         trust: Sequence[str] = (),
         validity: bool = True,
         threads: int | None = None,
+        compile: bool = False,
     ) -> "Inspector":
         """Inspector of a trained model.
 
@@ -92,13 +93,14 @@ class Inspector:
             trust: Further packages whose detectors may be created from what a checkpoint says.
             validity: As above.
             threads: For one forward on the CPU; None = $OMP_NUM_THREADS, else one a core.
+            compile: Whether torch compiles a checkpoint's model first: a minute, a C++ compiler, then faster.
 
         Raises:
             CheckpointError: The checkpoint or bundle can't be used; the message says why. Nothing of it was executed.
             NotCalibratedError: Its run has not come to the calibration.
-            UserError: There is no such device, or the framework that reads the file is not installed.
+            UserError: There is no such device or compiler, or the framework that reads the file is not installed.
         """
-        return cls(*load_engine(Path(path), device, trust, threads), validity)
+        return cls(*load_engine(Path(path), device, trust, threads, compile), validity)
 
     @classmethod
     def of_bundle(

@@ -35,7 +35,9 @@ def serve(values: Mapping[str, Any]) -> None:
     settings = Settings.from_config(values)
 
     def load(path: Path) -> Inspector:
-        return Inspector.load(path, settings.device, settings.trust, settings.validity, settings.threads)
+        return Inspector.load(
+            path, settings.device, settings.trust, settings.validity, settings.threads, settings.compile
+        )
 
     with bound(settings.host, settings.port) as sock:
         app = create_app(settings, Models(settings.bundle, load))

@@ -48,6 +48,7 @@ class Settings:
     keep_mb: float = 5000.0
     device: str = "auto"
     threads: int | None = None
+    compile: bool = False
     validity: bool = True
     drift: DriftSettings = field(default_factory=DriftSettings)
     trust: Sequence[str] = ()
