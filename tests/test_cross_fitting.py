@@ -47,7 +47,7 @@ def test_the_threshold_rests_on_all_normals(session, model):
     assert len(card.scores) == 3, "what watches for a shift compares with normals that nothing has seen"
     assert "12 training normals, each scored by one of 3 refits" in card.promise["rests_on"][1]
     before = {name: value.clone() for name, value in module.model.detector.state_dict().items()}
-    scores = cross_fitting.cross_fitted(module, made.data, 3, module.card.seed)
+    scores = cross_fitting.cross_fitted(module, made.data, 12, 3, module.card.seed)
     ordered = np.sort(np.concatenate((scores.double().numpy(), card.scores)))
     assert card.score == pytest.approx(ordered[14], rel=1e-5)  # ceil(16 * .9) = 15th of 15
     after = module.model.detector.state_dict()
@@ -57,11 +57,10 @@ def test_the_threshold_rests_on_all_normals(session, model):
 def test_refits_leave_their_fold_out(session):
     made = session("model=padim")
     made.run()
-    data = made.data
-    train, held_out = list(data.statistics_dataloader()), list(data.held_out_dataloader())
-    known = cross_fitting.score(made.module, train)
-    for left_out in cross_fitting.refits(made.module, train, held_out, 4, 0):
-        assert (cross_fitting.score(made.module, cross_fitting.chosen(train, left_out)) > known[left_out]).all()
+    known = cross_fitting.score(made.module, made.data.statistics_dataloader())
+    for left_out in cross_fitting.refits(made.module, made.data, 12, 4, 0):
+        unseen = cross_fitting.chosen(made.data.statistics_dataloader(), left_out)
+        assert (cross_fitting.score(made.module, unseen) > known[left_out]).all()
 
 
 @pytest.mark.parametrize(
