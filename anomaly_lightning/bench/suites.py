@@ -45,4 +45,33 @@ def _quality(cfg: DictConfig) -> dict[str, Path]:
     return {"quality": Path(cfg.quality.result)}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality}
+def _drift(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.drift.show import show
+    from anomaly_lightning.bench.drift.suite import measure
+
+    show(measure(cfg))
+    return {"drift": Path(cfg.run_dir) / "drift.json"}
+
+
+def _scale(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.scale import measure, show
+
+    show(measure(cfg))
+    return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
+
+
+def _certificates(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench import certificates
+
+    certificates.show(certificates.run_suite(cfg))
+    return {"certificates": Path(cfg.certificates.result)}
+
+
+SUITES = {
+    "speed": _speed,
+    "service": _service,
+    "quality": _quality,
+    "certificates": _certificates,
+    "drift": _drift,
+    "scale": _scale,
+}

@@ -1,11 +1,17 @@
 """Cross-fitting: every normal scored by a detector that has not seen it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from anomaly_lightning.calibration.scores import Scores, as_scores
 from anomaly_lightning.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def fold_indices(n: int, folds: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -18,6 +24,8 @@ def fold_indices(n: int, folds: int, seed: int) -> list[tuple[torch.Tensor, torc
     """
     if not 2 <= folds <= n:
         raise CalibrationError(f"Cross-fitting needs 2 to {n} folds for {n} normals; got folds={folds}.")
+    import torch  # here, because the thresholds need none
+
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     parts = [order[start::folds].sort().values for start in range(folds)]
     return [(torch.cat(parts[:i] + parts[i + 1 :]).sort().values, part) for i, part in enumerate(parts)]

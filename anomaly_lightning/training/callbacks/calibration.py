@@ -1,6 +1,5 @@
 """Fits the thresholds on validation normals, after training, and writes them into the module's buffers."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
@@ -65,11 +65,11 @@ class CalibrationCallback(pl.Callback):
             normals += len(datamodule.splits.train)
         as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
         if self.defects is not None:
-            learns = pl_module.trained is not None and pl_module.trained.examples > 0
+            learns = any(one.examples for one in pl_module.learners)
             if not (self.rule.labelled or learns):
                 raise CalibrationError(
-                    f"labelled_defects={self.defects} goes with threshold=f1 and model=unet only, not with "
-                    f"{self.rule.method} and {type(pl_module.model.detector).__name__}."
+                    f"labelled_defects={self.defects} goes with threshold=f1, model=unet and localiser=unet only, "
+                    f"not with {self.rule.method} and {type(pl_module.model.detector).__name__}."
                 )
             pl_module.labelled = defects_in(on_disk(Path(self.defects).expanduser()))
             unreadable = check_images(self._labelled(datamodule))
@@ -92,8 +92,8 @@ class CalibrationCallback(pl.Callback):
         calibration = self._fit(known, trainer, pl_module)
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
-        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
-        names = [sample.path for sample in normals]
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.mapping, error_maps)))
+        names = [sample.file for sample in normals]
         thresholds = ThresholdsCard(
             score=float(model.threshold),
             pixel=float(model.pixel_threshold),
@@ -133,7 +133,7 @@ class CalibrationCallback(pl.Callback):
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: Tensor | OrderedRows, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
@@ -180,14 +180,7 @@ def rests_on(chosen: Sequence[str], splits: Splits, folds: int = 0) -> list[str]
     return [*basis, f"The same normals also chose {what}, {approximate}"]
 
 
-def promise(calibration: Calibration, names: list[Path], basis: list[str], cross_fitted: int = 0) -> dict[str, Any]:
+def promise(calibration: Calibration, names: Sequence[str], basis: list[str], cross_fitted: int = 0) -> dict[str, Any]:
     """A calibration as plain values: the influential normal by name, and what the promise rests on."""
-    values: dict[str, Any] = dataclasses.asdict(calibration)
-    influence = calibration.influence_warning([str(name) for name in names])
-    values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
-    values["false_alarms_per_thousand"] = list(calibration.per_thousand)
-    values["rests_on"] = basis
-    if cross_fitted:
-        values["cross_fitted"] = cross_fitted
-    del values["threshold"]
-    return values
+    values = calibration.plain(names, basis)
+    return values | {"cross_fitted": cross_fitted} if cross_fitted else values
