@@ -6,7 +6,9 @@ import torch
 from toy import BARE, composed, make_category
 
 from anomaly_lightning.calibration import Highest, on_final_scale
+from anomaly_lightning.deploy.cost import scaled
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.training import cross_fitting
 from anomaly_lightning.training.callbacks.calibration import CalibrationCallback
 from anomaly_lightning.training.session import TrainingSession
@@ -77,6 +79,14 @@ def test_refits_leave_their_fold_out(session):
 def test_what_cannot_be_cross_fitted_is_refused(session, given, words):
     with pytest.raises(CalibrationError, match=words):
         session(*given).run()
+
+
+def test_an_export_moves_what_rests_on_cross_fitted_normals():
+    said = {"mean": 2.0, "std": 1.0, "review": 3.0, "normals": 15, "cross_fitted": 12, "rests_on": []}
+    known = ThresholdsCard(score=4.0, pixel=7.0, review=3.0, promise=said, scores=(1.0, 2.0))
+    found = scaled(known, torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]), 9.0, ["Again."])
+    assert (found.score, found.review, found.pixel, found.scores) == (8.0, 6.0, 9.0, (2.0, 4.0))
+    assert found.promise == {**said, "mean": 4.0, "std": 2.0, "review": 6.0, "rests_on": ["Again."]}
 
 
 def test_one_fold_is_none():
