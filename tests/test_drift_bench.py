@@ -47,7 +47,7 @@ def test_changes_are_found_and_named(pool):
         found.setdefault(kind, []).append(one)
     assert {one.cause for one in found["brightness -10 %"]} == {"camera or lighting"}
     assert {one.cause for one in found[PRODUCT]} == {"another product"}
-    assert {one.cause for one in found[EVERY]} == {"more defects"}
+    assert {one.cause for one in found[EVERY]} == {"camera or lighting"}
     assert max(one.images for one in found[PRODUCT]) < min(one.images or 9999 for one in found[FEW])
 
 
