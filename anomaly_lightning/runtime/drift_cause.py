@@ -10,7 +10,7 @@ from anomaly_lightning.runtime.drift_measures import LOOKS, MEASURES
 Cause = Literal["camera or lighting", "another product", "more defects"]
 CAUSES: tuple[Cause, ...] = ("camera or lighting", "another product", "more defects")
 WORDS: dict[Cause, str] = {
-    "camera or lighting": "All images are different: check lens, focus, position, lighting; where all are NG, the parts.",
+    "camera or lighting": "All images are different: check lens, focus, position, light; where all are NG, the parts.",
     "another product": "Images are not of the product that the model knows: check what is on the line.",
     "more defects": "Some images have larger errors than before, the others are as they were: check the process.",
 }
