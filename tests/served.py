@@ -102,12 +102,12 @@ class Running:
 
 @contextlib.contextmanager
 def serving(folder: Path, names: tuple[str, ...] = ("toy",), engine: Any = None, **options: Any) -> Iterator[Running]:
-    """A service of one or several equal models, each of a file of its name in the folder."""
+    """A service of one or several equal models, each of a file of its name in the folder; it keeps no decisions."""
     engine = engine or Redness()
     for name in names:
         (folder / name).write_text("as first trained")
-    known = {**options, "drift": DriftSettings(**options.get("drift", {}))}
-    settings = Settings(bundle={name: str(folder / name) for name in names}, port=0, **known)
+    known = {"port": 0, "marks": None, **options, "drift": DriftSettings(**options.get("drift", {}))}
+    settings = Settings(bundle={name: str(folder / name) for name in names}, **known)
 
     def load(path: Path) -> Inspector:
         return inspector(engine)

@@ -13,10 +13,11 @@ from PIL import Image
 
 from anomaly_lightning.errors import DataError, NotCalibratedError
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
+from anomaly_lightning.runtime.bundle import Bundle
 from anomaly_lightning.runtime.card import ModelCard
-from anomaly_lightning.runtime.engines import Engine, load_engine
+from anomaly_lightning.runtime.engines import Engine, bundle_engine, load_engine
 from anomaly_lightning.runtime.inspection import Inspection
-from anomaly_lightning.runtime.reading import Source, as_image
+from anomaly_lightning.runtime.reading import Encoded, Source, as_image
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Box, Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
@@ -28,6 +29,13 @@ BATCH = 8  # images, or tiles, that go through the engine at once
 
 def _untimed(_: str, work: Callable[[], Any]) -> Any:
     return work()
+
+
+def _called(source: Source) -> str | Path:
+    """What an error calls an image."""
+    if isinstance(source, Encoded):
+        return source.name
+    return source if isinstance(source, str | Path) else "the image"
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Inspector:
         trust: Sequence[str] = (),
         validity: bool = True,
         threads: int | None = None,
+        compile: bool = False,
     ) -> "Inspector":
         """Inspector of a trained model.
 
@@ -84,13 +93,21 @@ class Inspector:
             trust: Further packages whose detectors may be created from what a checkpoint says.
             validity: As above.
             threads: For one forward on the CPU; None = $OMP_NUM_THREADS, else one a core.
+            compile: Whether torch compiles a checkpoint's model first: a minute, a C++ compiler, then faster.
 
         Raises:
             CheckpointError: The checkpoint or bundle can't be used; the message says why. Nothing of it was executed.
             NotCalibratedError: Its run has not come to the calibration.
-            UserError: There is no such device, or the framework that reads the file is not installed.
+            UserError: There is no such device or compiler, or the framework that reads the file is not installed.
         """
-        return cls(*load_engine(Path(path), device, trust, threads), validity)
+        return cls(*load_engine(Path(path), device, trust, threads, compile), validity)
+
+    @classmethod
+    def of_bundle(
+        cls, bundle: Bundle, device: str = "auto", validity: bool = True, threads: int | None = None
+    ) -> "Inspector":
+        """Inspector of a bundle that was read; arguments and errors as those of `load`."""
+        return cls(bundle.manifest.card, bundle_engine(bundle, device, threads), validity)
 
     @overload
     def __call__(self, source: Source) -> Inspection: ...
@@ -145,7 +162,7 @@ class Inspector:
         """All that can be said of an image before the engine."""
         image = self.timer("decode", lambda: as_image(source, self.transform.white))
         if self._region is not None:
-            self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
+            self._region.check((image.height, image.width), _called(source))
         reason, looks = self.timer("validity", lambda: self._judged(image))
         return _Seen(image, self._resized(image) if self._tiling is None else None, reason, looks)
 

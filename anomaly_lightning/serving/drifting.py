@@ -1,6 +1,6 @@
 """The route by which a person takes an alarm of the drift monitor back."""
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -8,11 +8,12 @@ from starlette.concurrency import run_in_threadpool
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.drift import Restart
 from anomaly_lightning.serving import schema
+from anomaly_lightning.serving.access import MayRead, MayWrite
 from anomaly_lightning.serving.problems import Problem
-from anomaly_lightning.serving.service import TheService, authorised
+from anomaly_lightning.serving.service import TheService
 from anomaly_lightning.serving.v1 import PROBLEMS
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(authorised)], tags=["drift"])
+router = APIRouter(prefix="/v1", dependencies=[MayRead], tags=["drift"])
 
 
 class Reset(BaseModel):
@@ -26,7 +27,9 @@ class Reset(BaseModel):
     )
 
 
-@router.post("/models/{name}/drift/reset", response_model=schema.DriftAnswer, responses=PROBLEMS)
+@router.post(
+    "/models/{name}/drift/reset", response_model=schema.DriftAnswer, responses=PROBLEMS, dependencies=[MayWrite]
+)
 async def reset(service: TheService, name: str, asked: Reset) -> Response:
     """Take the alarm back and gather evidence anew. Thresholds stay as they are."""
     model = service.models.get(name)

@@ -21,18 +21,20 @@ class RegionAnswer(_Answer):
 
 
 class Timings(_Answer):
-    """Milliseconds: waiting, decoding, inspecting, drawing what was asked for."""
+    """Milliseconds: waiting, decoding, inspecting, drawing what was asked for, recording."""
 
     queue: float
     decode: float
     inspect: float
     draw: float
+    keep: float | None = Field(None, description="recording the decision, where decisions are kept")
 
 
 class ImageAnswer(_Answer):
     """What is said of one image."""
 
     name: str
+    decision: int | None = Field(description="number under which it can be marked; null: decisions are not kept")
     verdict: Verdict
     score: float | None = Field(description="raw error, larger = more anomalous; null: not a number, which is NG")
     threshold: float = Field(description="above it a score is NG")
@@ -125,10 +127,11 @@ class Decision(_Answer):
 
 
 class Decisions(_Answer):
-    """The last decisions, oldest first."""
+    """The last decisions, oldest first, and which models are served."""
 
     started: str = Field(description="when the service started: numbers begin anew with it")
     decisions: list[Decision]
+    models: dict[str, str] = Field(description="ids of the models that are served, by name")
 
 
 class Error(BaseModel):

@@ -1,4 +1,4 @@
-"""What follows the gradient steps: the best weights, the second statistics pass, the calibration, best.ckpt."""
+"""What follows the gradient steps: the best weights, the second pass, the localiser, the calibration, best.ckpt."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from anomaly_lightning.training.localising import fit_localiser
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -53,6 +54,7 @@ def finalise(
         module.load_state_dict(state)
     module.to(trainer.strategy.root_device)
     module.conclude()
+    fit_localiser(trainer, module, datamodule)
     trainer.validate(module, datamodule=datamodule, verbose=False)
     if calibrated is not None:
         calibrated()

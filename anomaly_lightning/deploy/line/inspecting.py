@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from threading import Event
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_lightning.deploy.line.intake import LOOK_S, Intake
+from anomaly_lightning.deploy.line.intake import Intake
 from anomaly_lightning.deploy.line.ledger import Ledger
 from anomaly_lightning.deploy.line.part import Outcome, Part
+from anomaly_lightning.deploy.line.waiting import LOOK_S, put
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.drift_watch import DriftWatch
 from anomaly_lightning.runtime.inspection import Inspection
@@ -82,7 +83,7 @@ class Inference:
                 found = self._inspect(due)
             self.inspected += len(due)
             for result in zip(due, found, strict=True):
-                self._hand_on(result)
+                put(self.results, result, self._dead)
 
     def _inspect(self, parts: list[Part]) -> list[Inspection | Exception]:
         """What is said of each part; whatever the model does on one of them costs that one alone."""
@@ -93,14 +94,6 @@ class Inference:
                 return [said for part in parts for said in self._inspect([part])]
             logger.exception("The model failed on part %s", parts[0].id)
             return [error]
-
-    def _hand_on(self, result: Result) -> None:
-        while not self._dead.is_set():
-            try:
-                self.results.put(result, timeout=LOOK_S)
-                return
-            except Full:
-                continue
 
 
 class Output:

@@ -15,11 +15,12 @@ from PIL import Image
 from anomaly_lightning.deploy.line.backoff import Backoff
 from anomaly_lightning.deploy.line.courier import Courier
 from anomaly_lightning.deploy.line.inspecting import Inference, Inspect, Output, Result
-from anomaly_lightning.deploy.line.intake import BEHIND, LOOK_S, Capture, Intake
+from anomaly_lightning.deploy.line.intake import BEHIND, Capture, Intake
 from anomaly_lightning.deploy.line.ledger import Gate, Ledger
 from anomaly_lightning.deploy.line.sinks import Sink
 from anomaly_lightning.deploy.line.sources import Feed, Source
 from anomaly_lightning.deploy.line.tally import Delivered, Tally
+from anomaly_lightning.deploy.line.waiting import LOOK_S
 from anomaly_lightning.deploy.line.watchdog import Deadlines, Heartbeat
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.drift_watch import DriftWatch
