@@ -26,7 +26,7 @@ NO_TEXT = {
     "accept_license", "action", "backbone.layers", "backbone.library", "behind", "bench.baseline", "budget_ms",
     "cache.dtype", "cache.mode", "callbacks.best.monitor", "callbacks.calibration.pixel_rule",
     "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning", "callbacks.panels",
-    "callbacks.stopping.monitor", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",
+    "callbacks.pruning", "callbacks.stopping.monitor", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",
     "data.split", "data.tile", "data.white", "deadline_ms", "device", "features.coarse", "features.groups", "format",
     "images",
     "license", "load.threads", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
