@@ -1,6 +1,7 @@
 """Composing the configs of conf/: the names that they call as ${name:...}, and a config without a command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -21,6 +22,30 @@ from anomaly_lightning.words import as_typed
 def in_sweep() -> bool:
     """Whether this is a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+@contextmanager
+def known_to_hydra(cfg: DictConfig) -> Iterator[None]:
+    """Within it ${hydra:...} reads this config, which holds `hydra`; Hydra itself sets that only when a job starts."""
+    known = HydraConfig.instance()
+    before = known.cfg
+    known.set_config(cfg)
+    try:
+        yield
+    finally:
+        known.cfg = before
+
+
+def run_names(cfg: DictConfig, chosen: Mapping[str, object]) -> dict[str, str]:
+    """Category, model, backbone and seed of a run of train, as far as its config tells before it starts.
+
+    Args:
+        cfg: The run's config.
+        chosen: File of conf/ by group, as Hydra has it in hydra.runtime.choices.
+    """
+    names = {name: str(chosen.get(name, "")) for name in ("category", "model", "backbone")}
+    given = cfg.category.get("name", default_value=None)  # None where `category=custom` was left without one
+    return names | {"category": str(given or names["category"]), "seed": str(cfg.seed)}
 
 
 def _backbone_name(name: str) -> str:

@@ -523,4 +523,7 @@ def test_promised_and_realised_stand_in_one_line():
     )
     assert promised_and_realised({**threshold, "parameters": {"alpha": 0.01}}, image).startswith("False alarms: 1.0% ")
     assert "no good part" in promised_and_realised(threshold, None)
+    assert "resting on 6 held-out normals and 24 cross-fitted training normals (" in promised_and_realised(
+        {**threshold, "cross_fitted": 24}, image
+    )
     assert promised_and_realised({"false_alarm_rate": None}, image) == ""

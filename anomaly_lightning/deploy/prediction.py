@@ -86,7 +86,7 @@ def _small(cfg: DictConfig) -> int:
 
 def load(cfg: DictConfig) -> Inspector:
     """The inspector that the config names."""
-    return Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, cfg.threads)
+    return Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, cfg.threads, compile=cfg.compile)
 
 
 def watch(cfg: DictConfig) -> int:

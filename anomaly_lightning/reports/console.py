@@ -67,6 +67,9 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     threshold = metrics["threshold"]
     if line := promised_and_realised(threshold, image):
         console.print(line, highlight=False)
+    for one in metrics.get("promises") or []:
+        if one["tested_by"] is not None:
+            console.print(one["words"], highlight=False)
     console.print(
         f"threshold {number(threshold['value'])} from {threshold.get('normals')} validation normals "
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",

@@ -201,21 +201,3 @@ def content_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
-
-
-class ContentHashes:
-    """Content hashes of files, each computed once as long as the file's size and time of change stay."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
-
-    def __call__(self, path: Path) -> str:
-        """Hex sha256 of the file's bytes; raises `ImageError` where it can't be opened."""
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise ImageError(path, error.strerror or str(error)) from error
-        known = (path, status.st_size, status.st_mtime_ns)
-        if known not in self._known:
-            self._known[known] = content_hash(path)
-        return self._known[known]

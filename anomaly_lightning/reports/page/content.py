@@ -52,6 +52,7 @@ def page_data(
     return {
         "title": f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}",
         "metrics": metrics,
+        "promises": metrics.get("promises") or [],  # earlier runs have none
         "words": {
             "promise": promise(metrics["threshold"]),
             "kept": promised_and_realised(metrics["threshold"], metrics["image"]),
