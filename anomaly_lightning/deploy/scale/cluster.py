@@ -85,16 +85,16 @@ def connected(pool: Pool, megabytes: int) -> Iterator[int]:
 
 
 def _join(pool: Pool, address: str | None, megabytes: int) -> None:
-    """Connect to a cluster, or start one that nobody from elsewhere reaches."""
+    """Connect to a cluster, or start one of this machine alone."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address:
             ray.init(address=address, **quiet)
             return
         cores = (pool.actors or max(1, (os.cpu_count() or 1) // pool.threads)) * pool.threads
-        here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         # "local": without it a Ray that somebody else has started on this machine would be taken.
-        ray.init("local", num_cpus=cores, object_store_memory=(STORE_MB + 2 * megabytes) * 2**20, **here, **quiet)
+        store = (STORE_MB + 2 * megabytes) * 2**20
+        ray.init("local", num_cpus=cores, object_store_memory=store, include_dashboard=False, **quiet)
     except Exception as error:  # what it raises where one of its processes does not come up has no class of its own
         where = f"There is no Ray cluster at ray.address={address}" if address else "Ray could not be started here"
         raise UserError(f"{where}: {error}") from error
