@@ -378,7 +378,7 @@ def made_table(folder, scores, verdicts, model="m"):
 def test_counts_histogram_and_worst_images_of_a_table(tmp_path):
     rng = np.random.default_rng(0)
     scores = rng.gamma(2, 0.3, 500)
-    verdicts = np.where(scores > 1, "NG", "OK")
+    verdicts = np.where(scores > 1, "NG", "OK").astype("U7")
     verdicts[::50] = "INVALID"
     made_table(tmp_path, scores.tolist(), verdicts.tolist())
     made_table(tmp_path, [99.0], ["NG"], model="other")
