@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.base import Detector, Spec
 from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.encoding import torch_dtype
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
+from anomaly_lightning.localiser import Localiser
 from anomaly_lightning.model import AnomalyModel
-from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.card import DetectorCard, ModelCard
 from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.scoring import build_scoring
 from anomaly_lightning.training.compiling import Run, compiled
@@ -83,12 +84,25 @@ def build_model(card: ModelCard, trust: Sequence[str] = ()) -> AnomalyModel:
 
 def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] = ()) -> AnomalyModel:
     """Model as a card describes it, on an extractor that is there already."""
-    extractor.backbone.fit_to(card.transform.size)
-    spec = Spec(card.features.shape, card.transform.size, extractor.scales(card.transform.size))
-    detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
+    size = card.transform.size
+    extractor.backbone.fit_to(size)
+    spec = Spec(card.features.shape, size, extractor.scales(size))
+    detector, dtype = _created(card.detector, trust), torch_dtype(card.features.dtype)
     detector.build(spec)
-    dtype = torch_dtype(card.features.dtype)
-    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), dtype)
+    grid = detector.grid(spec)
+    scoring = build_scoring(card, grid)
+    if card.localiser is None:
+        return AnomalyModel(extractor, detector, scoring, dtype)
+    if detector.inputs != "features":
+        raise UserError(f"model={card.detector.name} sees no features: expected localiser=none.")
+    packed, second = extractor.packed(), _created(card.localiser.detector, trust)
+    seen = Spec(packed.shape(size), size, packed.scales(size))
+    localiser = Localiser(second, card.localiser.floor, extractor.alignment, seen)
+    return AnomalyModel(packed, detector, scoring, dtype, localiser, build_scoring(card, localiser.grid(grid)))
+
+
+def _created(card: DetectorCard, trust: Sequence[str]) -> Detector:
+    return create_detector({"_target_": card.target, **card.arguments}, trust)
 
 
 class TorchEngine:
