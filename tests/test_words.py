@@ -25,7 +25,8 @@ AWKWARD = (
 NO_TEXT = {
     "accept_license", "action", "backbone.layers", "backbone.library", "behind", "bench.baseline", "budget_ms",
     "cache.dtype", "cache.mode", "callbacks.best.monitor", "callbacks.calibration.pixel_rule",
-    "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning", "callbacks.panels",
+    "callbacks.calibration.rule",
+    "callbacks.calibration.folds", "callbacks.pruning", "callbacks.heatmaps", "callbacks.learning", "callbacks.panels",
     "callbacks.stopping.monitor", "certificates.images", "certificates.precision", "data.layout", "data.on_corrupt",
     "data.resize", "data.seed", "data.shots", "data.split", "data.tile", "data.white", "deadline_ms", "device",
     "drift.reset", "features.coarse", "features.groups", "format", "images", "keep", "license", "load.threads",
