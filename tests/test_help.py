@@ -11,8 +11,8 @@ from anomaly_lightning.places import CONFIG_DIR
 
 # Groups by command; tests/test_configs.py composes each choice.
 TAKEN = {
-    "train": "category data loading backbone features cache model scoring threshold optimizer trainer callbacks logger "
-    "experiment debug sweep",
+    "train": "category data loading backbone features cache model localiser scoring threshold optimizer trainer "
+    "callbacks logger experiment debug sweep",
     "audit": "category data loading backbone features cache model scoring",
     "defects": "category data loading cache",
     "evaluate": "",
@@ -25,6 +25,10 @@ TAKEN = {
     "leaderboard": "",
     "report": "",
     "download": "",
+    "compare": "",
+    "recalibrate": "",
+    "update": "",
+    "versions": "",
 }
 TAKEN["benchmark"] = TAKEN["train"]
 

@@ -149,6 +149,15 @@ class Autoencoder(TrainedDetector):
         if self.fusion is not None:
             self.fusion.finish([self._maps(features) for features in held_out])
 
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """Make whitening, memories and their weights anew from features (B, C, h, w) float of old and new normals.
+
+        Standardisation, axes and network stay: the network was trained in these coordinates.
+        """
+        if self.whitening is None and not self._memories:
+            raise self.cant_absorb()
+        self.conclude(normals, held_out)
+
     @torch.no_grad()
     def error_map(self, inputs: Tensor) -> Tensor:
         """Error of features (B, C, h, w) float: (B, h, w) float; see the class for what it is made of."""

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from anomaly_lightning.errors import UserError
+
 Normals = Iterable[Tensor]
 """Batches (B, ...) float of normal images' inputs, on the detector's device; may be walked any number of times."""
 
@@ -52,6 +54,20 @@ class Detector(nn.Module):
 
     def prepare(self, normals: Normals) -> None:
         """Compute statistics of the training normals, before any gradient step; a second call starts from scratch."""
+
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """Take new normals into the statistics of a fitted detector, without a gradient step.
+
+        All normals come, so that the result is what fitting on all of them would have given.
+
+        Args:
+            normals: The training normals and the new ones.
+            held_out: As `TrainedDetector.conclude` takes them.
+
+        Raises:
+            UserError: It can't; the message names it.
+        """
+        self.prepare(normals)
 
     def error_map(self, inputs: Tensor) -> Tensor:
         """Raw error of inputs (B, ...) float: (B, h, w) float, >= 0, larger = more anomalous.
@@ -112,3 +128,17 @@ class TrainedDetector(Detector):
             held_out: Normals that were not trained on, for a few numbers that training images can't give (they all
                 were rebuilt too well), never for more: the threshold may be calibrated on the same normals.
         """
+
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """As above, for methods that keep statistics beside their trained weights; others refuse.
+
+        Trained weights know nothing of new normals. Where `prepare` standardises what they see, it must not run again.
+        """
+        raise self.cant_absorb()
+
+    def cant_absorb(self) -> UserError:
+        """Why new normals can't be taken in."""
+        return UserError(
+            f"{type(self).__name__} as it was set up keeps all that it knows of normals in weights that are trained by "
+            "gradients: it can't take new ones in. Train again with the new images among the normals."
+        )

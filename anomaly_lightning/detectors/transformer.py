@@ -135,6 +135,12 @@ class Transformer(TrainedDetector):
             self.whitening.observe_held_out(self._residual(features))
         self.whitening.finish()
 
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """Make the residuals' covariance anew from features (B, C, h, w) float of old and new normals."""
+        if self.whitening is None:
+            raise self.cant_absorb()
+        self.conclude(normals, held_out)
+
     @torch.no_grad()
     def error_map(self, inputs: Tensor) -> Tensor:
         """Error of features (B, C, h, w) float: (B, h, w) float; the cosine's where no covariance is known yet."""

@@ -67,6 +67,9 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     threshold = metrics["threshold"]
     if line := promised_and_realised(threshold, image):
         console.print(line, highlight=False)
+    for one in metrics.get("promises") or []:
+        if one["tested_by"] is not None:
+            console.print(one["words"], highlight=False)
     console.print(
         f"threshold {number(threshold['value'])} from {threshold.get('normals')} validation normals "
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
@@ -78,7 +81,7 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     places({name: path for name, path in files.items() if path is not None and path.exists()})
 
 
-def places(found: Mapping[str, Path]) -> None:
+def places(found: Mapping[str, Path | str]) -> None:
     """Show where files lie."""
     console = Console()
     for name, path in found.items():

@@ -14,6 +14,7 @@ import numpy as np
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.promise import promise
+from anomaly_lightning.runtime.versions import resolve
 from anomaly_lightning.serving.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Model:
 
     Attributes:
         name: What clients call it.
-        path: Where it was loaded from.
+        path: What it was loaded from, as it was named: `@latest` stays that.
         id: First 16 digits of the sha256 of the checkpoint, or of the bundle's table of contents.
         since: When it was loaded, ISO 8601 in UTC.
         inspector: Does the work; safe to be called from several threads.
@@ -114,8 +115,9 @@ class Models:
         return model
 
     def _ready(self, name: str | None, path: Path) -> Model:
-        identity = _identity(path)
-        inspector = self._load(path)
+        folder = resolve(path)  # anew at every load: what @latest names may be another by now
+        identity = _identity(folder)
+        inspector = self._load(folder)
         warm_up(inspector)
         called = inspector.card.category if name is None else name
         if not called or "/" in called:
