@@ -62,9 +62,10 @@ def update(cfg: DictConfig) -> Path | None:
     checkpoint = Path(cfg.checkpoint).expanduser()
     model, card = load_model(checkpoint, list(cfg.trust))
     datamodule = absorbing.old_data(cfg, card)
-    plan = planned(cfg, checkpoint, card, absorbing.without_known(datamodule, _normals(cfg)))
+    held_before = tuple(sample.path for sample in datamodule.splits.validation)
+    plan = planned(cfg, checkpoint, card, absorbing.without_known(datamodule, _normals(cfg)), held_before)
     before, old_normals = _scored(model, card, plan), datamodule.splits.normals
-    absorbing.joined(datamodule, plan.new, card, Path(cfg.cache.dir))
+    absorbing.joined(datamodule, plan.new, card, Path(cfg.cache.dir), cfg.calibrate_on)
     known = absorbing.absorb(cfg, model, card, datamodule)
     looks = absorbing.validity(card, [*(sample.path for sample in old_normals), *plan.new.absorbed])
     known = _certified(known.replace(validity=looks), plan)
@@ -94,8 +95,17 @@ def _normals(cfg: DictConfig) -> tuple[Path, ...]:
     return images.labelled(str(cfg.normals)).normals
 
 
-def planned(cfg: DictConfig, checkpoint: Path, card: ModelCard, normals: list[Path]) -> Update:
+def planned(
+    cfg: DictConfig, checkpoint: Path, card: ModelCard, normals: list[Path], held_before: tuple[Path, ...]
+) -> Update:
     """What is to be done, checked before anything is computed.
+
+    Args:
+        cfg: Of the command.
+        checkpoint: Of the model.
+        card: Of the model.
+        normals: New ones.
+        held_before: The run's own held-out normals, which are compared on, too.
 
     Raises:
         BundleError: The bundle is none, or another model's.
@@ -111,7 +121,7 @@ def planned(cfg: DictConfig, checkpoint: Path, card: ModelCard, normals: list[Pa
         raise BundleError(f"bundle={cfg.bundle} was exported from another model than checkpoint={cfg.checkpoint}.")
     new = absorbing.parted(normals, cfg.held_out, cfg.seed)
     marks = cfg.marks or (cfg.normals if images.is_store(str(cfg.normals)) else None)
-    every = images.labelled(None, cfg.defects, marks) + images.Labelled(new.held_out)
+    every = images.labelled(None, cfg.defects, marks) + images.Labelled((*new.held_out, *held_before))
     taken = {path.resolve() for path in new.absorbed}
     good = [path for path in every.normals if path.resolve() not in taken]
     marked = [(path, False) for path in good] + [(path, True) for path in every.defects]
