@@ -103,7 +103,7 @@ def test_the_default_keeps_its_network_and_renews_what_it_remembers(copied, anot
     assert "detector.moments.mean" in same
     assert {"detector.whitening.axes", "detector.fusion.memory.bank", "threshold"}.isdisjoint(same)
     card = load_model(tmp_path / "best@2.ckpt")[1]
-    assert "new normals" in card.thresholds.promise["rests_on"][-1]
+    assert card.thresholds.promise["rests_on"][0].startswith("4 new normals from ")
     assert card.thresholds.score == pytest.approx(float(after["threshold"]))
     assert next_checkpoint(tmp_path / "best@2.ckpt") == tmp_path / "best@3.ckpt"
 

@@ -68,7 +68,7 @@ def update(cfg: DictConfig) -> Path | None:
     absorbing.joined(datamodule, plan.new, card, Path(cfg.cache.dir), cfg.calibrate_on)
     known = absorbing.absorb(cfg, model, card, datamodule)
     looks = absorbing.validity(card, [*(sample.path for sample in old_normals), *plan.new.absorbed])
-    known = _certified(known.replace(validity=looks), plan)
+    known = _certified(known.replace(validity=looks), plan, cfg)
     after, defective = _scored(model, known, plan), [bad for _, bad in plan.marked]
     old, new = threshold.thresholds_of(card), threshold.thresholds_of(known)
     change = compared(list(zip(before, after, strict=True)), defective, old, new)
@@ -145,15 +145,15 @@ def _scored(model: AnomalyModel, card: ModelCard, plan: Update) -> list[images.S
     return found
 
 
-def _certified(card: ModelCard, plan: Update) -> ModelCard:
+def _certified(card: ModelCard, plan: Update, cfg: DictConfig) -> ModelCard:
     """The card, with what the threshold's promise rests on."""
-    known = threshold.thresholds_of(card)
-    sentence = (
-        f"{len(plan.new.held_out)} of them are new normals; {len(plan.new.absorbed)} others of those were taken into "
-        "the model's statistics."
-    )
+    known, count = threshold.thresholds_of(card), len(plan.new.held_out)
+    taken = f"{len(plan.new.absorbed)} other new normals were taken into the model's statistics."
     basis = known.promise.get("rests_on")
-    rests_on = [*(basis if isinstance(basis, list) else []), sentence]
+    rests_on = [*(basis if isinstance(basis, list) else []), f"{count} of them are new normals.", taken]
+    if cfg.calibrate_on == "new":
+        used = "They were used for nothing else; held-out normals of the run weighed the parts of the error, if any."
+        rests_on = [f"{count} new normals from {cfg.normals} that the model has not taken in.", used, taken]
     promise = {**known.promise, "rests_on": rests_on}
     return card.replace(thresholds=msgspec.structs.replace(known, promise=promise))
 
