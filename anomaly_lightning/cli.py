@@ -7,7 +7,6 @@ import errno
 import functools
 import importlib.util
 import inspect
-import json
 import logging
 import os
 import sys
@@ -20,11 +19,11 @@ from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_lightning.configs import claim_folders, in_sweep
+from anomaly_lightning.configs import claim_folders, in_sweep, known_to_hydra, run_names
 from anomaly_lightning.errors import MissingExtraError, UsedFolderError, UserError
 from anomaly_lightning.interruption import Work, interruptible, leads
 from anomaly_lightning.places import CONFIG_DIR
-from anomaly_lightning.reports.run_folder import FAILURE_FILE
+from anomaly_lightning.reports.run_folder import FAILURE_FILE, write_failure
 from anomaly_lightning.runtime.allocator import keep_freed_memory
 from anomaly_lightning.words import as_typed
 
@@ -66,20 +65,16 @@ class OutputFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: object) -> None:
         """Refuse or clear a used folder, and make a new one, which Hydra would answer with a stack trace at times."""
-        known = HydraConfig.instance()
-        before = known.cfg
-        known.set_config(config)  # the folder's name asks for it, and Hydra sets it only later
         try:
-            folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
-            if leads():
-                claim_folders(config, folder, str(config.hydra.job.config_name))
-            folder.mkdir(parents=True, exist_ok=True)
+            with known_to_hydra(config):  # the folder's name asks for it
+                folder = Path(str(OmegaConf.select(config, "hydra.run.dir")))
+                if leads():
+                    claim_folders(config, folder, str(config.hydra.job.config_name))
+                folder.mkdir(parents=True, exist_ok=True)
         except (OSError, UserError) as error:
             words = disk_trouble(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             sys.stderr.write(f"{words}\n")
             raise SystemExit(1) from error  # any other exception of a callback becomes a warning of Hydra's
-        finally:
-            known.cfg = before
 
 
 # What each extra brings, by some of its modules: looked for before anything is composed, which needs them, too.
@@ -111,13 +106,8 @@ def _one_of_many(run: Callable[[DictConfig], object], cfg: DictConfig) -> object
         # The stack of a user's own mistake tells them nothing; of any other error it is all there is.
         stack = not isinstance(error, UserError) or os.environ.get("HYDRA_FULL_ERROR") == "1"
         logging.getLogger(__name__).error("This run of the sweep failed: %s", error, exc_info=stack)
-        choices = HydraConfig.get().runtime.choices
-        names = {name: str(choices.get(name, "")) for name in ("category", "model", "backbone")}
-        given = cfg.category.get("name", default_value=None)  # None where `category=custom` was left without one
-        names |= {"category": str(given or names["category"]), "seed": str(cfg.seed)}
-        report = {"names": names, "error": f"{type(error).__name__}: {error}"}
-        failure.parent.mkdir(parents=True, exist_ok=True)
-        failure.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        names = run_names(cfg, HydraConfig.get().runtime.choices)
+        write_failure(failure.parent, names, f"{type(error).__name__}: {error}")
         return None  # which a sweeper counts as a failed trial
 
 

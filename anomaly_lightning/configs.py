@@ -1,6 +1,7 @@
 """Composing the configs of conf/: the names that they call as ${name:...}, and a config without a command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -23,11 +24,41 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+@contextmanager
+def known_to_hydra(cfg: DictConfig) -> Iterator[None]:
+    """Within it ${hydra:...} reads this config, which holds `hydra`; Hydra itself sets that only when a job starts."""
+    known = HydraConfig.instance()
+    before = known.cfg
+    known.set_config(cfg)
+    try:
+        yield
+    finally:
+        known.cfg = before
+
+
+def run_names(cfg: DictConfig, chosen: Mapping[str, object]) -> dict[str, str]:
+    """Category, model, backbone and seed of a run of train, as far as its config tells before it starts.
+
+    Args:
+        cfg: The run's config.
+        chosen: File of conf/ by group, as Hydra has it in hydra.runtime.choices.
+    """
+    names = {name: str(chosen.get(name, "")) for name in ("category", "model", "backbone")}
+    given = cfg.category.get("name", default_value=None)  # None where `category=custom` was left without one
+    return names | {"category": str(given or names["category"]), "seed": str(cfg.seed)}
+
+
 def _backbone_name(name: str) -> str:
     """Name of the backbone that `auto` stands for on this machine, any other name as it is."""
     from anomaly_lightning.features.weights import resolve_backbone
 
     return folder_name(resolve_backbone(name))
+
+
+def _local_folder(output: str) -> str:
+    """Folder for what Hydra writes: that of the outputs, or, where they have an address, one of the same name here."""
+    _, separator, rest = output.partition("://")
+    return f"outputs/predict/{folder_name(rest)}" if separator else output
 
 
 def choices(group: str) -> str:
@@ -48,6 +79,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("choices", choices, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("local_folder", _local_folder, replace=True)
 
 
 def claim_folders(cfg: DictConfig, folder: Path, command: str) -> None:

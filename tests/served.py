@@ -17,6 +17,7 @@ from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.serving.app import create_app
+from anomaly_lightning.serving.drifts import DriftSettings
 from anomaly_lightning.serving.models import Models
 from anomaly_lightning.serving.run import Server, bound
 from anomaly_lightning.serving.settings import Settings
@@ -105,7 +106,7 @@ def serving(folder: Path, names: tuple[str, ...] = ("toy",), engine: Any = None,
     engine = engine or Redness()
     for name in names:
         (folder / name).write_text("as first trained")
-    known = {"port": 0, "marks": None, **options}
+    known = {"port": 0, "marks": None, **options, "drift": DriftSettings(**options.get("drift", {}))}
     settings = Settings(bundle={name: str(folder / name) for name in names}, **known)
 
     def load(path: Path) -> Inspector:

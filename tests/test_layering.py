@@ -13,8 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 COMMANDS = (
     "audit", "benchmark", "cache", "compare", "defects", "download", "evaluate", "export", "holdout", "leaderboard",
-    "line",
-    "predict", "recalibrate", "report", "serve", "train", "update", "versions",
+    "line", "marks", "predict", "recalibrate", "report", "serve", "train", "update", "versions",
 )  # fmt: skip
 # Which rooms may be imported, from the ground up. A name not listed here stands above all of these.
 LAYERS = {

@@ -15,6 +15,7 @@ from anomaly_lightning.review.recording import MOST_CORNERS, MOST_REGIONS, Recor
 from anomaly_lightning.review.store import ReviewStore
 from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.heatmap import heatmap
+from anomaly_lightning.runtime.inspection import Inspection
 
 
 @pytest.fixture
@@ -144,13 +145,13 @@ def test_regions_are_recorded_with_their_outlines():
 
 
 def test_a_mask_in_pieces_does_not_blow_up_the_store():
-    values = np.zeros((200, 300, 3), np.uint8)
-    values[::20, ::10, 0] = 255
-    values[100:, :, 0] = np.where(np.add.outer(np.arange(100), np.arange(300)) % 2, 255, 0)  # one region, many corners
-    said = inspector()(values)
+    mask = np.zeros((200, 300), np.float32)
+    mask[:100:4, ::4] = 1
+    mask[100:] = 2 * (np.add.outer(np.arange(100), np.arange(300)) % 2)  # one region: its pixels touch by corners alone
+    said = Inspection(Image.new("RGB", (300, 200)), 1.0, mask, 0.5, 0.5)
     found = decided(said)
-    assert found["region_count"] == len(said.regions) > 0
-    assert len(found["regions"]) <= MOST_REGIONS
+    assert found["region_count"] == len(said.regions) > MOST_REGIONS
+    assert len(found["regions"]) == MOST_REGIONS
     assert 300 < max(len(region["contour"]) for region in found["regions"]) <= MOST_CORNERS
     assert max(len(region.contour) for region in said.regions) > MOST_CORNERS
 

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from reviewed import START, new
+from toy import command
 
 from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.errors import ReviewError
@@ -393,3 +395,18 @@ def test_marks_that_were_acknowledged_survive_a_kill(tmp_path):
         for number in range(1, 41):
             history = store.history(number)
             assert store.decision(number).mark == (history[-1].mark if history else None)
+
+
+# ---- The command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_what_is_asked_for(marked, tmp_path):
+    ran = command("marks", f"store={marked.path}", "backup=b.db", "table=t.csv", "manifest=m.csv", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    assert {"b.db", "t.csv", "m.csv"} <= {path.name for path in tmp_path.iterdir()}
+    assert "m.csv, 6 images" in ran.out
+    assert "nothing can be learned of them: 1" in ran.out
+    assert re.search(r"^NG +2 +3 +0 +0 +0$", ran.out, re.MULTILINE)
+    ran = command("marks", "store=nowhere.db", cwd=tmp_path)
+    assert (ran.code, "there is no such file" in ran.out, "Traceback" in ran.out) == (1, True, False)
+    assert not (tmp_path / "nowhere.db").exists()

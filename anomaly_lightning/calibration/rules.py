@@ -226,8 +226,8 @@ def best_f1_threshold(scores: ArrayLike | torch.Tensor, labels: ArrayLike | torc
         CalibrationError: One kind only, other shapes, or NaN or infinite scores.
     """
     values = as_scores(scores, where="labelled scores")
-    plain: Any = labels.cpu().numpy() if hasattr(labels, "detach") else labels
-    truth = np.asarray(plain).astype(bool)
+    given: Any = labels
+    truth = np.asarray(given.cpu().numpy() if hasattr(given, "detach") else given).astype(bool)
     if truth.shape != values.shape or truth.all() or not truth.any():
         raise CalibrationError(
             f"The best F1 needs one label a score, good and defective both; got {len(values)} scores, labels of shape "

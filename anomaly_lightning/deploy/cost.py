@@ -60,10 +60,10 @@ def recalibrated(card: ModelCard, ours: AnomalyModel, theirs: ExportedModel, nor
     parameters: Any = known.promise["parameters"]
     scores, error_maps = scored(theirs, card, normals)
     found = rule(**parameters).fit(scores)
-    before = normal_pixels(ours.scoring, scored(ours, card, normals)[1])
-    pixel = moved(known.pixel, before, normal_pixels(theirs.scoring, error_maps))
+    before = normal_pixels(ours.mapping, scored(ours, card, normals)[1])
+    pixel = moved(known.pixel, before, normal_pixels(theirs.mapping, error_maps))
     basis: Any = known.promise.get("rests_on", [])
-    said = promise(found, [sample.path for sample in normals], [*basis, "Calibrated again for the exported precision."])
+    said = promise(found, [sample.file for sample in normals], [*basis, "Calibrated again for the exported precision."])
     return card.replace(thresholds=ThresholdsCard(found.threshold, pixel, found.review, said, tuple(scores.tolist())))
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.deploy import bundling, cost, parity
+from anomaly_lightning.deploy.drift import drift_of
 from anomaly_lightning.deploy.graph import packed, to_onnx
 from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import DataError, ExportError, MissingExtraError, UserError
@@ -72,6 +73,8 @@ def make(cfg: DictConfig, making: Path) -> dict[str, Any]:
     if cfg.precision == "int8" and splits is not None:
         made = cost.recalibrated(card, model, _exported(making, card), splits.validation)
         bundling.write_manifest(making, made, cfg.format, cfg.precision)
+    made = made.replace(drift=drift_of(cfg, making, made))
+    bundling.write_manifest(making, made, cfg.format, cfg.precision)
     ours, theirs = Inspector(card, TorchEngine(model, "cpu")), Inspector.load(making, "cpu")
     found = parity.compare(ours, theirs, images.paths)
     if splits is not None:

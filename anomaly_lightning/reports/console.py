@@ -82,7 +82,7 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     places({name: path for name, path in files.items() if path is not None and path.exists()})
 
 
-def places(found: Mapping[str, Path]) -> None:
+def places(found: Mapping[str, Path | str]) -> None:
     """Show where files lie."""
     console = Console()
     for name, path in found.items():

@@ -1,6 +1,7 @@
 """Names and JSON files of a run's folder; imports nothing heavy, so that a command can use it before it starts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ def write_text(path: Path, text: str) -> Path:
     partial.write_text(text, encoding="utf-8", errors="replace", newline="")
     partial.replace(path)
     return path
+
+
+def write_failure(folder: Path, names: Mapping[str, str], reason: str) -> Path:
+    """Note in the folder of a sweep's job why it has no metrics; returns the note's path.
+
+    Args:
+        folder: Made where it is not there.
+        names: category, model, backbone and seed of its row.
+        reason: In words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"names": dict(names), "error": reason}, indent=2) + "\n"
+    return write_text(folder / FAILURE_FILE, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

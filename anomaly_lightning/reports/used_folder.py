@@ -13,7 +13,7 @@ from anomaly_lightning.errors import UsedFolderError
 MARKS = {
     "train": ("run.json", "checkpoints", "tensorboard", "history", "error.json", "reused.json"),
     "evaluate": ("evaluation.json", "other_day.json"),
-    "predict": ("decisions.csv", "decisions.jsonl"),
+    "predict": ("decisions.csv", "decisions.jsonl", "scoring.json"),
     "audit": ("audit.json",),
     "benchmark": ("benchmark.json",),
 }

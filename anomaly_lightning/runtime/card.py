@@ -77,6 +77,13 @@ class DetectorCard(Part, frozen=True):
         return self.target.split(".")[-2]
 
 
+class LocaliserCard(Part, frozen=True):
+    """The second detector, which sharpens maps; see `localiser.Localiser`."""
+
+    detector: DetectorCard
+    floor: float
+
+
 class ScoringCard(Part, frozen=True):
     """From error map to score; see `scoring.Scoring`."""
 
@@ -131,6 +138,25 @@ class ValidityCard(Part, frozen=True):
     normals: int
 
 
+class DriftCard(Part, frozen=True):
+    """What the normals looked like when the model was calibrated; see `runtime.drift.DriftMonitor`.
+
+    Attributes:
+        measures: Names, in the order of all that follows.
+        middle: Median of each.
+        scale: Standard deviation of each, robust; above 0.
+        thumbnail: (16, 16) mean of the normals' thumbnails, row by row.
+        normals: Values of the normals, by measure. Those of the map come from held-out normals alone, the others from
+            all, so that they are more.
+    """
+
+    measures: tuple[str, ...]
+    middle: tuple[float, ...]
+    scale: tuple[float, ...]
+    thumbnail: tuple[float, ...]
+    normals: tuple[tuple[float, ...], ...]
+
+
 class DataCard(Part, frozen=True):
     """Which images the model learned from, so that `evaluate` finds the same ones again.
 
@@ -178,9 +204,11 @@ class ModelCard(Part, frozen=True):
 
     Attributes:
         thresholds: None = not calibrated.
+        localiser: None = maps are the detector's own.
         region: None = the whole image counts.
         tiling: None = images are scored whole.
         validity: None = images are not checked for being of the training's kind.
+        drift: None = nobody watches whether the stream of images changes.
         seed: Of the run.
         versions: Of Python and the packages that computed.
         history: What was changed since the training, the oldest first.
@@ -196,10 +224,12 @@ class ModelCard(Part, frozen=True):
     detector: DetectorCard
     scoring: ScoringCard
     data: DataCard
+    localiser: LocaliserCard | None = None
     region: RegionCard | None = None
     tiling: TilingCard | None = None
     thresholds: ThresholdsCard | None = None
     validity: ValidityCard | None = None
+    drift: DriftCard | None = None
     versions: dict[str, str | None] = {}
     history: tuple[ChangeCard, ...] = ()
 

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anomaly_lightning import __version__
 from anomaly_lightning.errors import ReviewError
-from anomaly_lightning.serving import marking, page, probes, v1, v2
+from anomaly_lightning.serving import drifting, marking, page, probes, v1, v2
 from anomaly_lightning.serving.admission import WorkQueue
+from anomaly_lightning.serving.drifts import Drifts
 from anomaly_lightning.serving.marking import told
 from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Models
@@ -40,14 +41,18 @@ def create_app(settings: Settings, models: Models) -> FastAPI:
     """
     queue = WorkQueue(settings.workers, settings.queue)
     metrics = Metrics(queue)
+    drifts = Drifts(settings.drift)
+    metrics.register(drifts)
     for model in models.all():
         metrics.serving(model)
+        drifts.serving(model)
     reviewing = reviewing_of(settings, models.all(), metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         queue.close()
+        drifts.close()
         if reviewing is not None:
             reviewing.store.close()
 
@@ -61,10 +66,10 @@ def create_app(settings: Settings, models: Models) -> FastAPI:
     )
     recent = Recent(settings.recent)
     app.state.service = Service(
-        settings, settings.secret, settings.read_secret, models, queue, metrics, recent, reviewing
+        settings, settings.secret, settings.read_secret, models, queue, metrics, recent, reviewing, drifts
     )
     app.state.started = datetime.now(UTC).isoformat(timespec="milliseconds")
-    for part in (v1, marking, v2, probes, page):
+    for part in (v1, drifting, marking, v2, probes, page):
         app.include_router(part.router)
     _add_handlers(app)
     app.add_middleware(UploadLimits, max_bytes=settings.max_bytes, seconds=settings.upload_s)

@@ -12,6 +12,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 from anomaly_lightning.runtime.decision import VERDICTS
 from anomaly_lightning.serving.admission import WorkQueue
@@ -71,6 +72,10 @@ class Metrics:
         """A request was answered."""
         self._requests.labels(route, str(status)).inc()
         self._duration.labels(route).observe(seconds)
+
+    def register(self, collector: Collector) -> None:
+        """Let Prometheus read what another part of the service knows."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.damage import TooLargeError
 from anomaly_lightning.serving.admission import Ticket, WorkQueue
+from anomaly_lightning.serving.drifts import Drifts
 from anomaly_lightning.serving.inspecting import Inspected, Note
 from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Model, Models
@@ -43,6 +44,7 @@ class Service:
     metrics: Metrics
     recent: Recent
     reviewing: Reviewing | None
+    drifts: Drifts
 
     @property
     def note(self) -> Note | None:
@@ -58,7 +60,8 @@ class Service:
             Problem: The queue is full, the time is up, or the client has gone.
         """
         done: list[tuple[Inspected, Any] | DataError] = []
-        results = await outcomes(ticket.submit(jobs), request, ticket, self.settings.timeout_s)
+        watched = [self.drifts.watched(model, job) for job in jobs]
+        results = await outcomes(ticket.submit(watched), request, ticket, self.settings.timeout_s)
         for name, result in zip(names, results, strict=True):
             if isinstance(result, DataError):
                 self.metrics.refused(model)
@@ -81,7 +84,12 @@ class Service:
             self.metrics.failed_load(before)
             raise
         self.metrics.serving(model, before)
+        self.drifts.serving(model)
         return model
+
+    def describe(self, model: Model) -> dict[str, Any]:
+        """What a person or a program has to know of a model now, as plain JSON values."""
+        return {**model.describe(), "drift": self.drifts.status(model)}
 
 
 def status_of(error: DataError) -> int:

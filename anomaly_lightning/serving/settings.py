@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.review.keeping import Keep
+from anomaly_lightning.serving.drifts import DriftSettings
 
 AUTO = "auto"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -47,7 +48,9 @@ class Settings:
     keep_mb: float = 5000.0
     device: str = "auto"
     threads: int | None = None
+    compile: bool = False
     validity: bool = True
+    drift: DriftSettings = field(default_factory=DriftSettings)
     trust: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ async def anomaly_map(request: Request, service: TheService, model: ModelQuery =
 @router.get("/models", response_model=list[schema.ModelAnswer], responses={401: PROBLEMS[401]})
 async def models(service: TheService) -> Response:
     """What is served."""
-    return JSONResponse([model.describe() for model in service.models.all()])
+    return JSONResponse([service.describe(model) for model in service.models.all()])
 
 
 @router.get("/decisions", response_model=schema.Decisions, responses={401: PROBLEMS[401]})
@@ -108,7 +108,7 @@ async def reload(service: TheService, name: str) -> Response:
         model = await run_in_threadpool(service.reload, name)
     except UserError as error:
         raise Problem(422, f"The model before stays. {error}") from error
-    return JSONResponse(model.describe())
+    return JSONResponse(service.describe(model))
 
 
 async def _inspected(

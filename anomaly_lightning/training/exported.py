@@ -39,7 +39,7 @@ class ExportedModel(nn.Module):
         self.engine = engine
         self.detector = SimpleNamespace(inputs="images")
         grid = engine.error_maps(np.zeros((1, 3, *card.transform.size), np.float32))[0].shape[1:]
-        self.scoring = build_scoring(card, (int(grid[0]), int(grid[1])))
+        self.mapping = build_scoring(card, (int(grid[0]), int(grid[1])))
         self.register_buffer("threshold", torch.tensor(card.thresholds.score))
         self.register_buffer("pixel_threshold", torch.tensor(card.thresholds.pixel))
 

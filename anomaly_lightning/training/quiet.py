@@ -12,6 +12,7 @@ ADVICE = (
     ".*The dirpath has changed from.*",  # BestCheckpoint takes its files along
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*litlogger.*",
+    ".*`srun` command is available.*",  # on the login node of a cluster
     ".*configure_optimizers. returned .None.*",  # methods without gradients
     ".*training_step. returned .None.*",
 )

@@ -42,6 +42,8 @@ def identity(
     decisive["backbone"] = _without(backbone, BACKBONE_PLACES)
     # Features from a store are rounded to its dtype; whether it lies on disk or in memory changes nothing.
     decisive["cache"] = None if config["cache"]["mode"] == "off" else config["cache"]["dtype"]
+    # A trial of a search that was not pruned ended as it would have without one.
+    decisive["callbacks"] = _without(config["callbacks"], ("pruning",))
     # Callbacks can decide (early stopping) or write files; they name the run's own folder, which is a place.
     settled = _replace(decisive, str(config["run_dir"]), "<run_dir>")
     content = [settled, fingerprint, weights_sha256, dict(versions), code_version()]

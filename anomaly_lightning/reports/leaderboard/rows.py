@@ -31,7 +31,16 @@ METRICS: dict[str, tuple[tuple[str, ...], str]] = {
 INTERVALS = ("auroc", "f1")  # metrics of images whose 95 % interval is shown
 NAMES = ("category", "model", "backbone", "seed")
 # Overrides that have a column of their own, or that name a place and not what was done.
-PLACES = {"run_dir", "overwrite", "reuse", "data.root", "data.workers", "cache.dir", "cache.max_gb"}
+PLACES = {
+    "run_dir",
+    "callbacks.pruning",
+    "overwrite",
+    "reuse",
+    "data.root",
+    "data.workers",
+    "cache.dir",
+    "cache.max_gb",
+}
 NO_SETTINGS = {*NAMES, "category.name", "sweep", *PLACES}
 
 
@@ -59,10 +68,13 @@ class Row:
 def read_rows(folders: Iterable[Path]) -> list[Row]:
     """Rows of the runs at or below some folders, in natural order of their folders.
 
-    Each run comes once, however many sweeps took it over; one that failed and was run again is left out.
+    Each run comes once, however many sweeps took it over; one that failed and was run again is left out, and so is a trial
+    that its search ended early.
     """
     rows: dict[Path, Row] = {}
     for folder in run_folders(folders):
+        if read_json(folder / "run.json").get("status") == "pruned":
+            continue
         row = read_row(folder)
         rows.setdefault(row.folder, row)
     identities = {folder: read_json(folder / "run.json").get("identity") for folder in rows}

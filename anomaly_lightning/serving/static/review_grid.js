@@ -54,6 +54,8 @@ function append(found) {
   $("grid").append(...fresh.map(card));
   $("nothing").hidden = review.items.length > 0;
   $("more").hidden = found.next === null;
+  atEnd.unobserve($("more"));  // it tells anew whether the end is in view
+  atEnd.observe($("more"));
 }
 
 function card(item) {
@@ -95,9 +97,9 @@ const inView = new IntersectionObserver(entries => {
   }
 }, { rootMargin: "300px" });
 
-new IntersectionObserver(entries => {
+const atEnd = new IntersectionObserver(entries => {
   if (entries.some(entry => entry.isIntersecting) && review.items.length < MOST_BY_ITSELF) more();
-}, { rootMargin: "600px" }).observe($("more"));
+}, { rootMargin: "600px" });
 
 // Marks that others set on what is shown, and how many decisions there are by now.
 async function refresh() {

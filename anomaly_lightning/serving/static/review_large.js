@@ -111,7 +111,7 @@ async function step(by) {
 
 async function markShown(mark) {
   const item = review.shown;
-  if (!await markIt(item, mark) || review.shown !== item || !$("large").open) return;
+  if (!await markIt(item, mark) || review.shown !== item) return;
   if ($("go-on").checked && !await step(1)) reviewSay("This was the last of these decisions.");
 }
 

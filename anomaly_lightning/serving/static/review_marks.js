@@ -97,7 +97,8 @@ function undoable() {
 }
 
 function askWho() {
-  if ($("large").open) $("large").close();
+  review.shown = null;  // the focus is not to go back to its card
+  $("large").close();
   reviewTrouble("Enter your name first: it stands beside every mark that you set.");
   $("who").focus();
 }

@@ -22,11 +22,11 @@ class EpochProgress(pl.Callback):
         self._bar.start()
         self._task = self._bar.add_task("training", total=_epochs(trainer), completed=trainer.current_epoch, note="")
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Move the line on."""
+        metrics = trainer.callback_metrics  # read by every process: they reduce it together, and wait for each other
         if self._bar is not None:
-            losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("loss")}
+            losses = {name: float(value) for name, value in metrics.items() if name.endswith("loss")}
             note = "  ".join(f"{name} {value:.4f}" for name, value in sorted(losses.items()))
             self._bar.update(self._task, completed=trainer.current_epoch + 1, note=note)
 
