@@ -176,7 +176,7 @@ real = os.fsync
 def wait(descriptor):
     real(descriptor)
     Path("reached").touch()
-    time.sleep(120)
+    time.sleep(300)
 import anomaly_lightning.upkeep.updating
 os.fsync = wait
 from anomaly_lightning.update import main
@@ -193,7 +193,7 @@ def test_killed_while_it_writes_the_checkpoint_nothing_is_half(trained_models, a
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *words], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (tmp_path / "reached").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
