@@ -19,13 +19,17 @@ from omegaconf import DictConfig
 from anomaly_lightning.calibration import Quantile
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError, DataError, UserError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
-from anomaly_lightning.runtime.card import ModelCard, ValidityCard
+from anomaly_lightning.runtime.card import DriftCard, ModelCard, ValidityCard
+from anomaly_lightning.runtime.drift_fit import fit_drift
+from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training.callbacks.calibration import CalibrationCallback
+from anomaly_lightning.training.checkpoint import TorchEngine
 from anomaly_lightning.training.compose import cut_into_tiles, store_for
 from anomaly_lightning.training.evaluation import made_again
 from anomaly_lightning.training.module import AnomalyModule
@@ -185,3 +189,19 @@ def validity(card: ModelCard, images: Sequence[Path]) -> ValidityCard | None:
         return None
     fitted = fit_validity(images, card.seed, card.transform.white)
     return None if fitted is None else fitted.card()
+
+
+def drift(model: AnomalyModel, card: ModelCard, old: Splits, new: NewNormals) -> DriftCard | None:
+    """What old and new normals measure with the updated model; None where the model before was not watched.
+
+    Args:
+        model: Updated.
+        card: Of it, with its thresholds.
+        old: Whole images of the run.
+        new: That were taken in, and held out.
+    """
+    if card.drift is None:
+        return None
+    held_out = [*(sample.path for sample in old.validation), *new.held_out]
+    trained = [*(sample.path for sample in old.train), *new.absorbed]
+    return fit_drift(Inspector(card, TorchEngine(model, "cpu")), held_out, trained)

@@ -62,13 +62,15 @@ def update(cfg: DictConfig) -> Path | None:
     checkpoint = Path(cfg.checkpoint).expanduser()
     model, card = load_model(checkpoint, list(cfg.trust))
     datamodule = absorbing.old_data(cfg, card)
-    held_before = tuple(sample.path for sample in datamodule.splits.validation)
+    old_splits = datamodule.splits
+    held_before = tuple(sample.path for sample in old_splits.validation)
     plan = planned(cfg, checkpoint, card, absorbing.without_known(datamodule, _normals(cfg)), held_before)
-    before, old_normals = _scored(model, card, plan), datamodule.splits.normals
+    before, old_normals = _scored(model, card, plan), old_splits.normals
     absorbing.joined(datamodule, plan.new, card, Path(cfg.cache.dir), cfg.calibrate_on)
     known = absorbing.absorb(cfg, model, card, datamodule)
     looks = absorbing.validity(card, [*(sample.path for sample in old_normals), *plan.new.absorbed])
     known = _certified(known.replace(validity=looks), plan, cfg)
+    known = known.replace(drift=absorbing.drift(model, known, old_splits, plan.new))
     after, defective = _scored(model, known, plan), [bad for _, bad in plan.marked]
     old, new = threshold.thresholds_of(card), threshold.thresholds_of(known)
     change = compared(list(zip(before, after, strict=True)), defective, old, new)
