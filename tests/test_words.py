@@ -24,7 +24,7 @@ AWKWARD = (
 # Options whose value is one of a few words, a number, or another part of the config: none is a path or a name.
 NO_TEXT = {
     "accept_license", "action", "backbone.layers", "backbone.library", "behind", "bench.baseline", "budget_ms",
-    "cache.dtype", "cache.mode", "callbacks.best.monitor", "callbacks.calibration.folds",
+    "cache.dtype", "cache.mode", "calibrate_on", "callbacks.best.monitor", "callbacks.calibration.folds",
     "callbacks.calibration.pixel_rule", "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning",
     "callbacks.panels", "callbacks.pruning", "callbacks.stopping.monitor", "certificates.images",
     "certificates.precision", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",
