@@ -63,7 +63,8 @@ def recalibrated(card: ModelCard, ours: AnomalyModel, theirs: ExportedModel, nor
     scores, error_maps = scored(theirs, card, normals)
     own_scores, own_maps = scored(ours, card, normals)
     pixel = moved(known.pixel, normal_pixels(ours.mapping, own_maps), normal_pixels(theirs.mapping, error_maps))
-    basis: Any = [*known.promise.get("rests_on", []), "Calibrated again for the exported precision."]
+    rested: Any = known.promise.get("rests_on", [])
+    basis = [*rested, "Calibrated again for the exported precision."]
     if known.promise.get("cross_fitted"):
         return card.replace(thresholds=scaled(known, own_scores, scores, pixel, basis))
     found = rule(**parameters).fit(scores)
@@ -74,7 +75,8 @@ def recalibrated(card: ModelCard, ours: AnomalyModel, theirs: ExportedModel, nor
 def scaled(known: ThresholdsCard, ours: Tensor, theirs: Tensor, pixel: float, basis: list[str]) -> ThresholdsCard:
     """Thresholds times the factor between scores (N,) of the same normals by two models."""
     factor = float(calibration.on_final_scale([1.0], ours, theirs)[0])
-    said = {**known.promise, "mean": known.promise["mean"] * factor, "std": known.promise["std"] * factor}
+    said: dict[str, Any] = dict(known.promise)
+    said |= {name: said[name] * factor for name in ("mean", "std")}
     review = None if known.review is None else known.review * factor
     said |= {"review": review, "rests_on": basis}
     return ThresholdsCard(known.score * factor, pixel, review, said, tuple(theirs.tolist()))
