@@ -81,6 +81,7 @@ TYPES = {
     "hydra.run.dir": ONE,
     "hydra.sweep.dir": ONE,
     "hydra.sweep.subdir": ONE,
+    "hydra.sweeper.storage": MAYBE,
     "hydra.sweeper.study_name": MAYBE,
     "input": MAYBE,
     "labelled_defects": MAYBE,
