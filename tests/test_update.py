@@ -7,23 +7,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import toy
 from toy import BARE, SMALL, command, flat, save, texture
 from toy_detectors import TwoPlayers
 
 import anomaly_lightning
 from anomaly_lightning.configs import composed
 from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.versions import resolve
+from anomaly_lightning.training import compose
 from anomaly_lightning.training.checkpoint import build_model, load_model
-from anomaly_lightning.upkeep.absorbing import old_data, parted
+from anomaly_lightning.upkeep.absorbing import old_data, parted, refuse
 from anomaly_lightning.upkeep.updating import next_checkpoint
 
 NEW = 8
@@ -157,10 +161,17 @@ def test_the_old_normals_have_to_be_there(copied, another_day, tmp_path):
 
 
 def test_a_detector_that_knows_normals_by_its_weights_alone_is_refused_by_its_name():
-    detector = TwoPlayers()
-    detector.build(Spec((4, 3, 3), (12, 12)))
     with pytest.raises(UserError, match=r"TwoPlayers .* Train again"):
-        detector.absorb([torch.zeros(1, 4, 3, 3)], [])
+        refuse(SimpleNamespace(detector=TwoPlayers()))
+    bare = {"whitening": None, "memory": None, "fusion": None}
+    for changed, known in (({}, True), (bare, False)):
+        block = compose.plain(toy.composed("model=autoencoder").model)
+        detector = create_detector({**block, **changed})
+        detector.build(Spec((20, 4, 4), (16, 16)))
+        assert detector.absorbs is known
+        if not known:
+            with pytest.raises(UserError, match="Autoencoder"):
+                refuse(SimpleNamespace(detector=detector))
 
 
 def test_parts_are_disjoint_and_whole():

@@ -54,6 +54,15 @@ class NewNormals:
     held_out: tuple[Path, ...]
 
 
+def refuse(model: AnomalyModel) -> None:
+    """Raise `UserError`, which names it, where a detector can't take new normals in."""
+    if not model.detector.absorbs:
+        raise UserError(
+            f"{type(model.detector).__name__} as it was set up keeps all that it knows of normals in weights that are "
+            "trained by gradients: it can't take new ones in. Train again with the new images among the normals."
+        )
+
+
 def parted(paths: Sequence[Path], share: float, seed: int) -> NewNormals:
     """Part new normals by chance.
 
@@ -141,7 +150,6 @@ def absorb(cfg: DictConfig, model: AnomalyModel, card: ModelCard, datamodule: MV
         datamodule: Old and new normals.
 
     Raises:
-        UserError: Its detector can't take new normals in.
         CalibrationError: Too few held-out normals for the promise that it makes.
     """
     known = threshold.thresholds_of(card)

@@ -61,6 +61,7 @@ def update(cfg: DictConfig) -> Path | None:
     started, console = time.perf_counter(), Console()
     checkpoint = Path(cfg.checkpoint).expanduser()
     model, card = load_model(checkpoint, list(cfg.trust))
+    absorbing.refuse(model)
     datamodule = absorbing.old_data(cfg, card)
     old_splits = datamodule.splits
     held_before = tuple(sample.path for sample in old_splits.validation)
