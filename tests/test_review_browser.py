@@ -174,7 +174,7 @@ def test_zoom_by_keys_wheel_and_dragging(page):
     assert width() == pytest.approx(1.5 * fitting)
     page.mouse.move(200, 300)
     page.mouse.wheel(0, -500)
-    page.wait_for_function("zoom.scale > 3")
+    page.wait_for_function("() => zoom.scale > 3")
     before = page.evaluate("[zoom.x, zoom.y]")
     page.mouse.down()
     page.mouse.move(170, 280)

@@ -75,24 +75,29 @@ def connected(pool: Pool, megabytes: int) -> Iterator[int]:
     """
     address = pool.address or os.environ.get("RAY_ADDRESS")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _join(pool, address, megabytes)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray puts its own in their place
+        yield _actors(pool, address)
+    finally:
+        ray.shutdown()
+
+
+def _join(pool: Pool, address: str | None, megabytes: int) -> None:
+    """Connect to a cluster, or start one of this machine alone."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address:
             ray.init(address=address, **quiet)
-        else:
-            cores = (pool.actors or max(1, (os.cpu_count() or 1) // pool.threads)) * pool.threads
-            store = (STORE_MB + 2 * megabytes) * 2**20
-            # "local": without it a Ray that somebody else has started on this machine would be taken. By its address
-            # nobody from elsewhere reaches it.
-            here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            ray.init("local", num_cpus=cores, object_store_memory=store, **here, **quiet)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in their place
-        yield _actors(pool, address)
-    except ConnectionError as error:
-        raise UserError(f"There is no Ray cluster at ray.address={address}: {error}") from error
-    finally:
-        ray.shutdown()
+            return
+        cores = (pool.actors or max(1, (os.cpu_count() or 1) // pool.threads)) * pool.threads
+        # "local": without it a Ray that somebody else has started on this machine would be taken.
+        store = (STORE_MB + 2 * megabytes) * 2**20
+        ray.init("local", num_cpus=cores, object_store_memory=store, include_dashboard=False, **quiet)
+    except Exception as error:  # what it raises where one of its processes does not come up has no class of its own
+        where = f"There is no Ray cluster at ray.address={address}" if address else "Ray could not be started here"
+        raise UserError(f"{where}: {error}") from error
 
 
 def _actors(pool: Pool, address: str | None) -> int:
