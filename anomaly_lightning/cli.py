@@ -82,6 +82,7 @@ TRAIN = ("torch", "torchvision", "pytorch_lightning", "timm", "scipy", "matplotl
 EXTRAS = {
     "train": TRAIN,
     "export": (*TRAIN, "onnx", "onnxscript"),
+    "upkeep": ("scipy",),
     "serve": ("fastapi", "fastapi_offline", "uvicorn", "python_multipart", "prometheus_client"),
 }
 

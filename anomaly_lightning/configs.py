@@ -55,6 +55,12 @@ def _backbone_name(name: str) -> str:
     return folder_name(resolve_backbone(name))
 
 
+def _local_folder(output: str) -> str:
+    """Folder for what Hydra writes: that of the outputs, or, where they have an address, one of the same name here."""
+    _, separator, rest = output.partition("://")
+    return f"outputs/predict/{folder_name(rest)}" if separator else output
+
+
 def choices(group: str) -> str:
     """The files of a group of conf/, which are what can be chosen of it."""
     return ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
@@ -73,6 +79,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("choices", choices, replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("local_folder", _local_folder, replace=True)
 
 
 def claim_folders(cfg: DictConfig, folder: Path, command: str) -> None:

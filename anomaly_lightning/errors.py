@@ -62,3 +62,7 @@ class CalibrationError(UserError):
 
 class CacheError(UserError):
     """The feature store can't be read, written or trusted; what it held stays as it was."""
+
+
+class ReviewError(UserError):
+    """The store of decisions and marks can't be read or written, or a mark makes no sense; what it held stays."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from anomaly_lightning.reports.used_folder import outputs_in
+from anomaly_lightning.runtime.signals import handled
 from anomaly_lightning.words import command_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,6 +64,8 @@ class Work:
         if self.command == "predict" and self.folder is not None and (self.folder / "decisions.csv").is_file():
             decided = self.folder / "decisions.csv"
             return f"{decided} holds the decisions so far, and not those of all images. To do all of them: {again}"
+        if self.command == "predict" and self.folder is not None and (self.folder / "scoring.json").is_file():
+            return f"{self.folder / 'rows'} holds what was scored. The same command does what is missing: {again}"
         return f"{self.command} has not finished. To start again: {self._anew()}"
 
     def _anew(self) -> str:
@@ -84,18 +86,15 @@ def interruptible(work: Work) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {number: signal.signal(number, work.stop) for number in SIGNALS}
     try:
-        yield
+        with handled(dict.fromkeys(SIGNALS, work.stop)):
+            yield
     except BaseException as error:
         if work.received is None and not isinstance(error, KeyboardInterrupt):
             raise
         if leads():
             sys.stderr.write(f"\n{work.words_of_farewell()}\n")
         raise SystemExit(128 + (work.received or signal.SIGINT)) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def leads() -> bool:

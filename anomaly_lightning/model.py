@@ -1,24 +1,44 @@
 """The model: images in, anomaly maps and scores out. Training wraps it, an inspector runs it, export writes it."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from anomaly_lightning.detectors.base import Detector
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.precision import true_float32
+from anomaly_lightning.localiser import Localiser
 from anomaly_lightning.scoring import Scoring
+
+
+class Outputs(NamedTuple):
+    """What a model says of images.
+
+    Attributes:
+        maps: (B, H, W) float, anomaly maps.
+        scores: (B,) float.
+        errors: (B, h, w) float, what the maps are made of.
+    """
+
+    maps: Tensor
+    scores: Tensor
+    errors: Tensor
 
 
 class AnomalyModel(nn.Module):
     """Frozen features, a detector on them, scoring, and the thresholds.
 
     Args:
-        extractor: From images to aligned features; never trained, always in evaluation mode.
+        extractor: From images to aligned features; never trained, always in evaluation mode. With a localiser, to
+            packed ones.
         detector: The method; `build` has been called.
         scoring: From error maps to maps and scores.
         dtype: What features are rounded to, so that an image scores the same whether its features were stored or not.
+        localiser: Sharpens the maps, and leaves the scores alone; None = the detector's own maps.
 
     Attributes:
+        mapping: From located errors to maps: the scoring, on the localiser's grid.
         threshold: () float buffer, same unit as the scores; NaN = not calibrated.
         pixel_threshold: () float buffer, same unit as the anomaly maps; NaN = not calibrated.
     """
@@ -27,19 +47,27 @@ class AnomalyModel(nn.Module):
     pixel_threshold: Tensor
 
     def __init__(
-        self, extractor: FeatureExtractor, detector: Detector, scoring: Scoring, dtype: torch.dtype = torch.float32
+        self,
+        extractor: FeatureExtractor,
+        detector: Detector,
+        scoring: Scoring,
+        dtype: torch.dtype = torch.float32,
+        localiser: Localiser | None = None,
+        mapping: Scoring | None = None,
     ) -> None:
         super().__init__()
         self.extractor, self.detector, self.scoring, self.dtype = extractor, detector, scoring, dtype
+        self.localiser, self.mapping = localiser, mapping or scoring
         self.register_buffer("threshold", torch.tensor(float("nan")))
         self.register_buffer("pixel_threshold", torch.tensor(float("nan")))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
-        return self.read(self.error_map(self.inputs(images)))
+        outputs = self.outputs(self.inputs(images))
+        return outputs.maps, outputs.scores
 
     def inputs(self, images: Tensor) -> Tensor:
-        """What the detector sees of images (B, 3, H, W) float32: features (B, C, h, w) float, or the images."""
+        """What is kept of images (B, 3, H, W) float32: features (B, C, h, w) float, or the images."""
         return images if self.detector.inputs == "images" else self.features(images)
 
     def features(self, images: Tensor) -> Tensor:
@@ -47,21 +75,33 @@ class AnomalyModel(nn.Module):
         with torch.no_grad():
             return _as_stored(self.extractor(images), self.dtype)
 
+    def seen(self, inputs: Tensor) -> Tensor:
+        """What the detector sees of `inputs`, (B, ...) float: the same without a localiser."""
+        return inputs if self.localiser is None else self.localiser.aligned(inputs)
+
     def error_map(self, inputs: Tensor) -> Tensor:
-        """Raw error (B, h, w) float of what the detector sees, (B, ...) float."""
+        """The detector's raw error (B, h, w) float of `inputs`, (B, ...) float."""
         # Precision is for training; scores are what an inspector gives.
         with torch.autocast(inputs.device.type, enabled=False), true_float32():
-            return self.detector.error_map(inputs)
+            return self.detector.error_map(self.seen(inputs))
+
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Maps, scores and errors of `inputs`, (B, ...) float."""
+        return self.read(self.error_map(inputs), inputs)
+
+    def read(self, errors: Tensor, inputs: Tensor) -> Outputs:
+        """Maps and scores of the detector's errors (B, h, w) float of `inputs`, (B, ...) float."""
+        if self.localiser is None:
+            maps, scores = self.scoring(errors)
+            return Outputs(maps, scores, errors)
+        with torch.autocast(inputs.device.type, enabled=False), true_float32():
+            located = self.localiser(errors, inputs)
+        return Outputs(self.mapping.maps(located), self.scoring(errors)[1], located)
 
     def scored(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B,) and error maps (B, h, w), float, of what the detector sees, (B, ...) float."""
-        error_maps = self.error_map(inputs)
-        return self.read(error_maps)[1], error_maps
-
-    def read(self, error_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly maps (B, H, W) and scores (B,), float, of error maps (B, h, w) float."""
-        maps, scores = self.scoring(error_map)
-        return maps, scores
+        """Scores (B,) and what the maps are made of, (B, h, w), float, of `inputs`, (B, ...) float."""
+        outputs = self.outputs(inputs)
+        return outputs.scores, outputs.errors
 
 
 def _as_stored(features: Tensor, dtype: torch.dtype) -> Tensor:

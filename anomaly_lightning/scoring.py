@@ -139,7 +139,8 @@ def image_score(values: Tensor, reduction: str, share: float = 0.01) -> Tensor:
     if reduction == "mean":
         return values.mean(1)
     count = max(1, round(share * values.shape[1]))
-    if values.device.type != "cpu" or torch.compiler.is_exporting():
+    traced = torch.compiler.is_exporting() or torch.compiler.is_compiling()
+    if values.device.type != "cpu" or traced:
         return values.topk(count, dim=1, sorted=False).values.mean(1)
     return torch.stack([_largest(row, count).mean() for row in values])
 

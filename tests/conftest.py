@@ -96,3 +96,12 @@ def run_folder(trained: tuple[Path, Ran]) -> Path:
 def checkpoint(run_folder: Path) -> Path:
     """best.ckpt of the session's run."""
     return run_folder / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's run as a bundle; not to be written to."""
+    place = tmp_path_factory.mktemp("exported")
+    ran = command("export", f"checkpoint={checkpoint}", "output=line", "parity.limit=2", cwd=place)
+    assert ran.code == 0, ran.out
+    return place / "line"

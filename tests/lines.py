@@ -76,9 +76,10 @@ class Given:
             yield Part(feed.new_id(), item, time.monotonic())
 
 
-def line(source, folder, sinks=None, seconds=0.0, **settings):
+def line(source, folder, sinks=None, seconds=0.0, watch=None, **settings):
     """A line that is ready to run."""
-    return line_of(inspector(seconds), source, sinks or {}, Settings(**{**QUICK, **settings}), folder, maps=False)
+    known = Settings(**{**QUICK, **settings})
+    return line_of(inspector(seconds), source, sinks or {}, known, folder, maps=False, watch=watch)
 
 
 def lines(folder, name="journal.jsonl"):

@@ -17,6 +17,7 @@ from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.serving.app import create_app
+from anomaly_lightning.serving.drifts import DriftSettings
 from anomaly_lightning.serving.models import Models
 from anomaly_lightning.serving.run import Server, bound
 from anomaly_lightning.serving.settings import Settings
@@ -101,11 +102,12 @@ class Running:
 
 @contextlib.contextmanager
 def serving(folder: Path, names: tuple[str, ...] = ("toy",), engine: Any = None, **options: Any) -> Iterator[Running]:
-    """A service of one or several equal models, each of a file of its name in the folder."""
+    """A service of one or several equal models, each of a file of its name in the folder; it keeps no decisions."""
     engine = engine or Redness()
     for name in names:
         (folder / name).write_text("as first trained")
-    settings = Settings(bundle={name: str(folder / name) for name in names}, port=0, **options)
+    known = {"port": 0, "marks": None, **options, "drift": DriftSettings(**options.get("drift", {}))}
+    settings = Settings(bundle={name: str(folder / name) for name in names}, **known)
 
     def load(path: Path) -> Inspector:
         return inspector(engine)

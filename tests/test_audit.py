@@ -210,3 +210,21 @@ def test_a_planted_defect_leads_the_ranking_of_a_small_category(tmp_path):
     assert ran.code == 0, ran.out
     ranked = json.loads(written(tmp_path).read_text())["ranked"]
     assert ranked[0]["path"].endswith("zz.png")
+
+
+def test_a_table_that_lists_a_file_twice_is_looked_at_to_its_end(tmp_path):
+    folder = make_category(tmp_path / "root", normals=9)
+    names = [f"widget/train/good/{number}.png" for number in range(9)]
+    (folder / "train" / "good" / "8.png").write_bytes(b"")
+    (tmp_path / "root" / "list.csv").write_text("\n".join(["path", *names, names[2]]))
+    words = ("data=manifest", f"data.manifest={tmp_path}/root/list.csv", "rank=false")
+    ran = command("audit", *TINY, *words, cwd=tmp_path)
+    assert ran.code == 1
+    assert "a table names a file more than once" in flat(ran.out)
+    found = json.loads(written(tmp_path).read_text())
+    kinds = {finding["kind"]: finding for finding in found["findings"]}
+    assert kinds["listed_twice"]["paths"] == [str(folder / "train" / "good" / "2.png")]
+    assert kinds["listed_twice"]["serious"]
+    assert kinds["unreadable"]["paths"] == [str(folder / "train" / "good" / "8.png")]
+    assert len(found["images"]) == 9
+    assert found["exclude"] == [str(folder / "train" / "good" / "8.png")], "a path can't tell one row from the other"

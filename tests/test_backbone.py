@@ -15,6 +15,7 @@ from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import folding, weights
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.packing import PackedConvolution, can_pack, packed
 from anomaly_lightning.training.compose import build_backbone, build_extractor
 
 SIZE = (96, 64)  # height, width
@@ -125,6 +126,46 @@ class TestFolding:
         with torch.no_grad():
             for layer, want in zip(first(x), second.body(x).values(), strict=True):
                 torch.testing.assert_close(layer, want, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, or not its operator")
+    @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50"])
+    def test_packed_weights_change_nothing_but_rounding_and_are_in_no_state(self, name):
+        backbone = build_backbone(composed(f"backbone={name}", "backbone.weights=random"))
+        lively(backbone.body)
+        backbone.pack(False)
+        x, held = images(), {key: value.clone() for key, value in backbone.state_dict().items()}
+        with torch.inference_mode():
+            plain = backbone(x)
+            backbone.pack()
+            assert [part for part in backbone.folded.modules() if isinstance(part, PackedConvolution)]
+            for layer, want in zip(backbone(x), plain, strict=True):
+                assert (layer - want).abs().max() < 1e-5 * want.abs().max()
+            assert all(torch.equal(value, held[key]) for key, value in backbone.state_dict().items())
+            backbone.pack(False)
+            assert all(torch.equal(layer, want) for layer, want in zip(backbone(x), plain, strict=True))
+
+    @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, or not its operator")
+    def test_activations_are_packed_where_nothing_else_sees_what_they_take(self):
+        class Two(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second, self.third = (torch.nn.Conv2d(3, 3, 1) for _ in range(3))
+                self.six, self.relu = torch.nn.ReLU6(), torch.nn.ReLU()
+
+            def forward(self, x):
+                seen = self.second(self.six(10 * self.first(x)) + self.six(self.first(x)))
+                return self.relu(seen), seen, self.relu(self.third(seen))
+
+        body = torch.fx.symbolic_trace(Two().eval())
+        single = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.ReLU6()).eval())
+        with torch.inference_mode():
+            x = 9 * torch.randn(2, 3, 7, 8).contiguous(memory_format=torch.channels_last)
+            for network, modules in ((body, 2), (single, 1)):
+                twin = packed(network)
+                assert sum(isinstance(part, PackedConvolution) for part in twin.modules()) == modules
+                torch.testing.assert_close(twin(x), network(x))
+            assert not [part for part in packed(single).modules() if isinstance(part, torch.nn.ReLU6)]
+            assert single(x).max() == 6
 
     def test_all_of_it_moves_to_another_device(self):
         backbone = Backbone("tiny", "tiny", ["layer2", "layer3"], weights="random").to("meta")

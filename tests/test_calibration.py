@@ -16,6 +16,7 @@ from anomaly_lightning.calibration import (
     StudentT,
     best_f1_threshold,
     binomial_upper,
+    chance_of_alarms,
     fold_indices,
     shift_warning,
 )
@@ -314,3 +315,21 @@ def test_highest_calls_one_in_n_plus_one_defective() -> None:
     draws = np.random.default_rng(0).lognormal(size=(4000, 11))
     above = [row[10] > Highest().place(row[:10]) for row in draws]
     assert np.mean(above) == pytest.approx(1 / 11, abs=0.015)
+
+
+def test_chance_knows_that_a_calibration_is_random() -> None:
+    normals = lognormal(20)
+    # Above the highest of 20 lies Beta(1, 20) of the good parts: of 40, at least 6 with this probability.
+    wanted = stats.betabinom.sf(5, 40, 1, 20)
+    assert chance_of_alarms(Quantile(q=1.0), normals, 6, 40, draws=4000) == pytest.approx(wanted, abs=0.02)
+    assert wanted > 0.05 > stats.binom.sf(5, 40, 1 / 21), "the count alone would have been taken for a broken promise"
+    assert chance_of_alarms(Quantile(q=1.0), normals, 0, 40) == pytest.approx(1)
+    assert chance_of_alarms(StudentT(alpha=0.05), normals, 30, 40) < 1e-3
+
+
+def test_chance_of_odd_scores() -> None:
+    assert chance_of_alarms(Highest(), [-1.0, 0.0, 1.0, 2.0], 1, 2) > 0.1, "none of them has a logarithm"
+    assert chance_of_alarms(Highest(), [2.0] * 5, 0, 2) == 1
+    assert chance_of_alarms(Highest(), [2.0] * 5, 1, 2) == 0
+    with pytest.raises(CalibrationError, match="0 to 2 false alarms"):
+        chance_of_alarms(Highest(), [1.0, 2.0], 3, 2)

@@ -121,6 +121,20 @@ def test_what_is_tested_on_is_enough(of_folders, moved, tmp_path, whole):
     assert told["data_of_the_run"] is False
 
 
+@pytest.mark.parametrize("normals", [1, 3])
+@pytest.mark.parametrize("single", ["normal", "normal_test"])
+def test_few_normals_are_enough_where_nothing_is_trained_on_them(of_folders, moved, tmp_path, normals, single):
+    """Neither to train on nor, with no others, to test on."""
+    for number in range(normals):
+        (tmp_path / "few").mkdir(exist_ok=True)
+        shutil.copy(moved / "good" / f"{number}.png", tmp_path / "few")
+    words = ["data=folder", f"data.{single}={tmp_path}/few", *of(moved, "abnormal", "masks")]
+    metrics, _, _ = evaluated(of_folders / "checkpoints" / "best.ckpt", tmp_path / "out", *words)
+    tested = normals if single == "normal_test" else 0
+    assert metrics["counts"] == {"train": 0, "validation": 0, "test_good": tested, "test_defect": 7}
+    assert metrics["image"]["recall"] is not None
+
+
 def test_another_layout(checkpoint, moved, tmp_path):
     metrics, told, _ = evaluated(checkpoint, tmp_path / "out", "data=folder", *of(moved), "category=2024_06")
     assert metrics["category"] == "2024_06"

@@ -11,19 +11,24 @@ from anomaly_lightning.places import CONFIG_DIR
 
 # Groups by command; tests/test_configs.py composes each choice.
 TAKEN = {
-    "train": "category data loading backbone features cache model scoring threshold optimizer trainer callbacks logger "
-    "experiment debug sweep",
+    "train": "category data loading backbone features cache model localiser scoring threshold optimizer trainer "
+    "callbacks logger experiment debug sweep",
     "audit": "category data loading backbone features cache model scoring",
     "defects": "category data loading cache",
     "evaluate": "",
     "export": "",
     "serve": "",
     "line": "source sink",
+    "marks": "",
     "predict": "",
     "cache": "",
     "leaderboard": "",
     "report": "",
     "download": "",
+    "compare": "",
+    "recalibrate": "",
+    "update": "",
+    "versions": "",
 }
 TAKEN["benchmark"] = TAKEN["train"]
 
@@ -54,7 +59,7 @@ def test_help_lists_the_groups_that_a_command_takes(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "audit", "evaluate", "export", "predict", "cache", "leaderboard", "report", "serve"]
+    "name", ["train", "audit", "evaluate", "export", "predict", "cache", "leaderboard", "marks", "report", "serve"]
 )
 def test_a_group_that_is_not_listed_is_not_taken(name):
     groups = {path.name for path in CONFIG_DIR.iterdir() if path.is_dir()} - {"hydra", *TAKEN[name].split()}

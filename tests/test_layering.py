@@ -12,8 +12,8 @@ PACKAGE = Path(anomaly_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 COMMANDS = (
-    "audit", "benchmark", "cache", "defects", "download", "evaluate", "export", "holdout", "leaderboard", "line",
-    "predict", "report", "serve", "train",
+    "audit", "benchmark", "cache", "compare", "defects", "download", "evaluate", "export", "holdout", "leaderboard",
+    "line", "marks", "predict", "recalibrate", "report", "serve", "train", "update", "versions",
 )  # fmt: skip
 # Which rooms may be imported, from the ground up. A name not listed here stands above all of these.
 LAYERS = {
@@ -25,9 +25,10 @@ LAYERS = {
     "scoring": ("errors", "runtime"),
     "calibration": ("errors", "runtime"),
     "metrics": ("errors", "runtime"),
-    "serving": ("errors", "runtime"),
+    "review": ("errors", "runtime"),
+    "serving": ("errors", "runtime", "review"),
 }
-PURE = ("runtime", "data", "features", "detectors", "scoring", "calibration", "metrics")
+PURE = ("runtime", "data", "features", "detectors", "scoring", "calibration", "metrics", "review")
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 300
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.manifest import read_manifest
+from anomaly_lightning.data.sources import resolve
 from anomaly_lightning.errors import DataError
 
 
@@ -64,7 +65,6 @@ def test_absolute_paths_are_taken_as_they_are(folder, tmp_path_factory):
         ("path\na.png\ngone.png\n", "line 3, path: there is no file .*gone.png"),
         ("path,defect,mask\na.png,dent,gone.png\n", "line 2, mask: there is no file"),
         ("split\ntrain\n", "line 2, path: expected a file's path"),
-        ("path\na.png\na.png\n", "lists .*a.png twice"),
         ("path\na.png,b.png\n", "line 2: more values than columns"),
         ('path,label\n"a.png,good\n', "unexpected end of data"),
         ("path,label\na.png,bad\n", "no normal image to train on"),
@@ -74,6 +74,21 @@ def test_absolute_paths_are_taken_as_they_are(folder, tmp_path_factory):
 def test_what_is_wrong_is_said_with_its_line(folder, text, words):
     with pytest.raises(DataError, match=words):
         read_manifest(write(folder, text), "x")
+
+
+def test_of_a_file_that_is_listed_twice_the_first_row_counts_and_training_refuses_it(folder):
+    table = write(folder, "path,label\na.png,ok\nb.png,ok\na.png,bad\na.png,\nb.png,\n")
+    category = read_manifest(table, "x")
+    assert [sample.path.name for sample in category.train] == ["a.png", "b.png"]
+    assert category.test == ()
+    assert [(trouble.kind, trouble.paths[0].name) for trouble in category.troubles] == [
+        ("listed_twice", "a.png"),
+        ("listed_twice", "b.png"),
+    ]
+    data = {"layout": "manifest", "manifest": str(table)}
+    with pytest.raises(DataError, match=r"lists .*a.png twice: lines 2, 4 and 5. Keep one of them. 1 more files are"):
+        resolve(data, "x", folder)
+    assert resolve(data, "x", folder, strict=False).troubles == category.troubles
 
 
 def test_json_that_is_none_is_said_with_its_line(folder):

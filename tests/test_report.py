@@ -27,6 +27,7 @@ from toy import BARE, SMALL, command, flat
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import templating
+from anomaly_lightning.reports.axis import on_axis, score_axis
 from anomaly_lightning.reports.page import gallery as drawing
 from anomaly_lightning.reports.page import losses, plots, tables, words, write_report
 from anomaly_lightning.reports.page.contours import UNITS, box_of, outline_path
@@ -390,15 +391,15 @@ def test_histogram_counts_every_image(run):
 
 @pytest.mark.parametrize(("scores", "log"), [((1.0, 2.0, 3.0), False), ((0.01, 1.0, 5.0), True), ((-1.0, 90.0), False)])
 def test_score_axis_holds_all(scores, log):
-    axis = plots.score_axis(scores, 1.5)
+    axis = score_axis(scores, 1.5)
     assert axis["log"] is log
-    places = plots.on_axis(axis, np.array([*scores, 1.5]))
+    places = on_axis(axis, np.array([*scores, 1.5]))
     assert (places > 0).all()
     assert (places < 1).all()
 
 
 def test_score_axis_of_equal_scores_has_a_width():
-    axis = plots.score_axis([0.0, 0.0], None)
+    axis = score_axis([0.0, 0.0], None)
     assert axis["low"] < 0 < axis["high"]
 
 
@@ -522,4 +523,7 @@ def test_promised_and_realised_stand_in_one_line():
     )
     assert promised_and_realised({**threshold, "parameters": {"alpha": 0.01}}, image).startswith("False alarms: 1.0% ")
     assert "no good part" in promised_and_realised(threshold, None)
+    assert "resting on 6 held-out normals and 24 cross-fitted training normals (" in promised_and_realised(
+        {**threshold, "cross_fitted": 24}, image
+    )
     assert promised_and_realised({"false_alarm_rate": None}, image) == ""

@@ -1,5 +1,6 @@
 """The Open Inference Protocol: what was asked of the inspector comes back, as JSON and in binary form."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -201,3 +202,31 @@ def test_the_client_of_triton(service, images, said):
     with pytest.raises(refusal, match="There is no model"):
         client.infer("cable", [entry])
     client.close()
+
+
+def test_the_client_of_kserve(service, images, said, monkeypatch):
+    """pip install kserve to run it: its pins of a package contradict this project's."""
+    kserve = pytest.importorskip("kserve", reason="needs kserve")
+    config = kserve.RESTConfig(protocol="v2")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # a test's proxy leads nowhere, and this client asks it for all hosts
+
+    async def asked():
+        client = kserve.InferenceRESTClient(config)
+        assert await client.is_server_live(service.url)
+        assert await client.is_server_ready(service.url)
+        assert await client.is_model_ready(service.url, "toy")
+        assert not await client.is_model_ready(service.url, "cable")
+        for binary in (True, False):
+            entry = kserve.InferInput("images", list(images.shape), "UINT8")
+            entry.set_data_from_numpy(images, binary_data=binary)
+            wanted = [kserve.protocol.infer_type.RequestedOutput(name) for name in ("score", "verdict", "mask")]
+            request = kserve.InferRequest("toy", [entry], request_id="7", request_outputs=wanted)
+            answer = await client.infer(service.url, request, model_name="toy")
+            found = {output.name: output.as_numpy() for output in answer.outputs}
+            assert answer.id == "7"
+            assert found["score"].tolist() == [one.score for one in said]
+            assert list(found["verdict"]) == ["NG", "OK", "NG"]
+            np.testing.assert_array_equal(found["mask"], np.stack([one.mask for one in said]))
+        await client.close()
+
+    asyncio.run(asked())

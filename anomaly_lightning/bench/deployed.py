@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from anomaly_lightning.bench import stages
+from anomaly_lightning.bench import memory, stages
 from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports.run_folder import write_text
@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> bool:
         UserError: There are no images, or an option makes no sense.
     """
     images = _images(cfg)
-    inspector = Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, cfg.threads)
+    inspector = Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, cfg.threads, cfg.compile)
     found: dict[str, Any] = {
         "model": str(cfg.checkpoint),
         "images": len(images),
@@ -34,6 +34,7 @@ def run(cfg: DictConfig) -> bool:
         "machine": stages.machine(),
         "stages": stages.measure(inspector, images, cfg.rounds, cfg.warmup),
         "budget_ms": cfg.budget_ms,
+        "memory": _memory(cfg, inspector, images),
         "ratios": _ratios(cfg, images),
     }
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,15 @@ def _images(cfg: DictConfig) -> list[Path]:
     raise UserError("Expected input=<image, folder or quoted glob>: there is no bundle with reference images to take.")
 
 
+def _memory(cfg: DictConfig, inspector: Inspector, images: list[Path]) -> dict[str, float] | None:
+    """Resident memory over many images; None where it was not asked for."""
+    if cfg.memory.images is None:
+        return None
+    if min(cfg.memory.images, cfg.memory.side) < 1:
+        raise UserError(f"memory.images={cfg.memory.images}, memory.side={cfg.memory.side}: expected 1 or more.")
+    return memory.measure(inspector, images, cfg.memory.images, cfg.memory.side)
+
+
 def _ratios(cfg: DictConfig, images: list[Path]) -> dict[str, Any] | None:
     """Checkpoint and bundle in turn, for one image and for a batch; None without a bundle."""
     if cfg.bundle is None:
@@ -64,7 +74,14 @@ def _ratios(cfg: DictConfig, images: list[Path]) -> dict[str, Any] | None:
     threads = cfg.threads or 1
     return {
         str(size): ratios.compare(
-            Path(cfg.checkpoint), Path(cfg.bundle), images, size, max(5, cfg.rounds // size), cfg.warmup, threads
+            Path(cfg.checkpoint),
+            Path(cfg.bundle),
+            images,
+            size,
+            max(5, cfg.rounds // size),
+            cfg.warmup,
+            threads,
+            cfg.compile,
         )
         for size in (1, cfg.batch_size)
     }
@@ -78,6 +95,13 @@ def _show(found: dict[str, Any], kept: bool, place: Path) -> None:
     for stage, row in found["stages"].items():
         table.add_row(stage, *(f"{value:.2f}" for value in row.values()))
     console.print(table)
+    if found["memory"] is not None:
+        table = Table(title="resident memory", title_justify="left")
+        for column in ("images", "MB"):
+            table.add_column(column, justify="right")
+        for count, megabytes in found["memory"].items():
+            table.add_row(count, f"{megabytes:.1f}")
+        console.print(table)
     for size, rows in (found["ratios"] or {}).items():
         table = Table(title=f"batch of {size}, ratios to the backbone alone in torch", title_justify="left")
         for column in ("", "ms an image, p50", "ratio", "by CPU time"):

@@ -52,6 +52,6 @@ def _round(model: AnomalyModel, transform: ImageTransform, chosen: Sequence[Samp
     measured.time(BASE, lambda: settled(model.extractor.backbone(images)))
     inputs = measured.time("features", lambda: settled(model.inputs(images)))
     error_maps = measured.time("detector", lambda: settled(model.error_map(inputs)))
-    measured.time("score_and_map", lambda: settled(model.read(error_maps)))
+    measured.time("score_and_map", lambda: settled(model.read(error_maps, inputs)))
     measured.time("tensor_to_map", lambda: [part.cpu() for part in model(images)])
     measured.time("whole", lambda: from_files(model, transform, chosen))

@@ -117,6 +117,7 @@ def _summary(found: Sequence[tuple[Load, float]], loops: Sequence[tuple[float, f
 def _service(known: DictConfig) -> Iterator[int]:
     """Port of a service in a process of its own."""
     arguments = [f"bundle={known.bundle}", f"queue={known.queue}", f"workers={known.workers}", "max_images=1", "port=0"]
+    arguments.append("marks=null")  # a loop records nothing, either
     arguments.append(f"threads={'null' if known.threads is None else known.threads}")
     command = [sys.executable, "-m", "anomaly_lightning.serve", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

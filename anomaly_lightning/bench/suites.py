@@ -34,14 +34,44 @@ def _service(cfg: DictConfig) -> dict[str, Path]:
 
 
 def _quality(cfg: DictConfig) -> dict[str, Path]:
-    from anomaly_lightning.bench.quality import decisions, show
+    from anomaly_lightning.bench.quality import decisions, reach, show
     from anomaly_lightning.bench.quality.suite import read_rows, run_suite
 
     before = None if cfg.quality.against is None else read_rows(Path(cfg.quality.against))
     rows = run_suite(cfg)
     show.show(rows, before)
     decisions.show(rows)
+    reach.show(rows)
     return {"quality": Path(cfg.quality.result)}
 
 
-SUITES = {"speed": _speed, "service": _service, "quality": _quality}
+def _drift(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.drift.show import show
+    from anomaly_lightning.bench.drift.suite import measure
+
+    show(measure(cfg))
+    return {"drift": Path(cfg.run_dir) / "drift.json"}
+
+
+def _scale(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench.scale import measure, show
+
+    show(measure(cfg))
+    return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
+
+
+def _certificates(cfg: DictConfig) -> dict[str, Path]:
+    from anomaly_lightning.bench import certificates
+
+    certificates.show(certificates.run_suite(cfg))
+    return {"certificates": Path(cfg.certificates.result)}
+
+
+SUITES = {
+    "speed": _speed,
+    "service": _service,
+    "quality": _quality,
+    "certificates": _certificates,
+    "drift": _drift,
+    "scale": _scale,
+}

@@ -5,7 +5,8 @@ Everywhere the decision is `runtime.decision.exceeds`. Scores stay in their own 
 """
 
 from anomaly_lightning.calibration.base import Rule
-from anomaly_lightning.calibration.folds import fold_indices
+from anomaly_lightning.calibration.chance import chance_of_alarms
+from anomaly_lightning.calibration.folds import fold_indices, on_final_scale
 from anomaly_lightning.calibration.result import Calibration, Influence
 from anomaly_lightning.calibration.rules import (
     F1,
@@ -33,6 +34,8 @@ __all__ = [
     "StudentT",
     "best_f1_threshold",
     "binomial_upper",
+    "chance_of_alarms",
     "fold_indices",
+    "on_final_scale",
     "shift_warning",
 ]

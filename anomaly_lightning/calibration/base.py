@@ -1,19 +1,23 @@
 """From scores of normals and a way to place a threshold to a `Calibration`: leave-one-out, bounds, review band."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from anomaly_lightning.calibration.result import Calibration, Influence
 from anomaly_lightning.calibration.scores import Scores, as_scores, binomial_upper, exact, require
 from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.runtime.decision import exceeds
+
+if TYPE_CHECKING:
+    import torch
 
 FEW_NORMALS = 10
 LEAVE_ONE_OUT_LIMIT = 2000  # refits; past it, a normal in the middle no longer moves any of the thresholds here

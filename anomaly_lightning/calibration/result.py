@@ -1,7 +1,7 @@
 """What a calibration is: a threshold with its promise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 STRONG_INFLUENCE = 0.1  # a tenth of the threshold by one image: the user is warned
@@ -65,6 +65,20 @@ class Calibration:
         """False alarms per 1,000 good parts: expected, and the upper bound at 95 % confidence."""
         expected = None if self.false_alarm_rate is None else 1000 * self.false_alarm_rate
         return expected, 1000 * self.false_alarm_upper
+
+    def plain(self, names: Sequence[str], basis: Sequence[str]) -> dict[str, Any]:
+        """JSON values, for a card: the influential normal by its name, and what the promise rests on.
+
+        Args:
+            names: What to call each normal, in the order of the scores given to `fit`.
+            basis: What the normals were used for, in sentences.
+        """
+        values, influence = asdict(self), self.influence_warning(names)
+        values["warnings"] = [*self.warnings, *([influence] if influence else [])]
+        values["false_alarms_per_thousand"] = list(self.per_thousand)
+        values["rests_on"] = list(basis)
+        del values["threshold"]
+        return values
 
     def influence_warning(self, names: Sequence[str]) -> str | None:
         """Sentence naming the normal without which the threshold moves by over a tenth, None where there is none.

@@ -4,14 +4,15 @@ With `log` a rule works on the logarithm of the scores: errors are positive and 
 deviation of the raw scores is ruled by the largest of them. The threshold is then raised back to the scores' unit.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -20,6 +21,9 @@ from anomaly_lightning.calibration.result import Calibration
 from anomaly_lightning.calibration.scores import Scores, as_scores, exact, require
 from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.runtime.decision import MARGIN, exceeds
+
+if TYPE_CHECKING:
+    import torch
 
 MAD_TO_STD = 1.4826  # 1 / Phi^-1(3/4): the median absolute deviation of a Gaussian times this is its std
 
@@ -222,7 +226,8 @@ def best_f1_threshold(scores: ArrayLike | torch.Tensor, labels: ArrayLike | torc
         CalibrationError: One kind only, other shapes, or NaN or infinite scores.
     """
     values = as_scores(scores, where="labelled scores")
-    truth = np.asarray(labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels).astype(bool)
+    given: Any = labels
+    truth = np.asarray(given.cpu().numpy() if hasattr(given, "detach") else given).astype(bool)
     if truth.shape != values.shape or truth.all() or not truth.any():
         raise CalibrationError(
             f"The best F1 needs one label a score, good and defective both; got {len(values)} scores, labels of shape "

@@ -1,14 +1,19 @@
 """What every statistic of the decision needs of its scores: checked float64 arrays, exact ranks, binomial bounds."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from anomaly_lightning.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import torch
 
 Scores = NDArray[np.float64]
 
@@ -19,7 +24,8 @@ def as_scores(scores: ArrayLike | torch.Tensor, least: int = 1, where: str = "sc
     Raises:
         CalibrationError: Not one-dimensional, fewer than `least`, or any of them NaN or infinite.
     """
-    plain = scores.detach().cpu().double().numpy() if isinstance(scores, torch.Tensor) else scores
+    # Told by its methods: where a line calibrates anew there need be no torch.
+    plain: Any = scores.detach().cpu().double().numpy() if hasattr(scores, "detach") else scores
     values = np.asarray(plain, dtype=np.float64)
     if values.ndim != 1:
         raise CalibrationError(f"The {where} must be one number an image, shape (n,); got shape {values.shape}.")

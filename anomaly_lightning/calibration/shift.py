@@ -1,13 +1,18 @@
 """Do the images at hand look like the normals the threshold was fitted on?"""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from anomaly_lightning.calibration.scores import as_scores, require
+
+if TYPE_CHECKING:
+    import torch
 
 LEVEL = 0.005  # of each of the two tests, so that both together warn falsely at most once in a hundred sets
 

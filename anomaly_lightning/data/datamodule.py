@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_lightning.data.dataset import ImageDataset
+from anomaly_lightning.data.hashes import ContentHashes
 from anomaly_lightning.data.mask_check import MaskCheck, check_masks, mask_files
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.data.splits import LEAST, ROLES, Splits, make_splits
 from anomaly_lightning.errors import DataError
-from anomaly_lightning.runtime.files import ContentHashes
 from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.runtime.transform import ImageTransform
 
@@ -42,15 +42,17 @@ class MVNetDataModule(pl.LightningDataModule):
         batch_size: Images a batch.
         workers: Processes that load images; 0 = the training process itself.
         seed: Seed of the split and of the shuffling.
-        shots: Training normals that are kept, drawn by the seed; None = all. See `data.splits.make_splits`.
         on_corrupt: What an unreadable image does: "error" (all are named before training), or "skip".
+        shots: Training normals that are kept, drawn by the seed; None = all. See `data.splits.make_splits`.
+        content_hash: What gives hashes of files; None = one that keeps them as long as this process runs.
+        splits: Sets that are known already; None = made as the above says.
 
     Attributes:
         splits: The sets, less what was skipped.
         skipped: Unreadable images that were left out, with the reason, and unreadable masks.
         mask_check: What `check_masks` found, None before.
         untested: Images of defects that tiles are not tested on, for want of a mask.
-        content_hash: Content hash of a file; each file is hashed once a run, whoever asks.
+        content_hash: Content hash of a file, whoever asks; a file that stays as it is is hashed once.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class MVNetDataModule(pl.LightningDataModule):
         seed: int = 0,
         on_corrupt: str = "error",
         shots: int | None = None,
+        content_hash: ContentHashes | None = None,
+        splits: Splits | None = None,
     ) -> None:
         super().__init__()
         if on_corrupt not in ON_CORRUPT:
@@ -73,11 +77,13 @@ class MVNetDataModule(pl.LightningDataModule):
             raise DataError(f"data.batch_size={batch_size}: expected 1 or more images.")
         self.category, self.transform, self.split = category, transform, split
         self.batch_size, self.workers, self.seed, self.on_corrupt = batch_size, workers, seed, on_corrupt
-        self.splits: Splits = make_splits(category, split, seed, validation_share, selection_share, shots)
+        if splits is None:
+            splits = make_splits(category, split, seed, validation_share, selection_share, shots)
+        self.splits: Splits = splits
         self.skipped: dict[Path, str] = {}
         self.mask_check: MaskCheck | None = None
         self.untested: list[Path] = []
-        self.content_hash = ContentHashes()
+        self.content_hash = ContentHashes() if content_hash is None else content_hash
         self._checked = False
 
     def setup(self, stage: str | None = None) -> None:
@@ -96,7 +102,9 @@ class MVNetDataModule(pl.LightningDataModule):
             DataError: There are unreadable images and `on_corrupt` is "error", or too few are left to train on.
         """
         self._checked = True
-        if unreadable and self.on_corrupt == "error":
+        if not unreadable:
+            return
+        if self.on_corrupt == "error":
             listed = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.items())
             raise DataError(
                 f"{len(unreadable)} of {len(self.samples())} images can't be read:\n{listed}\n"
@@ -144,6 +152,7 @@ class MVNetDataModule(pl.LightningDataModule):
                 files = (sample.path, *mask_files(sample.mask))
                 content = [self.content_hash(file) if file.is_file() else "missing" for file in files]
                 digest.update(json.dumps([role, sample.defect, *content]).encode())
+        self.content_hash.flush()
         return digest.hexdigest()
 
     def _loader(self, role: str, shuffle: bool = False) -> DataLoader[dict[str, Tensor]]:

@@ -54,8 +54,10 @@ def leaks(
         except ImageError:
             return None
 
-    known = {found: path for path in training if (found := content(path))}
-    return [(known[found], path) for path in test if (found := content(path)) in known]
+    tested = [(found, path) for path in test if (found := content(path))]
+    contents = {found for found, _ in tested}
+    known = {found: path for path in training if (found := content(path)) in contents}
+    return [(known[found], path) for found, path in tested if found in known]
 
 
 def near_duplicates(thumbs: NDArray[np.float32], same: Sequence[str]) -> list[tuple[int, int]]:

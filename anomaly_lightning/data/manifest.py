@@ -10,7 +10,7 @@ from typing import Any
 
 from anomaly_lightning.data.exclusion import Exclusion
 from anomaly_lightning.data.folder import UNNAMED_DEFECT
-from anomaly_lightning.data.samples import GOOD, Category, Sample, is_good
+from anomaly_lightning.data.samples import GOOD, LISTED_TWICE, Category, Sample, Trouble, is_good
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import on_disk
 
@@ -35,16 +35,29 @@ def read_manifest(file: Path, name: str, without: Exclusion | None = None) -> Ca
 
     Raises:
         DataError: No such file or form, or a row is wrong: an unknown column or value, a contradiction, a defect to
-            train on, a file that is not there or listed twice.
+            train on, a file that is not there.
+
+    Returns:
+        The category; of a file that is listed more than once the first row, and a trouble.
     """
     without = without or Exclusion()
-    rows = [_sample(file, line, row) for line, row in _rows(file)]
-    rows = [(split, _without(sample, without)) for split, sample in rows if without.keeps(sample.path)]
-    _refuse_doubles(file, [sample.path for _, sample in rows])
-    train = tuple(sample for split, sample in rows if split == "train")
+    kept: dict[Path, tuple[str, Sample]] = {}
+    lines: dict[Path, list[int]] = {}
+    for line, row in _rows(file):
+        split, sample = _sample(file, line, row)
+        if without.keeps(path := sample.path):
+            kept.setdefault(path, (split, _without(sample, without)))
+            lines.setdefault(path, []).append(line)
+    train, test = (tuple(sample for split, sample in kept.values() if split == wanted) for wanted in SPLITS)
     if not train:
         raise DataError(f"{file} lists no normal image to train on; expected rows of split train.")
-    return Category(name, train, tuple(sample for split, sample in rows if split == "test"))
+    twice = (_listed_twice(file, path, places) for path, places in lines.items() if len(places) > 1)
+    return Category(name, train, test, tuple(twice))
+
+
+def _listed_twice(file: Path, path: Path, lines: list[int]) -> Trouble:
+    places = f"{', '.join(map(str, lines[:-1]))} and {lines[-1]}"
+    return Trouble(LISTED_TWICE, (path,), f"{file} lists {path} twice: lines {places}. Keep one of them", ())
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -137,11 +150,3 @@ def _existing(file: Path, value: str, where: str) -> Path:
     if not path.exists():
         raise DataError(f"{where}: there is no file {path}; paths are relative to the table.")
     return path
-
-
-def _refuse_doubles(file: Path, paths: list[Path]) -> None:
-    seen: set[Path] = set()
-    for path in paths:
-        if path in seen:
-            raise DataError(f"{file} lists {path} twice.")
-        seen.add(path)

@@ -14,7 +14,7 @@ from anomaly_lightning.data.intake import left_out
 from anomaly_lightning.data.layouts import categories_in, read_category, read_layout
 from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.data.masks import shared_masks
-from anomaly_lightning.data.samples import Category, Trouble
+from anomaly_lightning.data.samples import LISTED_TWICE, Category, Trouble
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import mark_cache, on_disk
 from anomaly_lightning.runtime.left_out import LeftOut
@@ -55,7 +55,8 @@ def resolve(data: Mapping[str, Any], name: str, cache: Path, strict: bool = True
             `manifest`) and, where images may be generated, `generate`; `exclude`, an audit.json or a list of paths.
         name: The category.
         cache: Folder that generated images are kept in.
-        strict: Whether to refuse what leaves open which mask belongs to which image.
+        strict: Whether to refuse a file that a table lists twice, and what leaves open which mask belongs to which
+            image.
 
     Raises:
         DataError: What was given is not there, or nothing is there and the category can't be generated; or, where
@@ -83,6 +84,10 @@ def resolve(data: Mapping[str, Any], name: str, cache: Path, strict: bool = True
 
 def _refusal(troubles: Sequence[Trouble]) -> str:
     """All that is unclear, or the first of it, and how to see the rest."""
+    twice = [trouble for trouble in troubles if trouble.kind == LISTED_TWICE]
+    if twice:
+        more = f" {len(twice) - 1} more files are; the audit lists all." if len(twice) > 1 else ""
+        return f"{twice[0].words}.{more}"
     said = "\n  ".join(trouble.words for trouble in troubles[:SHOWN])
     more = f"\n  and {len(troubles) - SHOWN} more of this kind" if len(troubles) > SHOWN else ""
     return (

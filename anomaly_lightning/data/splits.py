@@ -33,8 +33,8 @@ class Splits:
 
     def __post_init__(self) -> None:
         """Refuse sets that overlap, and defects where only normals may be."""
-        paths = [sample.path for role in ROLES for sample in getattr(self, role)]
-        if len(set(paths)) != len(paths):
+        files = [sample.file for role in ROLES for sample in getattr(self, role)]
+        if len(set(files)) != len(files):
             raise DataError(f"An image stands in two of the sets {', '.join(ROLES)}, or twice in one.")
         defective = [sample.path for sample in self.normals if sample.label]
         if defective:
@@ -100,11 +100,7 @@ def make_splits(
         raise DataError(f"data.validation_share={validation_share}: expected a share between 0 and 1.")
     if not 0 <= selection_share < 1:
         raise DataError(f"data.selection_share={selection_share}: expected 0, or a share below 1.")
-    normals, test = category.train, category.test
-    if policy == "pooled_80_20":
-        pool = category.train + tuple(sample for sample in category.test if not sample.label)
-        normals, test_good = _cut(pool, seed, 0.2, category.name)
-        test = test_good + tuple(sample for sample in category.test if sample.label)
+    normals, test = _parted(category, policy, seed)
     _refuse_few(category.name, len(normals), policy)
     train, held_out = _cut(normals, seed, validation_share, category.name)
     if len(train) < LEAST:
@@ -114,6 +110,25 @@ def make_splits(
         )
     validation, selection = _set_apart(held_out, seed, selection_share)
     return Splits(train if shots is None else _drawn(train, seed, shots), validation, test, selection, shots)
+
+
+def only_tested(category: Category, policy: str = "official", seed: int = 0) -> Splits:
+    """The test set of `make_splits` alone, for a model that has been trained on other images."""
+    return Splits((), (), _parted(category, policy, seed)[1])
+
+
+def enough_normals(category: Category, policy: str = "official", seed: int = 0) -> bool:
+    """Whether the normals are as many as training and calibration take at least."""
+    return len(_parted(category, policy, seed)[0]) >= 2 * LEAST
+
+
+def _parted(category: Category, policy: str, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Normals to train and calibrate with, and what is tested on."""
+    if policy != "pooled_80_20":
+        return category.train, category.test
+    pool = category.train + tuple(sample for sample in category.test if not sample.label)
+    normals, test_good = _cut(pool, seed, 0.2, category.name)
+    return normals, test_good + tuple(sample for sample in category.test if sample.label)
 
 
 def _drawn(train: tuple[Sample, ...], seed: int, shots: int) -> tuple[Sample, ...]:

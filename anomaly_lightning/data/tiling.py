@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,11 @@ from anomaly_lightning.runtime.tiles import Tiling, crop
 
 
 def tiled_splits(
-    splits: Splits, tiling: Tiling, cache: Path, white: int | None = None
+    splits: Splits,
+    tiling: Tiling,
+    cache: Path,
+    white: int | None = None,
+    hashed: Callable[[Path], str] = content_hash,
 ) -> tuple[Splits, dict[Path, str], list[Path]]:
     """The same sets with the tiles of each image in its place, so that no image has tiles in two sets.
 
@@ -34,6 +38,7 @@ def tiled_splits(
         tiling: How they are cut.
         cache: The cache folder.
         white: Grey level that counts as white in images of 16 bits; None = 65535.
+        hashed: Gives the content hash of a file.
 
     Returns:
         The sets of tiles; images that can't be read, with the reason; defects without a mask.
@@ -48,7 +53,7 @@ def tiled_splits(
                 unknown.append(sample.path)
                 continue
             try:
-                found += _tiles_of(sample, tiling, cache, white)
+                found += _tiles_of(sample, tiling, cache, white, hashed)
             except ImageError as error:
                 unreadable[sample.path] = error.reason
         return tuple(found)
@@ -57,12 +62,14 @@ def tiled_splits(
     return replace(splits, **cut), unreadable, unknown
 
 
-def _tiles_of(sample: Sample, tiling: Tiling, cache: Path, white: int | None) -> list[Sample]:
+def _tiles_of(
+    sample: Sample, tiling: Tiling, cache: Path, white: int | None, hashed: Callable[[Path], str]
+) -> list[Sample]:
     """Tiles of one image; cut where the cache has none."""
     mask = None if sample.mask is None else read_mask(sample.mask)
     marked = b"" if mask is None else np.packbits(mask).tobytes()
     # With the path: two images of the same content stay two samples.
-    key = [str(sample.path.absolute()), content_hash(sample.path), hashlib.sha256(marked).hexdigest()]
+    key = [str(sample.path.absolute()), hashed(sample.path), hashlib.sha256(marked).hexdigest()]
     key += [str(tiling), sample.defect, str(white)]
     folder = cache / "tiles" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
     if not folder.is_dir():

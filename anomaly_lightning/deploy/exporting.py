@@ -11,6 +11,7 @@ from rich.console import Console
 
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.deploy import bundling, cost, parity
+from anomaly_lightning.deploy.drift import drift_of
 from anomaly_lightning.deploy.graph import packed, to_onnx
 from anomaly_lightning.deploy.inputs import find_images
 from anomaly_lightning.errors import DataError, ExportError, MissingExtraError, UserError
@@ -47,33 +48,46 @@ def export(cfg: DictConfig) -> Path:
         ExportError: The model can't be exported, or is not equal to its checkpoint; nothing was kept.
         UserError: An option without a meaning, or an input that can't be used.
     """
-    _check(cfg)
     output = Path(cfg.output).expanduser().absolute()
     with bundling.staged(output, cfg.overwrite) as making:
-        model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
-        images, start = _images(cfg, card), time.perf_counter()
-        splits = None if cfg.precision == "fp32" else _splits(cfg, card)
-        _write(cfg.format, making, packed(_graph(cfg, model, card, splits)))
-        seconds = time.perf_counter() - start
-        made, metrics = card, None
-        bundling.write_manifest(making, made, cfg.format, cfg.precision)
-        if cfg.precision == "int8" and splits is not None:
-            made = cost.recalibrated(card, model, _exported(making, card), splits.validation)
-            bundling.write_manifest(making, made, cfg.format, cfg.precision)
-        ours, theirs = Inspector(card, TorchEngine(model, "cpu")), Inspector.load(making, "cpu")
-        found = parity.compare(ours, theirs, images.paths)
-        if splits is not None:
-            metrics = cost.cost(model, _exported(making, made), (card, made), splits.test)
-        if cfg.precision == "int8":
-            cost.check(metrics, found, cfg.precision, cfg.quantise.tolerance)
-        else:
-            found.check(cfg.precision, card.features.dtype, cfg.format)
-        whole = [Path(name) for name in found.scores if Path(name).is_file()]
-        certificate = _certificate(cfg, images, found, card.features.dtype)
-        certificate |= {"metrics": metrics, "export_s": seconds, "latency": parity.latency(ours, theirs, whole)}
-        _finish(cfg, making, made, certificate, found)
-    _show(output, certificate)
+        certificate = make(cfg, making)
+    show(output, certificate)
     return output
+
+
+def make(cfg: DictConfig, making: Path) -> dict[str, Any]:
+    """Write a bundle into an empty folder, compared with its checkpoint; returns what parity.json holds of it.
+
+    Args:
+        cfg: As `export` takes it; its `output` is not looked at.
+        making: The folder; who calls gives it its name, or removes it where this raises.
+    """
+    _check(cfg)
+    model, card = load_model(Path(cfg.checkpoint), list(cfg.trust))
+    images, start = _images(cfg, card), time.perf_counter()
+    splits = None if cfg.precision == "fp32" else _splits(cfg, card)
+    _write(cfg.format, making, packed(_graph(cfg, model, card, splits)))
+    seconds = time.perf_counter() - start
+    made, metrics = card, None
+    bundling.write_manifest(making, made, cfg.format, cfg.precision)
+    if cfg.precision == "int8" and splits is not None:
+        made = cost.recalibrated(card, model, _exported(making, card), splits.validation)
+        bundling.write_manifest(making, made, cfg.format, cfg.precision)
+    made = made.replace(drift=drift_of(cfg, making, made))
+    bundling.write_manifest(making, made, cfg.format, cfg.precision)
+    ours, theirs = Inspector(card, TorchEngine(model, "cpu")), Inspector.load(making, "cpu")
+    found = parity.compare(ours, theirs, images.paths)
+    if splits is not None:
+        metrics = cost.cost(model, _exported(making, made), (card, made), splits.test)
+    if cfg.precision == "int8":
+        cost.check(metrics, found, cfg.precision, cfg.quantise.tolerance)
+    else:
+        found.check(cfg.precision, card.features.dtype, cfg.format)
+    whole = [Path(name) for name in found.scores if Path(name).is_file()]
+    certificate = _certificate(cfg, images, found, card.features.dtype)
+    certificate |= {"metrics": metrics, "export_s": seconds, "latency": parity.latency(ours, theirs, whole)}
+    _finish(cfg, making, made, certificate, found)
+    return certificate
 
 
 def _splits(cfg: DictConfig, card: ModelCard) -> Splits:
@@ -189,7 +203,8 @@ def _finish(cfg: DictConfig, folder: Path, card: ModelCard, certificate: dict[st
     bundling.write_manifest(folder, card, cfg.format, cfg.precision)
 
 
-def _show(output: Path, certificate: dict[str, Any]) -> None:
+def show(output: Path, certificate: dict[str, Any]) -> None:
+    """Print where a bundle lies, and how equal it is to its checkpoint."""
     times = certificate["latency"]
     lines = [
         f"bundle: {output}",

@@ -1,15 +1,10 @@
 """An `AnomalyModel` as one ONNX file: fixed height and width, a free batch axis, thresholds outside."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-
 import onnx
 import torch
 from torch import Tensor, nn
 
+from anomaly_lightning.deploy.quiet import quiet
 from anomaly_lightning.errors import ExportError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.bundle import INPUT, OUTPUTS
@@ -27,9 +22,7 @@ class _Outputs(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (B, H, W), scores (B,) and error maps (B, h, w), float32, of images (B, 3, H, W) float32."""
-        error_maps = self.model.error_map(self.model.inputs(images))
-        maps, scores = self.model.read(error_maps)
-        return maps, scores, error_maps
+        return self.model.outputs(self.model.inputs(images))
 
 
 def to_onnx(model: AnomalyModel, size: tuple[int, int]) -> onnx.ModelProto:
@@ -46,9 +39,10 @@ def to_onnx(model: AnomalyModel, size: tuple[int, int]) -> onnx.ModelProto:
             f"features.precision={model.extractor.precision.name}: the exported file would compute in float32, and "
             "decisions could change. Train with features.precision=32 to export."
         )
+    model.extractor.backbone.pack(False)
     whole = _Outputs(model).eval().cpu()
     example = torch.zeros(EXAMPLE, 3, *size)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program = torch.export.export(
                 whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
@@ -88,16 +82,3 @@ def _named(model: AnomalyModel) -> str:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the exporter prints and warns of is about its own insides."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

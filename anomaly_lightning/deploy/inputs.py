@@ -94,13 +94,13 @@ def _named(pattern: Path, base: Path) -> Iterator[tuple[Path, str | None]]:
         folder = Path(name)
         below = {path: why_left_out(path, base) for path in images_in(folder, recursive=True)}
         below |= {path: why for why, paths in left_out_of(folder).items() for path in paths}
-        yield from (item for item in below.items() if _fits(item[0].relative_to(folder).parts, parts[at:]))
+        yield from (item for item in below.items() if fits(item[0].relative_to(folder).parts, parts[at:]))
 
 
-def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a path matches a pattern, part by part; `**` stands for any number of parts, none included."""
     if not pattern:
         return not parts
     if pattern[0] == ANY_DEPTH:
-        return _fits(parts, pattern[1:]) or (bool(parts) and _fits(parts[1:], pattern))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+        return fits(parts, pattern[1:]) or (bool(parts) and fits(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])

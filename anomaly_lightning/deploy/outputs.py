@@ -31,11 +31,17 @@ def output_names(images: list[Path], base: Path) -> dict[Path, Path]:
 
 
 class Outputs:
-    """Writes heatmaps, masks and, on request, raw maps below one folder."""
+    """Writes heatmaps, masks and, on request, raw maps below one folder.
 
-    def __init__(self, folder: Path, maps: bool) -> None:
+    Args:
+        folder: Is made where it is not there.
+        maps: Whether to write raw maps.
+        heatmaps: Of which images: "all", "ng", or "none".
+    """
+
+    def __init__(self, folder: Path, maps: bool, heatmaps: str = "all") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.maps = folder, maps
+        self.folder, self.maps, self.heatmaps = folder, maps, heatmaps
 
     def files(self, said: Inspection, name: Path) -> None:
         """Write heatmap, mask and, on request, raw map of one image.
@@ -44,7 +50,8 @@ class Outputs:
             said: Of the image.
             name: Path of the outputs below the folders of each kind, without the suffix that is added.
         """
-        self._save(Image.fromarray(said.heatmap()), Path("heatmaps") / name)
+        if self.heatmaps == "all" or (self.heatmaps == "ng" and said.verdict == "NG"):
+            self._save(Image.fromarray(said.heatmap()), Path("heatmaps") / name)
         self._save(Image.fromarray(said.mask.astype(np.uint8) * 255), Path("masks") / name)
         if self.maps:
             target = self.folder / "maps" / name.with_name(f"{name.name}.npy")

@@ -1,10 +1,7 @@
 """The exported graph in less than float32: the backbone alone, because errors are differences of small numbers."""
 
-import contextlib
-import io
-import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from anomaly_lightning.deploy.quiet import quiet
 from anomaly_lightning.runtime.bundle import INPUT
 
 _SCOPES, _BACKBONE = "pkg.torch.onnx.name_scopes", "'model.extractor'"
@@ -94,7 +92,7 @@ def quantised(proto: onnx.ModelProto, normals: Iterable[NDArray[np.float32]]) ->
         proto: As `to_onnx` makes it.
         normals: (3, H, W) float32 each, as `ImageTransform` makes them.
     """
-    with tempfile.TemporaryDirectory() as place, _quiet():
+    with tempfile.TemporaryDirectory() as place, quiet():
         given, prepared, made = (Path(place) / f"{name}.onnx" for name in ("given", "prepared", "made"))
         onnx.save(proto, given)
         quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
@@ -116,15 +114,3 @@ def quantised(proto: onnx.ModelProto, normals: Iterable[NDArray[np.float32]]) ->
             extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
         )
         return onnx.load(made)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What onnxruntime's tools print is about their own insides."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

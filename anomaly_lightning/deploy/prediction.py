@@ -13,7 +13,7 @@ from anomaly_lightning.deploy.line.line import Settings
 from anomaly_lightning.deploy.line.sources.folder import FolderSource
 from anomaly_lightning.deploy.outputs import Outputs, Tables, output_names
 from anomaly_lightning.deploy.watching import stopping
-from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.errors import DataError, MissingExtraError, UserError
 from anomaly_lightning.reports.console import progress_bar
 from anomaly_lightning.runtime.decision import VERDICTS
 from anomaly_lightning.runtime.inspector import Inspector
@@ -23,13 +23,45 @@ logger = logging.getLogger(__name__)
 
 def predict(cfg: DictConfig) -> int:
     """Do what the config says; returns how many images could not be read."""
+    kind = _format(cfg)
     if cfg.watch is not None:
         return watch(cfg)
     if cfg.input is None:
         raise UserError("Expected input=<image, folder or quoted glob>, or watch=<folder> for images to come.")
+    return _large(cfg) if kind == "parquet" else _small(cfg)
+
+
+def _format(cfg: DictConfig) -> str:
+    """What is written, csv or parquet; raises `UserError` for options that don't go together."""
+    known = {"engine": ("local", "ray"), "format": (None, "csv", "parquet"), "heatmaps": (None, "none", "ng", "all")}
+    for option, values in known.items():
+        if cfg[option] not in values:
+            raise UserError(f"{option}={cfg[option]}: expected {', '.join(value or 'null' for value in values)}.")
+    kind = str(cfg.format or ("parquet" if cfg.engine == "ray" else "csv"))
+    if cfg.engine == "ray" and kind == "csv":
+        raise UserError("engine=ray writes format=parquet: one table that many machines write has to be of many files.")
+    if kind == "parquet" and cfg.watch is not None:
+        raise UserError(f"watch={cfg.watch} writes decisions.jsonl: leave engine and format out.")
+    if kind == "csv" and "://" in f"{cfg.input}{cfg.output}":
+        raise UserError("Addresses like s3://bucket/folder need format=parquet.")
+    return kind
+
+
+def _large(cfg: DictConfig) -> int:
+    """A table of many files, with what the extra brings."""
+    try:
+        from anomaly_lightning.deploy.scale.command import score
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("format=parquet", error.name, "scale") from error
+    return score(cfg)
+
+
+def _small(cfg: DictConfig) -> int:
+    """decisions.csv and regions.csv, with heatmaps and masks; returns how many images could not be read."""
     inspector = load(cfg)
     images, base = find_images(str(cfg.input))
-    names, outputs, counts = output_names(images, base), Outputs(Path(cfg.output), cfg.maps), Counter[str]()
+    names, counts = output_names(images, base), Counter[str]()
+    outputs = Outputs(Path(cfg.output), cfg.maps, cfg.heatmaps or "all")
     with Tables(outputs.folder) as tables, progress_bar() as bar:
         stream = inspector.stream(images, cfg.batch_size, cfg.workers)
         for path, said in zip(images, bar.track(stream, len(images), description="predicting"), strict=True):
@@ -54,7 +86,7 @@ def predict(cfg: DictConfig) -> int:
 
 def load(cfg: DictConfig) -> Inspector:
     """The inspector that the config names."""
-    return Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity)
+    return Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, cfg.threads, compile=cfg.compile)
 
 
 def watch(cfg: DictConfig) -> int:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from anomaly_lightning.runtime.files import images_in
+from anomaly_lightning.runtime.signals import handled
 
 TEMPORARY = (".tmp", ".part", ".partial", ".crdownload", ".filepart", "~")
 
@@ -84,9 +84,5 @@ def stopping(event: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         event.set()
 
-    before: dict[int, Any] = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled({signal.SIGINT: ask, signal.SIGTERM: ask}):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -53,6 +53,22 @@ class Detector(nn.Module):
     def prepare(self, normals: Normals) -> None:
         """Compute statistics of the training normals, before any gradient step; a second call starts from scratch."""
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether a fitted detector can take new normals in by `absorb`."""
+        return True
+
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """Take new normals into the statistics of a fitted detector that `absorbs`, without a gradient step.
+
+        All normals come, so that the result is what fitting on all of them would have given.
+
+        Args:
+            normals: The training normals and the new ones.
+            held_out: As `TrainedDetector.conclude` takes them.
+        """
+        self.prepare(normals)
+
     def error_map(self, inputs: Tensor) -> Tensor:
         """Raw error of inputs (B, ...) float: (B, h, w) float, >= 0, larger = more anomalous.
 
@@ -112,3 +128,12 @@ class TrainedDetector(Detector):
             held_out: Normals that were not trained on, for a few numbers that training images can't give (they all
                 were rebuilt too well), never for more: the threshold may be calibrated on the same normals.
         """
+
+    @property
+    def absorbs(self) -> bool:
+        """As above; False where all that is known of normals lies in trained weights."""
+        return False
+
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """As above, for methods with statistics beside their weights; what the weights see must not change by it."""
+        raise NotImplementedError

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from anomaly_lightning.detectors.base import Detector, Normals, Spec
+from anomaly_lightning.detectors.parts.scales import Scales
 from anomaly_lightning.errors import UserError
 
 POSITIONS_AT_ONCE = 64  # bounds what the factorisation holds beside the statistics
@@ -25,13 +26,21 @@ class PaDiM(Detector):
         shrinkage: Share of the covariance common to all positions, in [0, 1]; steadier where images are few.
         epsilon: Variance added to every channel, > 0: makes the covariance invertible with few images.
         seed: Of the random choice of channels.
+        finest: Only the finest layer counts, on its own grid, where the features hold several packed ones.
     """
 
     channels: Tensor  # (c,) int64, the channels kept
     mean: Tensor  # (h w, c)
     whitening: Tensor  # (h w, c, c): inverse Cholesky factors, so that distance = |whitening (x - mean)|
 
-    def __init__(self, reduced: int | None = 100, shrinkage: float = 0.1, epsilon: float = 0.01, seed: int = 0) -> None:
+    def __init__(
+        self,
+        reduced: int | None = 100,
+        shrinkage: float = 0.1,
+        epsilon: float = 0.01,
+        seed: int = 0,
+        finest: bool = False,
+    ) -> None:
         super().__init__()
         if (reduced is not None and reduced < 1) or not 0 <= shrinkage <= 1 or not epsilon > 0:
             raise UserError(
@@ -39,15 +48,25 @@ class PaDiM(Detector):
                 f"{reduced}, {shrinkage}, {epsilon}."
             )
         self.reduced, self.shrinkage, self.epsilon, self.seed = reduced, shrinkage, epsilon, seed
+        self.finest = finest
 
     def build(self, spec: Spec) -> None:
         """Draw the channels and make the buffers for features of shape (C, h, w)."""
-        channels, positions = spec.features[0], spec.features[1] * spec.features[2]
+        self._scales = Scales(spec)
+        self._place = max(range(len(self._scales.ratios)), key=lambda place: self._scales.ratios[place])
+        height, width = self.grid(spec)
+        channels = self._scales.channels[self._place] if self.finest else spec.features[0]
+        positions = height * width
         kept = channels if self.reduced is None else min(self.reduced, channels)
         order = torch.randperm(channels, generator=torch.Generator().manual_seed(self.seed))
         self.register_buffer("channels", order[:kept].sort().values)
         self.register_buffer("mean", torch.full((positions, kept), torch.nan))
         self.register_buffer("whitening", torch.full((positions, kept, kept), torch.nan))
+
+    def grid(self, spec: Spec) -> tuple[int, int]:
+        """(h, w) of the features, or of their finest layer."""
+        ratio = max(Scales(spec).ratios) if self.finest else 1
+        return ratio * spec.features[1], ratio * spec.features[2]
 
     def prepare(self, normals: Normals) -> None:
         """Set means and inverse Cholesky factors from features (B, C, h, w) float, in one pass with float64 sums.
@@ -85,10 +104,14 @@ class PaDiM(Detector):
         """Mahalanobis distance of each position: (B, h, w) float for features (B, C, h, w) float."""
         offsets = self._vectors(inputs).to(self.mean.dtype) - self.mean[:, None]  # (h w, B, c)
         whitened = offsets @ self.whitening.transpose(1, 2)
-        return torch.linalg.vector_norm(whitened, dim=2).T.unflatten(1, inputs.shape[-2:])
+        ratio = self._scales.ratios[self._place] if self.finest else 1
+        size = (ratio * inputs.shape[-2], ratio * inputs.shape[-1])
+        return torch.linalg.vector_norm(whitened, dim=2).T.unflatten(1, size)
 
     def _vectors(self, features: Tensor) -> Tensor:
         """Kept channels of features (B, C, h, w) by position: (h w, B, c)."""
+        if self.finest:
+            features = self._scales.unfolded(features)[self._place]
         return features.index_select(1, self.channels).flatten(2).permute(2, 0, 1)
 
 

@@ -135,6 +135,15 @@ class Transformer(TrainedDetector):
             self.whitening.observe_held_out(self._residual(features))
         self.whitening.finish()
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether there is a whitening to renew."""
+        return self.whitening is not None
+
+    def absorb(self, normals: Normals, held_out: Normals) -> None:
+        """Make the residuals' covariance anew from features (B, C, h, w) float of old and new normals."""
+        self.conclude(normals, held_out)
+
     @torch.no_grad()
     def error_map(self, inputs: Tensor) -> Tensor:
         """Error of features (B, C, h, w) float: (B, h, w) float; the cosine's where no covariance is known yet."""

@@ -12,6 +12,7 @@ from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import weights as sources
 from anomaly_lightning.features.cnn import cut_behind
 from anomaly_lightning.features.folding import folded
+from anomaly_lightning.features.packing import can_pack, packed
 from anomaly_lightning.features.vit import Blocks, Size, block_numbers
 
 Layers = Sequence[str] | Sequence[int | float]
@@ -87,6 +88,15 @@ class Backbone(nn.Module):
         """Make what `forward` computes with of the weights; again after other weights were loaded."""
         if isinstance(self.body, GraphModule):
             self.folded = folded(self.body).to(memory_format=torch.channels_last)
+
+    def pack(self, wanted: bool = True) -> None:
+        """Compute with weights packed for this processor from now on, where they can be; or no longer.
+
+        For inference on the CPU: what was packed can't be moved, saved or exported. Loading other weights undoes it.
+        """
+        self._fold()
+        if wanted and isinstance(self.body, GraphModule) and can_pack():
+            self.folded = packed(self.folded)
 
     def fit_to(self, size: Size) -> None:
         """Prepare for images of `size` (H, W) pixels; a CNN takes any, a Vision Transformer one.

@@ -1,12 +1,15 @@
 """Whole batches straight from where features, or what is left of them, are kept: nothing is done image by image."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
+
+from anomaly_lightning.features.order import Order, Windows, shuffled
 
 Batch = dict[str, Tensor]
 
@@ -16,6 +19,9 @@ class Source(Protocol):
 
     def batch(self, keys: Sequence[Any]) -> Tensor:
         """What is kept under B keys: (B, ...) float32, a new tensor at every call."""
+
+    def expect(self, start: int, stop: int) -> None:
+        """Take note that what was kept from `start` to `stop`, counted as it came, is soon asked for."""
 
 
 class Repeated(Iterable[Tensor]):
@@ -51,6 +57,7 @@ class KeptBatches(IterableDataset[Batch]):
         epoch: The epoch that shuffles, or None for the fixed order.
         seed: Seed of the shuffling.
         shared: Whether several processes share the set; else each serves all of it.
+        windows: How much is shuffled at once, of a source that can read ahead; None = everything.
     """
 
     def __init__(
@@ -63,9 +70,10 @@ class KeptBatches(IterableDataset[Batch]):
         epoch: Callable[[], int] | None = None,
         seed: int = 0,
         shared: bool = True,
+        windows: Windows | None = None,
     ) -> None:
         self.name, self.source, self.keys, self.labels = name, source, keys, labels
-        self.epoch, self.seed = epoch, seed
+        self.epoch, self.seed, self.windows = epoch, seed, windows
         distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.processes = torch.distributed.get_world_size() if distributed else 1
@@ -75,17 +83,23 @@ class KeptBatches(IterableDataset[Batch]):
         return math.ceil(math.ceil(len(self.keys) / self.processes) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for chosen in torch.split(self._order(), self.batch_size):
+        order = self._order()
+        ahead, served = deque(order.ahead), 0
+        for chosen in torch.split(self._share(order.places), self.batch_size):
+            while ahead and ahead[0][0] <= served:
+                self.source.expect(*ahead.popleft()[1:])
+            served += len(chosen) * self.processes
             kept = self.source.batch([self.keys[place] for place in chosen.tolist()])
             yield {self.name: kept, "label": self.labels[chosen], "index": chosen}
 
-    def _order(self) -> Tensor:
-        """Places of this process's images in the set, in the order they are served."""
-        count = len(self.keys)
+    def _order(self) -> Order:
+        """The order of all processes together."""
         if self.epoch is None:
-            order = torch.arange(count)
-        else:
-            generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
-            order = torch.randperm(count, generator=generator)
-        even = math.ceil(count / self.processes) * self.processes
-        return order.repeat(math.ceil(even / max(count, 1)))[:even][self.rank :: self.processes]
+            return Order(torch.arange(len(self.keys)))
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
+        return shuffled(len(self.keys), generator, self.windows)
+
+    def _share(self, places: Tensor) -> Tensor:
+        """Places of this process's images in the set, in the order they are served."""
+        even = math.ceil(len(places) / self.processes) * self.processes
+        return places.repeat(math.ceil(even / max(len(places), 1)))[:even][self.rank :: self.processes]

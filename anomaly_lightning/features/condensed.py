@@ -1,18 +1,23 @@
-"""What a detector's loss looks at of every image, kept for the epochs of one fit."""
+"""Rows of many images in a file: what a detector's loss looks at of every image, or an evaluation's error maps."""
 
+import os
 import tempfile
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 class CondensedFile:
     """Rows (...) float32 of some images in a file that has no name, so that it is gone however the process ends.
 
-    A file and not memory: a fit holds a batch, however many images there are. It saves every epoch the reading of
-    whole features, their conversion and all arithmetic before the first weight.
+    A file and not memory: a process holds a batch, however many images there are. It saves every epoch of a fit the
+    reading of whole features, their conversion and all arithmetic before the first weight.
 
     Args:
         folder: Where it takes its room; made where it is missing.
@@ -21,8 +26,10 @@ class CondensedFile:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object
-        self._shape: torch.Size | None = None
+        self.close = weakref.finalize(self, self._file.close)  # gives the room back; idempotent
+        self._reading = threading.Lock()
         self._count = 0
+        self.shape: torch.Size | None = None
 
     def __len__(self) -> int:
         """Images that were appended."""
@@ -35,23 +42,60 @@ class CondensedFile:
             OSError: The disk is full.
         """
         rows = condensed.detach().to("cpu", torch.float32).contiguous()
-        if self._shape is None:
-            self._shape = rows.shape[1:]
-        if rows.shape[1:] != self._shape:
-            raise ValueError(f"expected rows of shape {tuple(self._shape)}, got {tuple(rows.shape[1:])}")
+        if self.shape is None:
+            self.shape = rows.shape[1:]
+        if rows.shape[1:] != self.shape:
+            raise ValueError(f"expected rows of shape {tuple(self.shape)}, got {tuple(rows.shape[1:])}")
         self._file.write(rows.numpy().data)
         self._file.flush()
         self._count += len(rows)
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row; 0 before the first."""
+        return 0 if self.shape is None else 4 * self.shape.numel()
+
+    def expect(self, start: int, stop: int) -> None:
+        """Let the system read these rows in one piece into its page cache, where it can be told to."""
+        if hasattr(os, "posix_fadvise"):
+            place, size = start * self.row_bytes, (stop - start) * self.row_bytes
+            os.posix_fadvise(self._file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
+
     def batch(self, keys: Sequence[int]) -> Tensor:
-        """Images in any order, numbered as they were appended: (B, ...) float32, a new tensor."""
-        kept = torch.empty(len(keys), *(self._shape or ()))
+        """Images in any order, numbered as they were appended: (B, ...) float32, a new tensor; from any thread."""
+        kept = torch.empty(len(keys), *(self.shape or ()))
         for number, row in zip(keys, kept.view(len(keys), -1).numpy() if len(keys) else (), strict=True):
-            self._file.seek(number * row.nbytes)
-            if self._shape is None or self._file.readinto(row.data) < row.nbytes:
+            with self._reading:
+                self._file.seek(number * row.nbytes)
+                count = 0 if self.shape is None else self._file.readinto(row.data)
+            if count < row.nbytes:
                 raise ValueError(f"row {number} was never appended")
         return kept
 
-    def close(self) -> None:
-        """Give the room back; idempotent."""
-        self._file.close()
+
+class OrderedRows:
+    """Rows of a file in an order of one's own, read as they are asked for: what a tensor (N, ...) would be.
+
+    Args:
+        file: Holds them all.
+        order: Number in the file of each of the N rows.
+    """
+
+    def __init__(self, file: CondensedFile, order: NDArray[np.int64]) -> None:
+        self.file, self.order = file, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, ...)."""
+        return torch.Size((len(self), *(self.file.shape or ())))
+
+    def __getitem__(self, places: slice) -> Tensor:
+        """Some of the rows, (B, ...) float32, a new tensor."""
+        return self.file.batch(self.order[places].tolist())
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All of the rows, so many at once: tensors (B, ...) float32."""
+        return (self[start : start + size] for start in range(0, len(self), size))

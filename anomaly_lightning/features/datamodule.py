@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_lightning.data.datamodule import MVNetDataModule, watched
+from anomaly_lightning.data.hashes import ContentHashes
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import ROLES, Splits
 from anomaly_lightning.errors import DataError
@@ -17,9 +18,9 @@ from anomaly_lightning.features.batches import Batch, KeptBatches, Source
 from anomaly_lightning.features.condensed import CondensedFile
 from anomaly_lightning.features.extract import fill
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.order import Windows
 from anomaly_lightning.features.store import FeatureStore, LostError
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
-from anomaly_lightning.runtime.files import ContentHashes
 from anomaly_lightning.runtime.reading import ImageError, read_image
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.validity import MOST
@@ -41,6 +42,8 @@ class FeatureDataModule(pl.LightningDataModule):
         workers: Threads that decode images beside it.
         on_progress: Told how the pass goes: (images done, images to do).
         roles: Sets that are served; of the others nothing is read.
+        shuffle_gb: What the losses look at is shuffled as a whole up to this size (1 GB = 1e9 bytes), beyond it within
+            windows of this size, whose like is read ahead at the same time.
 
     Attributes:
         computed: Images whose features were computed by this process.
@@ -57,14 +60,15 @@ class FeatureDataModule(pl.LightningDataModule):
         workers: int = 2,
         on_progress: Callable[[int, int], None] | None = None,
         roles: Sequence[str] = ROLES,
+        shuffle_gb: float = 4.0,
     ) -> None:
         super().__init__()
-        self.roles = tuple(roles)
+        self.roles, self.shuffle_gb = tuple(roles), shuffle_gb
         self.images, self.extractor, self.store = images, extractor, store
         self.batch_size, self.workers, self.on_progress = batch_size, workers, on_progress
         self.computed, self.features_s = 0, 0.0
         self.appearances: dict[Path, Statistics] = {}
-        self._keys: dict[Path, str] | None = None
+        self._keys: dict[str, str] | None = None  # by the file
         self._condensed: dict[str, CondensedFile] = {}
 
     @property
@@ -89,7 +93,7 @@ class FeatureDataModule(pl.LightningDataModule):
         start = time.perf_counter()
         samples = [sample for role in self.roles for sample in self._samples(role)]
         self._keys, unreadable = self._hashed(samples)
-        unreadable |= self._fill([sample for sample in samples if sample.path not in unreadable])
+        unreadable |= self._fill([sample for sample in samples if sample.file in self._keys])
         self.images.leave_out(unreadable)
         self.features_s += time.perf_counter() - start
 
@@ -102,31 +106,35 @@ class FeatureDataModule(pl.LightningDataModule):
             self._fill([sample for role in self.roles for sample in self._samples(role) if self._key(sample) in lost])
             return self.store.batch(keys)
 
+    def expect(self, start: int, stop: int) -> None:
+        """Features of an image are a file of their own: nothing is gained by reading several in one piece."""
+
     def _samples(self, role: str) -> tuple[Sample, ...]:
         samples: tuple[Sample, ...] = getattr(self.images.splits, role)
         return samples
 
     def _key(self, sample: Sample) -> str:
         assert self._keys is not None, "setup comes first"
-        return self._keys[sample.path]
+        return self._keys[sample.file]
 
-    def _hashed(self, samples: Sequence[Sample]) -> tuple[dict[Path, str], dict[Path, str]]:
+    def _hashed(self, samples: Sequence[Sample]) -> tuple[dict[str, str], dict[Path, str]]:
         """Content hash of each image, and the reason for each that has none."""
-        keys: dict[Path, str] = {}
+        keys: dict[str, str] = {}
         unreadable: dict[Path, str] = {}
         for sample in samples:
             try:
-                keys[sample.path] = self.content_hash(sample.path)
+                keys[sample.file] = self.content_hash(sample.path)
             except (DataError, OSError) as error:
                 unreadable[sample.path] = _reason(error)
+        self.content_hash.flush()
         return keys, unreadable
 
     def _fill(self, samples: Sequence[Sample]) -> dict[Path, str]:
         """Compute what is missing; returns the images that can't be read, with the reason."""
         device = self._device()
         extractor = self.extractor.to(device)
-        normals = {sample.path for sample in self.splits.normals}
-        looked_at = normals if len(normals) <= MOST else set()
+        normals = self.splits.normals
+        looked_at = {sample.path for sample in normals} if len(normals) <= MOST else set()
 
         def load(index: int) -> Tensor:
             path = samples[index].path
@@ -202,7 +210,8 @@ class FeatureDataModule(pl.LightningDataModule):
         if role not in self._condensed:
             return self._loader(role, epoch)
         kept = self._condensed[role]
-        return self._batches("condensed", kept, range(len(kept)), role, epoch, shared=True)
+        windows = Windows.of(1e9 * self.shuffle_gb, kept.row_bytes)
+        return self._batches("condensed", kept, range(len(kept)), role, epoch, shared=True, windows=windows)
 
     def _batches(
         self,
@@ -212,11 +221,12 @@ class FeatureDataModule(pl.LightningDataModule):
         role: str,
         epoch: Callable[[], int] | None,
         shared: bool,
+        windows: Windows | None = None,
     ) -> DataLoader[Batch]:
         served = [sample.label for sample in self._samples(role)] if name == "features" else [False] * len(keys)
         labels = torch.tensor(served, dtype=torch.bool)  # of what is fitted with, nobody asks for them
         size, seed = self.images.batch_size, self.images.seed
-        batches = KeptBatches(name, source, keys, labels, size, epoch, seed, shared)
+        batches = KeptBatches(name, source, keys, labels, size, epoch, seed, shared, windows)
         return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=self._device().type == "cuda")
 
     def _device(self) -> torch.device:

@@ -55,11 +55,15 @@ def fill(
         CacheError: The store could not take the features.
     """
     missing = store.missing(keys)
-    positions = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))  # of each key, the first
+    wanted = set(missing)
+    first: dict[str, int] = {}  # position of each key that is wanted
+    for position, key in enumerate(keys):
+        if key in wanted:
+            first.setdefault(key, position)
     failed: dict[str, Exception] = {}
     done = 0
     _report(on_progress, 0, len(missing))
-    loaded = _loaded(load, {key: positions[key] for key in missing}, workers, 2 * batch_size)
+    loaded = _loaded(load, first, workers, 2 * batch_size)
     with closing(loaded), ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
         for batch in _batches(loaded, batch_size):

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_lightning.errors import CacheError
-from anomaly_lightning.features.store import SPEC, UNFINISHED, cache_errors
+from anomaly_lightning.features.store import SPEC, UNFINISHED, cache_errors, file_bytes
 
 _FOLDER = re.compile("[0-9a-f]{20}")
 _OLD = ("rows.bin", "index.sqlite", "index.sqlite-journal", "spec.tmp")  # of the layout before this one
@@ -85,7 +85,8 @@ def clear(root: Path, names: Collection[str] | None = None) -> Freed:
 def trim(root: Path, max_bytes: int) -> Freed:
     """Bring the cache to at most `max_bytes`: the features used longest ago go first, across all folders.
 
-    Files of an older layout and those of killed processes always go.
+    Files of an older layout and those of killed processes always go. As long as all is within the limit, names are
+    counted and no file is looked at.
 
     Raises:
         CacheError: A folder can't be read or written to.
@@ -94,14 +95,35 @@ def trim(root: Path, max_bytes: int) -> Freed:
         folders, abandoned = _folders(root), time.time() - _ABANDONED_S
         other = [pair for folder in folders for pair in _other(folder)]
         gone = [file for status, file in other if file.name in _OLD or status.st_mtime < abandoned]
-        files = [pair for folder in folders for pair in _features(folder)]
-        excess = sum(status.st_size for status, _ in files) - max_bytes
-        for status, file in sorted(files, key=lambda pair: (pair[0].st_mtime_ns, pair[1])):
-            if excess <= 0:
-                break
-            gone.append(file)
-            excess -= status.st_size
+        if sum(map(_counted_bytes, folders)) > max_bytes:
+            gone += _oldest(folders, max_bytes)
     return _remove(root, gone)
+
+
+def _counted_bytes(folder: Path) -> int:
+    """Size of a folder's features, by their number where the spec tells the size of one."""
+    try:
+        about = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+        each = file_bytes(about["shape"], about["dtype"])
+    except (OSError, ValueError, KeyError, TypeError, CacheError):
+        return sum(status.st_size for status, _ in _features(folder))
+    return each * sum(1 for _ in _feature_files(folder))
+
+
+def _oldest(folders: Iterable[Path], max_bytes: int) -> list[Path]:
+    """Files that were used longest ago, so many that the others are at most so large."""
+    found: list[tuple[int, str, int]] = []  # of a million files: as little as can be
+    for file in (file for folder in folders for file in _feature_files(folder)):
+        with suppress(FileNotFoundError):
+            status = os.stat(file)  # noqa: PTH116 - a Path takes more than all the rest
+            found.append((status.st_mtime_ns, file, status.st_size))
+    excess, gone = sum(size for *_, size in found) - max_bytes, []
+    for _, file, size in sorted(found):
+        if excess <= 0:
+            break
+        gone.append(Path(file))
+        excess -= size
+    return gone
 
 
 def _folders(root: Path) -> list[Path]:
@@ -112,18 +134,24 @@ def _folders(root: Path) -> list[Path]:
 
 def _features(folder: Path) -> list[Found]:
     """Files of features."""
-    return _found(path for path in _listed(folder) if path.parent != folder and not path.name.endswith(UNFINISHED))
+    return _found(map(Path, _feature_files(folder)))
+
+
+def _feature_files(folder: Path) -> Iterator[str]:
+    """Files of features, which lie in folders of two letters."""
+    own = str(folder)
+    return (file for file in _listed(folder) if file.rpartition(os.sep)[0] != own and not file.endswith(UNFINISHED))
 
 
 def _other(folder: Path) -> list[Found]:
     """Files that no store reads: unfinished ones, and those of an older layout."""
-    unfinished = [path for path in _listed(folder) if path.name.endswith(UNFINISHED)]
+    unfinished = [Path(file) for file in _listed(folder) if file.endswith(UNFINISHED)]
     return _found((*unfinished, *(folder / name for name in _OLD)))
 
 
-def _listed(folder: Path) -> list[Path]:
+def _listed(folder: Path) -> Iterator[str]:
     """All files below a folder; os.walk passes over folders that another process removes meanwhile."""
-    return [Path(top, name) for top, _, names in os.walk(folder) for name in names]
+    return (os.path.join(top, name) for top, _, names in os.walk(folder) for name in names)  # noqa: PTH118 - as above
 
 
 def _found(files: Iterable[Path]) -> list[Found]:

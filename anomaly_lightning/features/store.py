@@ -122,7 +122,7 @@ class DiskStore:
         self.shape, self._dtype = shape, torch_dtype(dtype)
         text = json.dumps({"spec": dict(spec), "shape": list(shape), "dtype": dtype}, sort_keys=True, allow_nan=False)
         self.folder = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:20]
-        self._bytes = int(np.prod(shape)) * self._dtype.itemsize
+        self._file_bytes = file_bytes(shape, dtype)
         self._checked: set[str] = set()  # keys whose checksum was computed; once a process is enough
         about = self.folder / SPEC
         with cache_errors(self.folder):
@@ -187,7 +187,7 @@ class DiskStore:
             status = self._path(key).stat()
         except FileNotFoundError:
             return None
-        return status.st_mtime if status.st_size == _HEADER.size + self._bytes else None
+        return status.st_mtime if status.st_size == self._file_bytes else None
 
     def _read(self, key: str, buffer: memoryview) -> bool:
         """Fill the buffer; False where the file is gone or damaged."""
@@ -205,6 +205,11 @@ class DiskStore:
         with suppress(OSError):
             self._path(key).unlink()
         return False
+
+
+def file_bytes(shape: Sequence[int], dtype: str) -> int:
+    """Size of the file of one image's features (C, h, w); raises `CacheError` for an unknown dtype."""
+    return _HEADER.size + int(np.prod(shape)) * torch_dtype(dtype).itemsize
 
 
 def _bytes(row: Tensor) -> memoryview:

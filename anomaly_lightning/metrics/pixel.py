@@ -1,6 +1,5 @@
 """Metrics of pixels, gathered image by image at the resolution of each mask."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ from torch import Tensor
 from anomaly_lightning.metrics import pixel_curve as pc
 from anomaly_lightning.metrics import ranking as r
 from anomaly_lightning.metrics.checks import finite_array, usable_threshold
-from anomaly_lightning.metrics.histogram import RESOLUTION, Histogram, merged
+from anomaly_lightning.metrics.histogram import RESOLUTION, Histogram
+from anomaly_lightning.metrics.kept import Facts, KeptImages, Sum, pooled
 from anomaly_lightning.metrics.per_image import Image
 from anomaly_lightning.metrics.pixel_curve import AUPRO_LIMITS, Curve
 from anomaly_lightning.metrics.ranking import Array
@@ -25,10 +25,10 @@ _GOOD = ("", "good")
 class PixelMetrics:
     """Gathers anomaly maps and masks, and gives the "pixel" block of metrics.json.
 
-    Of an image only histograms are kept. Up to `max_pixels` pixels they tell every float32 value from every other, and
-    all metrics are exact (12 bytes a pixel, several times as much while computing). Beyond, values fall into bins of
-    the relative width `RESOLUTION`, 2 ** -12 (about 200 kB an image); F1 and IoU stay exact. The metrics do not depend
-    on the order of images. An image is good when its mask is empty.
+    Of an image only histograms are kept, of many images in a file (see `metrics.kept`). Up to `max_pixels` pixels they
+    tell every float32 value from every other, and all metrics are exact (12 bytes a pixel, several times as much while
+    computing). Beyond, values fall into bins of the relative width `RESOLUTION`, 2 ** -12 (about 200 kB an image); F1
+    and IoU stay exact. The metrics do not depend on the order of images. An image is good when its mask is empty.
 
     Args:
         threshold: decides by `runtime.decision.exceeds`; None or NaN when there is none.
@@ -43,7 +43,7 @@ class PixelMetrics:
         self.max_pixels = max_pixels
         self.exact = True
         self._pixels = 0
-        self._images: list[Image] = []
+        self._images = KeptImages()
         self._pooled: tuple[Histogram, Histogram] | None = None  # of all images, kept between questions
 
     def update(self, anomaly_map: Tensor, mask: Tensor, defect: str = "", inside: Tensor | None = None) -> None:
@@ -71,7 +71,7 @@ class PixelMetrics:
         self._pixels += values.size
         if self.exact and self._pixels > self.max_pixels:
             self.exact = False
-            self._images = [image.coarser() for image in self._images]
+            self._images = KeptImages(image.coarser() for image in self._images)
         threshold = np.inf if self.threshold is None else self.threshold
         self._images.append(Image.of(values, truth, kept, defect, threshold, self.exact))
 
@@ -95,7 +95,7 @@ class PixelMetrics:
         block: dict[str, Any] = dict.fromkeys(_NAMES) | {
             "threshold": self.threshold,
             "images": len(self._images),
-            "regions": sum(image.regions for image in self._images),
+            "regions": sum(image.regions for image in self._images.facts),
             "exact": self.exact,
             "resolution": 0.0 if self.exact else RESOLUTION,
             "ci95": {},
@@ -109,7 +109,7 @@ class PixelMetrics:
         return block, {f"pixel.{name}": reason for name, reason in notes.items()}
 
     def _values(self) -> dict[str, Array]:
-        curve, called = self._curve(), np.sum([image.called for image in self._images], axis=0)
+        curve, called = self._curve(), np.sum([image.called for image in self._images.facts], axis=0)
         return curve.areas(binned=not self.exact) | pc.decision(called, curve.anomalous[-1])
 
     def aupro(self) -> tuple[float | None, str]:
@@ -119,11 +119,12 @@ class PixelMetrics:
 
     def _why_undefined(self) -> dict[str, str]:
         """Reasons by the name of the metric."""
-        good = sum(image.normal.weights.sum() for image in self._images if not image.regions)
-        reason = "there are no masks" if not self._images else ""
-        if not reason and not any(image.regions for image in self._images):
+        images = self._images.facts
+        good = sum(image.normals for image in images if not image.regions)
+        reason = "there are no masks" if not images else ""
+        if not reason and not any(image.regions for image in images):
             reason = "no mask has a defect pixel"
-        if not reason and not any(len(image.normal.bins) for image in self._images):
+        if not reason and not any(image.normals for image in images):
             reason = "the masks leave no normal pixel"
         if reason:
             return dict.fromkeys(_NAMES, reason)
@@ -137,19 +138,26 @@ class PixelMetrics:
     def _all(self) -> tuple[Histogram, Histogram]:
         """All normal and all anomalous pixels; there must be images."""
         if self._pooled is None:
-            self._pooled = _pooled(self._images)
+            self._pooled = pooled(self._images)
         return self._pooled
 
     def _curve(self) -> Curve:
         return Curve.of(*self._all())
 
     def _aupimo(self) -> Array:
-        good = [image.normal for image in self._images if not image.regions and len(image.normal.bins)]
-        shares = merged([Histogram(one.bins, one.weights / one.weights.sum() / len(good)) for one in good])
+        images = self._images.facts
+        good = sum(1 for image in images if not image.regions and image.normals)
+        added = Sum()
+        for image in self._images.where(lambda image: not image.regions and image.normals > 0):
+            added.add(Histogram(image.normal.bins, image.normal.weights / image.normal.weights.sum() / good))
+        shares = added.total()
         above = shares.bins[::-1] + 1  # only what lies strictly above a value is called at it
         edges = above[shares.at_least(above)[0] <= pc.AUPIMO_RATES[1]]
-        rate, found = np.sum([image.counts(edges)[3:] for image in self._images], axis=0)
-        return pc.aupimo(rate / len(good), found / sum(image.regions > 0 for image in self._images))
+        rate, found = np.zeros((2, len(edges)))
+        for image in self._images:
+            own = image.counts(edges)[3:]
+            rate, found = rate + own[0], found + own[1]
+        return pc.aupimo(rate / good, found / sum(image.regions > 0 for image in images))
 
     def pro_curve(self, points: int = 500, limit: float = 0.3) -> dict[str, list[float]] | None:
         """The overlap curve for drawing; None when it is undefined.
@@ -194,15 +202,14 @@ class PixelMetrics:
 
     def auroc_by_defect(self) -> dict[str, float]:
         """AUROC of the pixels of each defect type's images together with all good images, where it is defined."""
-        good = [image for image in self._images if image.defect in _GOOD and not image.regions]
         found = {}
-        for name in sorted({image.defect for image in self._images if image.regions} - set(_GOOD)):
-            curve = Curve.of(*_pooled([*good, *(image for image in self._images if image.defect == name)]))
+        for name in sorted({image.defect for image in self._images.facts if image.regions} - set(_GOOD)):
+            own = self._images.where(lambda image, name=name: image.defect == name or _is_good(image))  # type: ignore[misc]
+            curve = Curve.of(*pooled(own))
             if curve.normal[-1]:
                 found[name] = float(r.auroc(curve.normal, curve.anomalous))
         return found
 
 
-def _pooled(images: Sequence[Image]) -> tuple[Histogram, Histogram]:
-    """All normal and all anomalous pixels of at least one image."""
-    return merged([image.normal for image in images]), merged([image.anomalous for image in images])
+def _is_good(image: Facts) -> bool:
+    return image.defect in _GOOD and not image.regions

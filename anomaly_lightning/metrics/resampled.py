@@ -11,11 +11,13 @@ import numpy as np
 from anomaly_lightning.metrics import ranking as r
 from anomaly_lightning.metrics.bootstrap import LEVEL, bootstrap_intervals, bootstrap_samples
 from anomaly_lightning.metrics.histogram import Histogram
-from anomaly_lightning.metrics.per_image import ROWS, Image
+from anomaly_lightning.metrics.kept import KeptImages
+from anomaly_lightning.metrics.per_image import ROWS
 from anomaly_lightning.metrics.pixel_curve import Curve, aupimo, decision, even_edges, falling_edges
 from anomaly_lightning.metrics.ranking import Array
 
 _EDGES = 1024  # for each kind of pixels: far finer than the intervals are wide
+_COLUMNS = 32  # that are put in order at once
 _CELLS = 1_000_000  # images x edges for each kind, where that leaves some edges: 80 MB
 
 
@@ -27,12 +29,16 @@ class ResampledImages:
         pooled: histograms of all their normal and of all their anomalous pixels.
     """
 
-    def __init__(self, images: Sequence[Image], pooled: Sequence[Histogram]) -> None:
+    def __init__(self, images: KeptImages, pooled: Sequence[Histogram]) -> None:
         points = max(64, min(_EDGES, _CELLS // len(images)))
         edges = falling_edges(*(even_edges(kind, points) for kind in pooled))
-        rows = np.stack([np.append(image.counts(edges).ravel(), image.called) for image in images])
-        # An order of their own, so that the order of coming has no say.
-        self._rows = rows[np.lexsort(rows[:, ::31].T)]  # (N, 5 * E + 2)
+        self._rows = rows = np.empty((len(images), len(ROWS) * len(edges) + 2))  # (N, 5 * E + 2)
+        for row, image in zip(rows, images, strict=True):
+            row[:-2], row[-2:] = image.counts(edges).ravel(), image.called
+        # An order of their own, so that the order of coming has no say; some columns at a time, in place.
+        order = np.lexsort(rows[:, ::31].T)
+        for columns in np.array_split(rows, max(1, rows.shape[1] // _COLUMNS), axis=1):
+            columns[:] = columns[order]
         self._has_defect = (self._rows[:, 2 * len(edges) - 1] > 0).astype(np.float64)
 
     def _sums(self, weights: Array) -> tuple[dict[str, Array], Array]:

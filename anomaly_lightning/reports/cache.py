@@ -3,16 +3,20 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from anomaly_lightning.data.hashes import HASHES
 from anomaly_lightning.errors import CacheError
 from anomaly_lightning.features.housekeeping import CacheEntry, Freed, cache_usage, clear, limit_bytes, trim
+from anomaly_lightning.features.store import cache_errors
 from anomaly_lightning.places import FEATURES
 
 ACTIONS = ("show", "clear", "trim")
+_PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False}  # for what names a path
 
 
 def run(cfg: DictConfig) -> None:
@@ -27,6 +31,10 @@ def run(cfg: DictConfig) -> None:
         raise CacheError(f"folders={list(cfg.folders)} goes with action=clear only; got action={cfg.action}.")
     root, limit, console = Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb), Console()
     freed: Freed | None = None
+    hashes = Path(cfg.cache.dir) / HASHES
+    if cfg.action == "clear" and cfg.folders is None:
+        with cache_errors(hashes.parent):
+            hashes.unlink(missing_ok=True)
     if cfg.action == "clear":
         freed = clear(root, None if cfg.folders is None else list(cfg.folders))
     elif cfg.action == "trim":
@@ -36,10 +44,10 @@ def run(cfg: DictConfig) -> None:
     entries = cache_usage(root)
     if entries:
         console.print(_table(entries))
+    if hashes.is_file():
+        console.print(f"{_size(hashes.stat().st_size)} of hashes of images in {hashes}", **_PLAIN)
     total = sum(entry.bytes for entry in entries)
-    console.print(
-        f"{_size(total)} of {_size(limit)} (cache.max_gb) in {root}", highlight=False, soft_wrap=True, markup=False
-    )
+    console.print(f"{_size(total)} of {_size(limit)} (cache.max_gb) in {root}", **_PLAIN)
 
 
 def _table(entries: Sequence[CacheEntry]) -> Table:

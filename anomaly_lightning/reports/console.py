@@ -17,6 +17,7 @@ HEADLINE = (
     *("precision", "recall", "f1", "f1_floor", "f1_oracle", "balanced_accuracy", "balanced_accuracy_oracle"),
     *("auroc", "false_alarm_rate", "miss_rate"),
 )
+WIDE = 200  # columns
 PIXEL = ("auroc", "aupro", "f1", "iou")
 
 
@@ -67,6 +68,9 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     threshold = metrics["threshold"]
     if line := promised_and_realised(threshold, image):
         console.print(line, highlight=False)
+    for one in metrics.get("promises") or []:
+        if one["tested_by"] is not None:
+            console.print(one["words"], highlight=False)
     console.print(
         f"threshold {number(threshold['value'])} from {threshold.get('normals')} validation normals "
         f"({threshold.get('method')}); {metrics['timing']['total_s']:.0f} s in all",
@@ -78,11 +82,16 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     places({name: path for name, path in files.items() if path is not None and path.exists()})
 
 
-def places(found: Mapping[str, Path]) -> None:
+def places(found: Mapping[str, Path | str]) -> None:
     """Show where files lie."""
     console = Console()
     for name, path in found.items():
         console.print(f"{name:<12}{path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def wide(table: Table) -> None:
+    """Print a table with each of its rows on one line, however narrow the terminal: cut cells tell nothing."""
+    Console(width=WIDE).print(table)
 
 
 def audit_tables(

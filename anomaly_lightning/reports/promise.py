@@ -13,7 +13,9 @@ def promised_and_realised(threshold: Mapping[str, Any], image: Mapping[str, Any]
     rate, normals = threshold.get("false_alarm_rate") if asked is None else asked, threshold.get("normals")
     if rate is None or normals is None:
         return ""
-    said = f"False alarms: {rate:.1%} promised, resting on {normals} held-out normals"
+    refitted = threshold.get("cross_fitted") or 0
+    more = f" and {refitted} cross-fitted training normals" if refitted else ""
+    said = f"False alarms: {rate:.1%} promised, resting on {normals - refitted} held-out normals{more}"
     said += f" (rule {threshold.get('method')}, 95 % bound {threshold['false_alarm_upper']:.0%})"
     confusion = (image or {}).get("confusion")
     if not confusion or not confusion["fp"] + confusion["tn"]:

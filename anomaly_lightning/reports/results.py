@@ -12,6 +12,7 @@ from torch import Tensor
 from anomaly_lightning import metrics
 from anomaly_lightning.calibration import shift_warning
 from anomaly_lightning.data.samples import Sample
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.reading import image_size, read_mask
 from anomaly_lightning.runtime.region import Region
@@ -44,7 +45,7 @@ class Results:
     Attributes:
         samples: The N images.
         scores: (N,) float, raw errors.
-        error_maps: (N, h, w) float, raw errors.
+        error_maps: (N, h, w) float, raw errors; of a run of this process they are in a file and read as needed.
         card: What the model is.
         threshold: Of the scores; NaN = not calibrated.
         pixel_threshold: Of the maps; NaN = not calibrated.
@@ -52,7 +53,7 @@ class Results:
 
     samples: Sequence[Sample]
     scores: Tensor
-    error_maps: Tensor
+    error_maps: Tensor | OrderedRows
     card: ModelCard
     threshold: float
     pixel_threshold: float

@@ -27,6 +27,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 PREDICTIONS = ("path", "label", "defect", "score", "threshold", "decision", "mask")  # columns of predictions.csv
+MAPS_AT_ONCE = 64
 PACKAGES = (
     "torch",
     "torchvision",
@@ -152,5 +153,9 @@ def read_predictions(path: Path) -> list[dict[str, str]]:
 
 
 def write_error_maps(path: Path, results: Results) -> None:
-    """Write the raw error maps (N, h, w) float32, in the order of predictions.csv."""
-    np.save(path, results.error_maps.float().numpy())
+    """Write the raw error maps (N, h, w) float32, in the order of predictions.csv; some at a time."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(results.error_maps.shape)}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for some in results.error_maps.split(MAPS_AT_ONCE):
+            stream.write(some.float().contiguous().numpy().astype("<f4", copy=False).data)

@@ -12,13 +12,14 @@ from anomaly_lightning.errors import UsedFolderError
 # By command: what tells its outputs from the others', and all that it leaves.
 MARKS = {
     "train": ("run.json", "checkpoints", "tensorboard", "history", "error.json", "reused.json"),
-    "evaluate": ("evaluation.json",),
-    "predict": ("decisions.csv", "decisions.jsonl"),
+    "evaluate": ("evaluation.json", "other_day.json"),
+    "predict": ("decisions.csv", "decisions.jsonl", "scoring.json"),
     "audit": ("audit.json",),
     "benchmark": ("benchmark.json",),
 }
 _TESTED = ("metrics.json", "predictions.csv", "error_maps.npy", "report.html", "heatmaps", "run.log", ".hydra")
-CLEARED = {"train": (*MARKS["train"], *_TESTED), "evaluate": (*MARKS["evaluate"], *_TESTED)}
+_OTHER_DAY = ("other_day.html", "other_day.csv")
+CLEARED = {"train": (*MARKS["train"], *_TESTED), "evaluate": (*MARKS["evaluate"], *_TESTED, *_OTHER_DAY)}
 
 
 def outputs_in(folder: Path) -> dict[str, str]:

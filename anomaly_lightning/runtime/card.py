@@ -77,6 +77,13 @@ class DetectorCard(Part, frozen=True):
         return self.target.split(".")[-2]
 
 
+class LocaliserCard(Part, frozen=True):
+    """The second detector, which sharpens maps; see `localiser.Localiser`."""
+
+    detector: DetectorCard
+    floor: float
+
+
 class ScoringCard(Part, frozen=True):
     """From error map to score; see `scoring.Scoring`."""
 
@@ -131,6 +138,25 @@ class ValidityCard(Part, frozen=True):
     normals: int
 
 
+class DriftCard(Part, frozen=True):
+    """What the normals looked like when the model was calibrated; see `runtime.drift.DriftMonitor`.
+
+    Attributes:
+        measures: Names, in the order of all that follows.
+        middle: Median of each.
+        scale: Standard deviation of each, robust; above 0.
+        thumbnail: (16, 16) mean of the normals' thumbnails, row by row.
+        normals: Values of the normals, by measure. Those of the map come from held-out normals alone, the others from
+            all, so that they are more.
+    """
+
+    measures: tuple[str, ...]
+    middle: tuple[float, ...]
+    scale: tuple[float, ...]
+    thumbnail: tuple[float, ...]
+    normals: tuple[tuple[float, ...], ...]
+
+
 class DataCard(Part, frozen=True):
     """Which images the model learned from, so that `evaluate` finds the same ones again.
 
@@ -153,16 +179,39 @@ class DataCard(Part, frozen=True):
     shots: int | None = None
 
 
+class ChangeCard(Part, frozen=True):
+    """What made this version of a model out of another one.
+
+    Attributes:
+        what: "recalibrate" or "update".
+        parent: Hex sha256 of the bundle.json, or of the checkpoint, that it was made from.
+        date: ISO 8601, in UTC.
+        why: In the user's words; "" where none were given.
+        normals: New images of good parts that it rests on.
+        details: What else there is to know: thresholds before and after, what they were compared on.
+    """
+
+    what: str
+    parent: str
+    date: str
+    why: str = ""
+    normals: int = 0
+    details: dict[str, Value] = {}
+
+
 class ModelCard(Part, frozen=True):
     """Everything that a trained model is, besides its weights.
 
     Attributes:
         thresholds: None = not calibrated.
+        localiser: None = maps are the detector's own.
         region: None = the whole image counts.
         tiling: None = images are scored whole.
         validity: None = images are not checked for being of the training's kind.
+        drift: None = nobody watches whether the stream of images changes.
         seed: Of the run.
         versions: Of Python and the packages that computed.
+        history: What was changed since the training, the oldest first.
     """
 
     schema: int
@@ -175,11 +224,14 @@ class ModelCard(Part, frozen=True):
     detector: DetectorCard
     scoring: ScoringCard
     data: DataCard
+    localiser: LocaliserCard | None = None
     region: RegionCard | None = None
     tiling: TilingCard | None = None
     thresholds: ThresholdsCard | None = None
     validity: ValidityCard | None = None
+    drift: DriftCard | None = None
     versions: dict[str, str | None] = {}
+    history: tuple[ChangeCard, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "the model card") -> "ModelCard":

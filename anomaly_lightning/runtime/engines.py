@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_lightning.errors import CheckpointError, MissingExtraError, UserError
-from anomaly_lightning.runtime.bundle import read_bundle
+from anomaly_lightning.runtime.bundle import Bundle, read_bundle
 from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.versions import resolve
 
 # Each class has `load(path, device, trust, threads) -> (ModelCard, Engine)`.
 CHECKPOINT = "anomaly_lightning.training.checkpoint:TorchEngine"
@@ -50,31 +51,44 @@ class ExportedEngine(Engine, Protocol):
         """
 
 
-def load_engine(path: Path, device: str, trust: Sequence[str], threads: int | None = None) -> tuple[ModelCard, Engine]:
+def load_engine(
+    path: Path, device: str, trust: Sequence[str], threads: int | None = None, compile: bool = False
+) -> tuple[ModelCard, Engine]:
     """The card of a trained model and what runs it.
 
     Args:
-        path: A run's best.ckpt, or the folder of an exported bundle.
+        path: A run's best.ckpt, or the folder of an exported bundle; `@2` or `@latest` behind it names a version.
         device: "auto", or what the engine calls a device.
         trust: Further packages whose detectors may be created from what a checkpoint says.
         threads: For one forward on the CPU; None = the engine's own choice.
+        compile: Whether torch compiles the model of a checkpoint first.
 
     Raises:
         CheckpointError: It is no model, or can't be used.
         MissingExtraError: What runs it is not installed.
-        UserError: There is no such device.
+        UserError: There is no such device, no compiler, or nothing to compile.
     """
+    path = resolve(path)
     if path.suffix == ".ckpt" and not path.is_dir():
-        loaded: tuple[ModelCard, Engine] = _named(CHECKPOINT, str(path), "train").load(path, device, trust, threads)
+        loaded: tuple[ModelCard, Engine] = _named(CHECKPOINT, str(path), "train").load(
+            path, device, trust, threads, compile
+        )
         return loaded
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is no model: expected a file that ends in .ckpt, or the folder of an exported bundle."
         )
+    if compile:
+        raise UserError(f"compile=true is for a checkpoint; {path} is a bundle, which is compiled when it is loaded.")
     bundle = read_bundle(path)
+    return bundle.manifest.card, bundle_engine(bundle, device, threads)
+
+
+def bundle_engine(bundle: Bundle, device: str, threads: int | None = None) -> Engine:
+    """What runs a bundle that was read; arguments and errors as those of `load_engine`."""
     known = bundle.manifest.format
-    engine: Engine = _named(BUNDLES[known], str(path), known)(bundle, device, threads)
-    return bundle.manifest.card, engine
+    engine: Engine = _named(BUNDLES[known], str(bundle.folder), known)(bundle, device, threads)
+    return engine
 
 
 def wanted_threads(threads: int | None) -> int:

@@ -41,6 +41,7 @@ MARKERS = (
     "decisions.jsonl",
     "journal.jsonl",
     "evaluation.json",
+    "scoring.json",
     ".hydra",
 )
 OUTPUTS = ("heatmaps", "masks", "maps", "panels", "checkpoints", "tensorboard")
@@ -83,6 +84,15 @@ def left_out_of(folder: Path) -> dict[str, list[Path]]:
         if why is not None:
             found.setdefault(why, []).append(path)
     return {why: sorted(paths, key=natural_key) for why, paths in found.items()}
+
+
+def walked(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Images at any depth of a folder, one after the other, each with why it is no data, None where it is.
+
+    Folder by folder and by name within each: no more is held in memory than the names in one folder. What
+    `images_in` and `left_out_of` give, but for the order.
+    """
+    yield from _walk(folder, recursive=True)
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -191,21 +201,3 @@ def content_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(path, error.strerror or str(error)) from error
-
-
-class ContentHashes:
-    """Content hashes of files, each computed once as long as the file's size and time of change stay."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
-
-    def __call__(self, path: Path) -> str:
-        """Hex sha256 of the file's bytes; raises `ImageError` where it can't be opened."""
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise ImageError(path, error.strerror or str(error)) from error
-        known = (path, status.st_size, status.st_mtime_ns)
-        if known not in self._known:
-            self._known[known] = content_hash(path)
-        return self._known[known]

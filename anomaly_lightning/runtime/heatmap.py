@@ -29,10 +29,15 @@ def scaled(anomaly_map: NDArray[np.float32], pixel_threshold: float) -> NDArray[
     return (anomaly_map / np.float32(2 * pixel_threshold)).clip(0, 1)
 
 
+def levels(anomaly_map: NDArray[np.float32], pixel_threshold: float) -> NDArray[np.uint8]:
+    """Which of the colours `TURBO` each pixel of an anomaly map (H, W) float has: (H, W) uint8."""
+    steps = scaled(anomaly_map, pixel_threshold) * 256
+    return np.minimum(steps.astype(np.intp), 255).astype(np.uint8)
+
+
 def heatmap(anomaly_map: NDArray[np.float32], pixel_threshold: float) -> NDArray[np.uint8]:
     """Colours of an anomaly map (H, W) float: (H, W, 3) uint8."""
-    steps = scaled(anomaly_map, pixel_threshold) * 256
-    return TURBO[np.minimum(steps.astype(np.intp), 255)]
+    return TURBO[levels(anomaly_map, pixel_threshold)]
 
 
 def overlay(

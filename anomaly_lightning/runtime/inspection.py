@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomaly_lightning.runtime.appearance import Statistics, image_statistics
 from anomaly_lightning.runtime.decision import Verdict, exceeds, verdict
 from anomaly_lightning.runtime.heatmap import overlay
 from anomaly_lightning.runtime.regions import DefectRegion, find_regions
@@ -24,6 +25,7 @@ class Inspection:
         pixel_threshold: Above it a pixel is part of the mask.
         review: Lower end of the band below the threshold that goes to an operator; None = no band.
         reason: Why the image is not of the kind that the model knows (its score means nothing then); None = it is.
+        looks: Statistics of the image that are known already; None = computed when they are asked for.
     """
 
     image: Image.Image
@@ -33,11 +35,17 @@ class Inspection:
     pixel_threshold: float
     review: float | None = None
     reason: str | None = None
+    looks: Statistics | None = None
 
     @property
     def verdict(self) -> Verdict:
         """One word for the image: OK, REVIEW, NG or INVALID."""
         return verdict(self.score, self.threshold, self.review, self.reason)
+
+    @cached_property
+    def appearance(self) -> Statistics:
+        """What can be said of the image without the model."""
+        return image_statistics(self.image) if self.looks is None else self.looks
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:

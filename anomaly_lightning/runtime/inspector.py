@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_lightning.errors import DataError, NotCalibratedError
-from anomaly_lightning.runtime.appearance import image_statistics
+from anomaly_lightning.runtime.appearance import Statistics, image_statistics
+from anomaly_lightning.runtime.bundle import Bundle
 from anomaly_lightning.runtime.card import ModelCard
-from anomaly_lightning.runtime.engines import Engine, load_engine
+from anomaly_lightning.runtime.engines import Engine, bundle_engine, load_engine
 from anomaly_lightning.runtime.inspection import Inspection
-from anomaly_lightning.runtime.reading import Source, as_image
+from anomaly_lightning.runtime.reading import Encoded, Source, as_image
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Box, Tiling, crop
 from anomaly_lightning.runtime.transform import ImageTransform
@@ -30,13 +31,21 @@ def _untimed(_: str, work: Callable[[], Any]) -> Any:
     return work()
 
 
+def _called(source: Source) -> str | Path:
+    """What an error calls an image."""
+    if isinstance(source, Encoded):
+        return source.name
+    return source if isinstance(source, str | Path) else "the image"
+
+
 @dataclass(frozen=True)
 class _Seen:
-    """An image before the engine: RGB, the network's input (3, h, w) (None with tiles), and why it is INVALID."""
+    """An image before the engine: RGB, the network's input (3, h, w) (None with tiles), why INVALID, its looks."""
 
     image: Image.Image
     planes: NDArray[np.float32] | None
     reason: str | None
+    looks: Statistics | None
 
 
 class Inspector:
@@ -73,6 +82,7 @@ class Inspector:
         trust: Sequence[str] = (),
         validity: bool = True,
         threads: int | None = None,
+        compile: bool = False,
     ) -> "Inspector":
         """Inspector of a trained model.
 
@@ -83,13 +93,21 @@ class Inspector:
             trust: Further packages whose detectors may be created from what a checkpoint says.
             validity: As above.
             threads: For one forward on the CPU; None = $OMP_NUM_THREADS, else one a core.
+            compile: Whether torch compiles a checkpoint's model first: a minute, a C++ compiler, then faster.
 
         Raises:
             CheckpointError: The checkpoint or bundle can't be used; the message says why. Nothing of it was executed.
             NotCalibratedError: Its run has not come to the calibration.
-            UserError: There is no such device, or the framework that reads the file is not installed.
+            UserError: There is no such device or compiler, or the framework that reads the file is not installed.
         """
-        return cls(*load_engine(Path(path), device, trust, threads), validity)
+        return cls(*load_engine(Path(path), device, trust, threads, compile), validity)
+
+    @classmethod
+    def of_bundle(
+        cls, bundle: Bundle, device: str = "auto", validity: bool = True, threads: int | None = None
+    ) -> "Inspector":
+        """Inspector of a bundle that was read; arguments and errors as those of `load`."""
+        return cls(bundle.manifest.card, bundle_engine(bundle, device, threads), validity)
 
     @overload
     def __call__(self, source: Source) -> Inspection: ...
@@ -144,13 +162,16 @@ class Inspector:
         """All that can be said of an image before the engine."""
         image = self.timer("decode", lambda: as_image(source, self.transform.white))
         if self._region is not None:
-            self._region.check((image.height, image.width), source if isinstance(source, str | Path) else "the image")
-        reason = self.timer("validity", lambda: self._reason(image))
-        return _Seen(image, self._resized(image) if self._tiling is None else None, reason)
+            self._region.check((image.height, image.width), _called(source))
+        reason, looks = self.timer("validity", lambda: self._judged(image))
+        return _Seen(image, self._resized(image) if self._tiling is None else None, reason, looks)
 
-    def _reason(self, image: Image.Image) -> str | None:
-        """Why an image is INVALID; None where it is not."""
-        return None if self._validity is None else self._validity.reason(image_statistics(image))
+    def _judged(self, image: Image.Image) -> tuple[str | None, Statistics | None]:
+        """Why an image is INVALID, None where it is not; and the statistics that say so."""
+        if self._validity is None:
+            return None, None
+        looks = image_statistics(image)
+        return self._validity.reason(looks), looks
 
     def _resized(self, image: Image.Image) -> NDArray[np.float32]:
         planes: NDArray[np.float32] = self.timer("resize", lambda: self.transform(image))
@@ -184,7 +205,7 @@ class Inspector:
         if self._region is not None:
             own = own * self._region.mask((own.shape[0], own.shape[1]))
         known = self.thresholds
-        return Inspection(seen.image, score, own, known.score, known.pixel, known.review, seen.reason)
+        return Inspection(seen.image, score, own, known.score, known.pixel, known.review, seen.reason, seen.looks)
 
     def _tiled(self, seen: _Seen, tiling: Tiling) -> Inspection:
         """What is said of a large image, tile by tile: its score is that of its most anomalous tile, as calibrated."""

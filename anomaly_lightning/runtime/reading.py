@@ -6,6 +6,7 @@ The module `conversion` says how each form becomes RGB.
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,14 +23,29 @@ from anomaly_lightning.runtime.files import SUFFIXES, images_in
 FORMATS = tuple(SUFFIXES)
 MAX_PIXELS = 200_000_000
 
-Source = str | Path | Image.Image | NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Encoded:
+    """The content of an image's file, where somebody else has read it.
+
+    Attributes:
+        data: All bytes of the file.
+        name: What errors call it.
+    """
+
+    data: bytes
+    name: str
+
+
+Source = str | Path | Encoded | Image.Image | NDArray[np.uint8]
 
 
 def as_image(source: Source, white: int | None = None) -> Image.Image:
     """The one way in: whatever an image is given as becomes RGB, decoded alike.
 
     Args:
-        source: A path; a PIL image of any mode, as `Image.open` gives it; or an array (H, W, 3) uint8 in RGB order.
+        source: A path, or the content of a file; a PIL image of any mode, as `Image.open` gives it; or an array
+            (H, W, 3) uint8 in RGB order.
         white: Grey level that counts as white where there are 16 bits; None = 65535.
 
     Returns:
@@ -41,6 +57,8 @@ def as_image(source: Source, white: int | None = None) -> Image.Image:
     """
     if isinstance(source, str | Path):
         return read_image(Path(source), white=white)
+    if isinstance(source, Encoded):
+        return read_bytes(source.data, source.name, white=white)
     if isinstance(source, Image.Image):
         path = Path(getattr(source, "filename", "") or "the image")
         level = white_level(source, white)  # a copy no longer tells what its file was
@@ -166,7 +184,7 @@ def _why_unreadable(path: Path) -> str | None:
 
 def _guarded(path: Path, max_pixels: int, convert: Any) -> Any:
     """Open once, limit, decode and convert one file; whatever goes wrong becomes an `ImageError`."""
-    with _opened(path) as stream:
+    with open_file(path) as stream:
         return _from_stream(stream, path, max_pixels, convert)
 
 
@@ -204,8 +222,12 @@ def _decoded(path: Path, load: Callable[[], Any]) -> Any:
         raise ImageError(path, what_is_broken(error)) from error
 
 
-def _opened(path: Path) -> BinaryIO:
-    """A regular file, open. A pipe or device would hang the decoder, so it is refused by its kind."""
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, open. A pipe or device would hang whoever reads it, so it is refused by its kind.
+
+    Raises:
+        ImageError: It is missing, of another kind, or can't be opened.
+    """
     try:
         if not path.exists():
             raise ImageError(path, "there is no such file")

@@ -48,24 +48,37 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
         mask: (H, W) bool.
         anomaly_map: (H, W) float, whose largest value inside is a region's peak.
     """
-    runs = _labelled(mask)
-    if not len(runs.rows):
+    window = _window(mask)
+    if window is None:
         return ()
+    top, left = window[0].start, window[1].start
+    mask, anomaly_map = mask[window], anomaly_map[window]
+    runs = _labelled(mask)
     count = int(runs.labels.max()) + 1
     lengths = runs.ends - runs.starts
     peaks = np.full(count, -np.inf, anomaly_map.dtype)
     np.maximum.at(peaks, runs.labels, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
-    left, top = np.full(count, mask.shape[1]), np.full(count, mask.shape[0])
-    right, bottom = np.zeros(count, int), np.zeros(count, int)
-    np.minimum.at(left, runs.labels, runs.starts)
-    np.minimum.at(top, runs.labels, runs.rows)
-    np.maximum.at(right, runs.labels, runs.ends)
-    np.maximum.at(bottom, runs.labels, runs.rows + 1)
-    boxes = np.stack([left, top, right - left, bottom - top], axis=1).tolist()
+    firsts, rows = np.full(count, mask.shape[1]), np.full(count, mask.shape[0])
+    lasts, ends = np.zeros(count, int), np.zeros(count, int)
+    np.minimum.at(firsts, runs.labels, runs.starts)
+    np.minimum.at(rows, runs.labels, runs.rows)
+    np.maximum.at(lasts, runs.labels, runs.ends)
+    np.maximum.at(ends, runs.labels, runs.rows + 1)
+    boxes = np.stack([left + firsts, top + rows, lasts - firsts, ends - rows], axis=1).tolist()
     areas = np.bincount(runs.labels, weights=lengths).astype(int).tolist()
-    contours = _contours(mask, runs)
+    contours = _contours(mask, runs, (left, top))
     order = np.argsort(-peaks, kind="stable").tolist()
     return tuple(DefectRegion(tuple(boxes[i]), contours[i], areas[i], float(peaks[i])) for i in order)
+
+
+def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """The rows and columns that hold all of a mask (H, W), often a small part of it; None where nothing is set."""
+    rows = np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return None
+    down = slice(int(rows[0]), int(rows[-1]) + 1)
+    columns = np.flatnonzero(mask[down].any(0))
+    return down, slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _labelled(mask: NDArray[np.bool_]) -> _Runs:
@@ -102,8 +115,8 @@ def _roots(count: int, one: NDArray[np.intp], other: NDArray[np.intp]) -> NDArra
             root = shorter
 
 
-def _contours(mask: NDArray[np.bool_], runs: _Runs) -> list[tuple[Point, ...]]:
-    """Outer outline of each region, in the order of the labels.
+def _contours(mask: NDArray[np.bool_], runs: _Runs, origin: Point) -> list[tuple[Point, ...]]:
+    """Outer outline of each region, in the order of the labels; `origin` (x, y) is where the mask's corner lies.
 
     Corners that neighbour each other on one line of the grid are the two ends of one edge of an outline, so that each
     corner has one partner on its row and one on its column; an outline is walked from partner to partner.
@@ -114,7 +127,8 @@ def _contours(mask: NDArray[np.bool_], runs: _Runs) -> list[tuple[Point, ...]]:
     across[0::2], across[1::2] = np.arange(1, count, 2), np.arange(0, count, 2)  # corners come row by row
     columns = np.lexsort((twin, y, x))
     down[columns[0::2]], down[columns[1::2]] = columns[1::2], columns[0::2]
-    points, right, vertical = list(zip(x.tolist(), y.tolist(), strict=True)), across.tolist(), down.tolist()
+    points = list(zip((origin[0] + x).tolist(), (origin[1] + y).tolist(), strict=True))
+    right, vertical = across.tolist(), down.tolist()
     _, firsts = np.unique(runs.labels, return_index=True)
     places = np.searchsorted(y * (mask.shape[1] + 1) + x, runs.rows[firsts] * (mask.shape[1] + 1) + runs.starts[firsts])
     found = []

@@ -1,6 +1,7 @@
 """The one way from an image to the network's input, and back from a map to the image's pixels."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,6 @@ class ImageTransform:
         self.size = (int(pair[0]), int(pair[1]))
         self.mean, self.std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
         self.resize, self.white = resize, white
-        self._normalised = _normalised(self.mean, self.std)
 
     def read(self, path: Path) -> Image.Image:
         """An image file as `__call__` takes it; see `reading.read_image` for what it raises."""
@@ -62,10 +62,16 @@ class ImageTransform:
         if image.mode != "RGB":
             raise ValueError(f"an image of mode {image.mode} came; read_image gives mode RGB")
         top, left, height, width = self._content((image.height, image.width))
-        levels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))  # (height, width, 3) uint8
-        images = np.zeros((3, *self.size), np.float32)
-        for channel, table in enumerate(self._normalised):
-            images[channel, top : top + height, left : left + width] = np.take(table, levels[..., channel])
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        # Row by row the three channels one after the other: sums over neighbours in memory, a third of a table's time.
+        levels = np.frombuffer(resized.tobytes("raw", "RGB;L"), np.uint8).reshape(height, 3, width)
+        images = (np.empty if (height, width) == self.size else np.zeros)((3, *self.size), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            own = images[channel, top : top + height, left : left + width]
+            # The steps and roundings are torchvision's.
+            np.multiply(levels[:, channel], np.float32(1 / 255), out=own)
+            own -= np.float32(mean)
+            own /= np.float32(std)
         return images
 
     def levels(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -126,12 +132,7 @@ class ImageTransform:
         return (self.size[0] - height) // 2, (self.size[1] - width) // 2, height, width
 
 
-def _normalised(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """What each level of each channel becomes, (3, 256) float32: the steps and roundings are torchvision's."""
-    scaled = np.arange(256, dtype=np.float32) * np.float32(1 / 255)
-    return (scaled - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
-
-
+@lru_cache(maxsize=16)
 def _axis(
     cells: int, canvas: int, start: int, length: int, original: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
@@ -154,7 +155,10 @@ def _axis(
     first, last = (inside[0], inside[-1]) if inside else (nearest, nearest)
     position = (centres * per_pixel - 0.5).clip(first, last)
     low = position.astype(np.intp)  # positions are >= 0
-    return low, np.minimum(low + 1, last), (position - low).astype(np.float32)
+    found = low, np.minimum(low + 1, last), (position - low).astype(np.float32)
+    for values in found:
+        values.setflags(write=False)  # kept: a line asks for the same ones with every image
+    return found
 
 
 def _between(low: NDArray[np.float32], high: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from anomaly_lightning.errors import CheckpointError
 from anomaly_lightning.runtime.appearance import TEXTURES, Statistics, image_statistics
 from anomaly_lightning.runtime.card import ValidityCard
 from anomaly_lightning.runtime.reading import read_image
+
+Drawn = TypeVar("Drawn")
 
 FEWEST = 8  # normals; below that no spread can be told
 FOLDS = 10
@@ -190,14 +192,18 @@ def fit_validity(
         white: Grey level that counts as white in images of 16 bits; None = 65535.
         known: Statistics of files that need not be read again.
     """
-    chosen = list(normals) if len(normals) <= MOST else random.Random(seed).sample(list(normals), MOST)
     there = known or {}
 
     def look(path: Path) -> Statistics:
         return there[path] if path in there else image_statistics(read_image(path, white=white))
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return Validity.fit(list(pool.map(look, chosen)))
+        return Validity.fit(list(pool.map(look, drawn(normals, seed))))
+
+
+def drawn(normals: Sequence[Drawn], seed: int) -> list[Drawn]:
+    """Those of the normals that are looked at: all of them, or 1000, the same ones for the same seed."""
+    return list(normals) if len(normals) <= MOST else random.Random(seed).sample(normals, MOST)
 
 
 _DARK, _BRIGHT = (list(MEASURES).index(name) for name in ("dark", "bright"))

@@ -15,12 +15,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anomaly_lightning import __version__
-from anomaly_lightning.serving import page, probes, v1, v2
+from anomaly_lightning.errors import ReviewError
+from anomaly_lightning.serving import drifting, marking, page, probes, v1, v2
 from anomaly_lightning.serving.admission import WorkQueue
+from anomaly_lightning.serving.drifts import Drifts
+from anomaly_lightning.serving.marking import told
 from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Models
 from anomaly_lightning.serving.problems import Problem
 from anomaly_lightning.serving.recent import Recent
+from anomaly_lightning.serving.reviewing import reviewing_of
 from anomaly_lightning.serving.service import FAULT, Service
 from anomaly_lightning.serving.settings import Settings
 from anomaly_lightning.serving.uploads import UploadLimits
@@ -37,13 +41,20 @@ def create_app(settings: Settings, models: Models) -> FastAPI:
     """
     queue = WorkQueue(settings.workers, settings.queue)
     metrics = Metrics(queue)
+    drifts = Drifts(settings.drift)
+    metrics.register(drifts)
     for model in models.all():
         metrics.serving(model)
+        drifts.serving(model)
+    reviewing = reviewing_of(settings, models.all(), metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         queue.close()
+        drifts.close()
+        if reviewing is not None:
+            reviewing.store.close()
 
     app = FastAPIOffline(
         title="Anomaly inspection",
@@ -53,9 +64,12 @@ def create_app(settings: Settings, models: Models) -> FastAPI:
         static_url="/docs-static",
         lifespan=lifespan,
     )
-    app.state.service = Service(settings, settings.secret, models, queue, metrics, Recent(settings.recent))
+    recent = Recent(settings.recent)
+    app.state.service = Service(
+        settings, settings.secret, settings.read_secret, models, queue, metrics, recent, reviewing, drifts
+    )
     app.state.started = datetime.now(UTC).isoformat(timespec="milliseconds")
-    for part in (v1, v2, probes, page):
+    for part in (v1, drifting, marking, v2, probes, page):
         app.include_router(part.router)
     _add_handlers(app)
     app.add_middleware(UploadLimits, max_bytes=settings.max_bytes, seconds=settings.upload_s)
@@ -75,6 +89,10 @@ def _add_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
         return JSONResponse({"error": wrong}, 422)
+
+    @app.exception_handler(ReviewError)
+    async def review(request: Request, error: ReviewError) -> JSONResponse:
+        return JSONResponse(*told(error))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:

@@ -17,6 +17,7 @@ from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.reading import read_bytes
 from anomaly_lightning.serving.models import Model
 
+Note = Callable[[Model, str, bytes | NDArray[np.uint8], Inspection], int | None]
 Drawing = Literal["none", "overlay", "colors"]
 FAST = 1  # zlib's level: a third of the default's time for a few more bytes
 
@@ -40,10 +41,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class Inspected:
-    """An inspection and how long its parts took, in seconds."""
+    """An inspection, how long its parts took, in seconds, and its number in the store; None = it was not recorded."""
 
     said: Inspection
     seconds: dict[str, float] = field(default_factory=dict)
+    decision: int | None = None
 
 
 @dataclass
@@ -60,7 +62,12 @@ class Stopwatch:
 
 
 def job(
-    model: Model, name: str, source: bytes | NDArray[np.uint8], max_pixels: int, finish: Callable[[Inspection], Any]
+    model: Model,
+    name: str,
+    source: bytes | NDArray[np.uint8],
+    max_pixels: int,
+    finish: Callable[[Inspection], Any],
+    note: Note | None,
 ) -> Callable[[], tuple[Inspected, Any]]:
     """Work on one image for a worker; the time until it begins counts as `queue`.
 
@@ -70,6 +77,7 @@ def job(
         source: A file's content, or (H, W, 3) uint8 in RGB order.
         max_pixels: Limit on the pixels of a file.
         finish: Makes what is asked for of the inspection; its result comes back, too.
+        note: Records the decision, before anybody is told; None = it is not recorded.
     """
     watch = Stopwatch()
 
@@ -82,7 +90,10 @@ def job(
         watch.lap("inspect")
         finished = finish(said)
         watch.lap("draw")
-        return Inspected(said, watch.seconds), finished
+        number = None if note is None else note(model, name, source, said)
+        if note is not None:
+            watch.lap("keep")
+        return Inspected(said, watch.seconds, number), finished
 
     return work
 
@@ -115,8 +126,13 @@ def as_json(said: Inspection, wish: Wish) -> dict[str, Any]:
 def drawn(said: Inspection, kind: Drawing) -> bytes:
     """PNG of the heatmap, in the image's own pixels."""
     values = said.heatmap() if kind == "overlay" else heatmap(said.anomaly_map, said.pixel_threshold)
+    return as_png(Image.fromarray(values))
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image as a PNG file, quickly."""
     stream = io.BytesIO()
-    Image.fromarray(values).save(stream, "PNG", compress_level=FAST)
+    image.save(stream, "PNG", compress_level=FAST)
     return stream.getvalue()
 
 

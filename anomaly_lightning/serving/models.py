@@ -14,6 +14,7 @@ import numpy as np
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.promise import promise
+from anomaly_lightning.runtime.versions import base_of, resolve
 from anomaly_lightning.serving.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,11 @@ class Model:
 
     Attributes:
         name: What clients call it.
-        path: Where it was loaded from.
+        path: What it was loaded from, as it was named: `@latest` stays that.
         id: First 16 digits of the sha256 of the checkpoint, or of the bundle's table of contents.
         since: When it was loaded, ISO 8601 in UTC.
         inspector: Does the work; safe to be called from several threads.
+        version: Of a bundle: 1, or what stands behind @; None = it is no bundle.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Model:
     id: str
     since: str
     inspector: Inspector
+    version: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a person or a program has to know of it, as plain JSON values."""
@@ -114,14 +117,15 @@ class Models:
         return model
 
     def _ready(self, name: str | None, path: Path) -> Model:
-        identity = _identity(path)
-        inspector = self._load(path)
+        folder = resolve(path)  # anew at every load: what @latest names may be another by now
+        identity = _identity(folder)
+        inspector = self._load(folder)
         warm_up(inspector)
         called = inspector.card.category if name is None else name
         if not called or "/" in called:
             raise UserError(f"{called!r} can't be a model's name in a URL. Name it: bundle={{name: {path}}}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Model(called, path, identity, now, inspector)
+        return Model(called, path, identity, now, inspector, _version(folder))
 
     def _names(self) -> str:
         return ", ".join(self._models)
@@ -138,6 +142,11 @@ def _listed(bundles: str | Sequence[str] | Mapping[str, str]) -> list[tuple[str 
     if isinstance(bundles, Mapping):
         return [(str(name), str(path)) for name, path in bundles.items()]
     return [(None, str(path)) for path in bundles]
+
+
+def _version(folder: Path) -> str | None:
+    """See `Model.version`."""
+    return folder.name.removeprefix(base_of(folder).name).lstrip("@") or "1" if folder.is_dir() else None
 
 
 def _identity(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The page for a person: three files, and a policy by which a browser fetches nothing from elsewhere."""
+"""The page for a person: a few files, and a policy by which a browser fetches nothing from elsewhere."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ from fastapi import APIRouter, Response
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent / "static"
-TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+KINDS = {".css": "text/css", ".js": "text/javascript"}
+TYPES = {path.name: KINDS[path.suffix] for path in FOLDER.iterdir() if path.suffix in KINDS}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +29,7 @@ async def index() -> Response:
 
 @router.get("/static/{name}")
 async def part(name: str) -> Response:
-    """Its style and its script."""
+    """Its styles and its scripts."""
     return _file(name, TYPES[name]) if name in TYPES else Response(status_code=404)
 
 

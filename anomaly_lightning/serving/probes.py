@@ -1,10 +1,11 @@
 """For orchestrators and Prometheus: is it alive, is it ready, what has it done."""
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from anomaly_lightning.serving.access import MayRead
 from anomaly_lightning.serving.metrics import FORMAT
-from anomaly_lightning.serving.service import TheService, authorised
+from anomaly_lightning.serving.service import TheService
 
 router = APIRouter(tags=["operation"])
 
@@ -21,7 +22,7 @@ async def readyz(service: TheService) -> JSONResponse:
     return JSONResponse({"status": "ready", "models": [model.name for model in service.models.all()]})
 
 
-@router.get("/metrics", dependencies=[Depends(authorised)], response_class=Response)
+@router.get("/metrics", dependencies=[MayRead], response_class=Response)
 async def metrics(service: TheService) -> Response:
     """Counts and durations in Prometheus' text format; with the token, where there is one."""
     return Response(service.metrics.text(), media_type=FORMAT)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.runtime.signals import Handler, handled
 from anomaly_lightning.serving.app import create_app
 from anomaly_lightning.serving.models import Models
 from anomaly_lightning.serving.service import Service
@@ -34,7 +35,9 @@ def serve(values: Mapping[str, Any]) -> None:
     settings = Settings.from_config(values)
 
     def load(path: Path) -> Inspector:
-        return Inspector.load(path, settings.device, settings.trust, settings.validity, settings.threads)
+        return Inspector.load(
+            path, settings.device, settings.trust, settings.validity, settings.threads, settings.compile
+        )
 
     with bound(settings.host, settings.port) as sock:
         app = create_app(settings, Models(settings.bundle, load))
@@ -67,7 +70,9 @@ def greeting(service: Service, sock: socket.socket) -> str:
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     served = ", ".join(f"{model.name} ({model.id})" for model in service.models.all())
     who = "with the token" if service.secret is not None else "without a token"
-    return f"serving {served} {who} at {where}  (page: {where}/  API: {where}/docs)"
+    known = service.reviewing
+    kept = "not kept" if known is None else f"kept in {known.store.path} (images: {known.keeper.keep})"
+    return f"serving {served} {who} at {where}  (page: {where}/  API: {where}/docs)\ndecisions are {kept}"
 
 
 class Server(uvicorn.Server):
@@ -90,18 +95,11 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Listen to signals while it runs; uvicorn's own would end the process by the signal that it got."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        handlers: dict[int, Any] = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
+        handlers: dict[int, Handler] = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
         if hasattr(signal, "SIGHUP"):  # Windows has none
             handlers[signal.SIGHUP] = self._again
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
+        with handled(handlers):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _again(self, number: int, frame: FrameType | None) -> None:
         threading.Thread(target=self._reload_all, name="reload", daemon=True).start()

@@ -21,18 +21,20 @@ class RegionAnswer(_Answer):
 
 
 class Timings(_Answer):
-    """Milliseconds: waiting, decoding, inspecting, drawing what was asked for."""
+    """Milliseconds: waiting, decoding, inspecting, drawing what was asked for, recording."""
 
     queue: float
     decode: float
     inspect: float
     draw: float
+    keep: float | None = Field(None, description="recording the decision, where decisions are kept")
 
 
 class ImageAnswer(_Answer):
     """What is said of one image."""
 
     name: str
+    decision: int | None = Field(description="number under which it can be marked; null: decisions are not kept")
     verdict: Verdict
     score: float | None = Field(description="raw error, larger = more anomalous; null: not a number, which is NG")
     threshold: float = Field(description="above it a score is NG")
@@ -71,6 +73,29 @@ class InspectAnswer(_Answer):
     total_ms: float
 
 
+class DriftAlarm(_Answer):
+    """What has changed, as far as the monitor can tell."""
+
+    cause: Literal["camera or lighting", "another product", "more defects"]
+    words: str = Field(description="what to look at")
+    measure: str = Field(description="whose evidence raised the alarm")
+    since: int = Field(description="images before the change, about")
+    image: int = Field(description="number of the image that raised it")
+    time: str
+
+
+class DriftAnswer(_Answer):
+    """Whether the images of a model are still what they were."""
+
+    watched: bool
+    why: str | None = Field(None, description="why it is not watched, and how it would be")
+    images_per_alarm: int | None = Field(None, description="at most one false alarm in so many, while nothing changes")
+    images: int | None = None
+    compared_with: int | None = Field(None, description="images that a new one is compared with")
+    evidence: float | None = Field(None, description="0 to 1, where it is an alarm")
+    alarm: DriftAlarm | None = Field(None, description="stands until it is reset")
+
+
 class ModelAnswer(ModelName):
     """A model that is served."""
 
@@ -85,6 +110,7 @@ class ModelAnswer(ModelName):
     review: float | None
     promise: str = Field(description="what the threshold promises about false alarms, in words")
     rests_on: list[str]
+    drift: DriftAnswer
 
 
 class Decision(_Answer):
@@ -101,10 +127,11 @@ class Decision(_Answer):
 
 
 class Decisions(_Answer):
-    """The last decisions, oldest first."""
+    """The last decisions, oldest first, and which models are served."""
 
     started: str = Field(description="when the service started: numbers begin anew with it")
     decisions: list[Decision]
+    models: dict[str, str] = Field(description="ids of the models that are served, by name")
 
 
 class Error(BaseModel):

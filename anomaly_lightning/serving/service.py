@@ -1,22 +1,22 @@
 """What all routes share: the models, the queue before them, and what is counted and noted of each decision."""
 
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.damage import TooLargeError
 from anomaly_lightning.serving.admission import Ticket, WorkQueue
-from anomaly_lightning.serving.inspecting import Inspected
+from anomaly_lightning.serving.drifts import Drifts
+from anomaly_lightning.serving.inspecting import Inspected, Note
 from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Model, Models
 from anomaly_lightning.serving.problems import Problem
 from anomaly_lightning.serving.recent import Recent
+from anomaly_lightning.serving.reviewing import Reviewing
 from anomaly_lightning.serving.settings import Settings
 from anomaly_lightning.serving.waiting import outcomes
 
@@ -28,14 +28,28 @@ Job = Callable[[], tuple[Inspected, Any]]
 
 @dataclass(frozen=True)
 class Service:
-    """One service; `secret` is the token that clients have to show, None = none."""
+    """One service.
+
+    Attributes:
+        secret: Token of clients that may do all; None = nobody has to show one.
+        read_secret: Token of clients that may only look; None = there are none.
+        reviewing: Keeps the decisions; None = nothing is kept.
+    """
 
     settings: Settings
     secret: str | None
+    read_secret: str | None
     models: Models
     queue: WorkQueue
     metrics: Metrics
     recent: Recent
+    reviewing: Reviewing | None
+    drifts: Drifts
+
+    @property
+    def note(self) -> Note | None:
+        """What records a decision."""
+        return None if self.reviewing is None else self.reviewing.note
 
     async def inspect(
         self, request: Request, ticket: Ticket, model: Model, jobs: Sequence[Job], names: Sequence[str]
@@ -46,7 +60,8 @@ class Service:
             Problem: The queue is full, the time is up, or the client has gone.
         """
         done: list[tuple[Inspected, Any] | DataError] = []
-        results = await outcomes(ticket.submit(jobs), request, ticket, self.settings.timeout_s)
+        watched = [self.drifts.watched(model, job) for job in jobs]
+        results = await outcomes(ticket.submit(watched), request, ticket, self.settings.timeout_s)
         for name, result in zip(names, results, strict=True):
             if isinstance(result, DataError):
                 self.metrics.refused(model)
@@ -69,7 +84,12 @@ class Service:
             self.metrics.failed_load(before)
             raise
         self.metrics.serving(model, before)
+        self.drifts.serving(model)
         return model
+
+    def describe(self, model: Model) -> dict[str, Any]:
+        """What a person or a program has to know of a model now, as plain JSON values."""
+        return {**model.describe(), "drift": self.drifts.status(model)}
 
 
 def status_of(error: DataError) -> int:
@@ -83,16 +103,3 @@ async def _service(request: Request) -> Service:
 
 
 TheService = Annotated[Service, Depends(_service)]
-_bearer = HTTPBearer(auto_error=False, description="The token that the service was started with, if any.")
-
-
-async def authorised(
-    service: TheService, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Refuse a request without the service's token; raises `Problem` 401."""
-    if service.secret is None:
-        return
-    token = "" if shown is None else shown.credentials
-    if not secrets.compare_digest(token.encode(), service.secret.encode()):
-        what = "Expected the header 'Authorization: Bearer <token>'" if shown is None else "This is not the token"
-        raise Problem(401, f"{what} of this service.", headers={"WWW-Authenticate": "Bearer"})

@@ -2,14 +2,17 @@
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.review.keeping import Keep
+from anomaly_lightning.serving.drifts import DriftSettings
 
+AUTO = "auto"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -27,6 +30,8 @@ class Settings:
     port: int = 8080
     token: str | None = None
     token_file: str | None = None
+    read_token: str | None = None
+    read_token_file: str | None = None
     hosts: Sequence[str] | None = None
     insecure: bool = False
     workers: int = 1
@@ -38,14 +43,19 @@ class Settings:
     max_pixels: int = 50_000_000
     max_images: int = 8
     recent: int = 100
+    marks: str | None = AUTO
+    keep: Keep = "flagged"
+    keep_mb: float = 5000.0
     device: str = "auto"
     threads: int | None = None
+    compile: bool = False
     validity: bool = True
+    drift: DriftSettings = field(default_factory=DriftSettings)
     trust: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         counts = ("workers", "queue", "max_pixels", "max_images", "recent")
-        positive = (*counts, "timeout_s", "upload_s", "shutdown_s", "max_mb")
+        positive = (*counts, "timeout_s", "upload_s", "shutdown_s", "max_mb", "keep_mb")
         if wrong := next((name for name in positive if getattr(self, name) <= 0), None):
             raise UserError(f"{wrong}={getattr(self, wrong)}: expected a number above 0.")
         if self.threads is not None and self.threads < 1:
@@ -59,6 +69,8 @@ class Settings:
             )
         if self.token is not None and self.token_file is not None:
             raise UserError("token and token_file contradict each other: set one of them (or unset $ANOMALY_TOKEN).")
+        if self.read_token is not None and self.read_token_file is not None:
+            raise UserError("read_token and read_token_file contradict each other: set one of them.")
         if not self.is_local and self.secret is None and not self.insecure:
             raise UserError(
                 f"host={self.host} can be reached from other machines, and there is no token: whoever reaches it may "
@@ -89,20 +101,34 @@ class Settings:
 
     @property
     def secret(self) -> str | None:
-        """The bearer token that clients have to show; None = none.
+        """The bearer token of clients that may do all; None = nobody has to show one.
 
         Raises:
             UserError: The file can't be read, or the token is empty.
         """
-        token = self.token
-        if self.token_file is not None:
-            try:
-                token = Path(self.token_file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"token_file={self.token_file} can't be read: {error}") from error
-        if token is not None and not token.strip():
-            raise UserError("The token is empty: anybody could show it. Unset it, or give it some 32 characters.")
+        return _token("token", self.token, self.token_file)
+
+    @property
+    def read_secret(self) -> str | None:
+        """The bearer token of clients that may only look; None = there are none.
+
+        Raises:
+            UserError: The file can't be read, the token is empty, the other one's, or the only one.
+        """
+        token = _token("read_token", self.read_token, self.read_token_file)
+        if token is not None and self.secret is None:
+            raise UserError(
+                "There is a read_token, but no token: without one nobody has to show any, and all may mark. Set "
+                "$ANOMALY_TOKEN or token_file=..., too."
+            )
+        if token is not None and token == self.secret:
+            raise UserError("token and read_token are the same: whoever looks could mark. Set two.")
         return token
+
+    @property
+    def keep_bytes(self) -> int:
+        """Bytes of kept images from which on the oldest unmarked are deleted."""
+        return int(self.keep_mb * 1_000_000)
 
     @property
     def max_bytes(self) -> int:
@@ -119,3 +145,14 @@ class Settings:
         if self.hosts is not None:
             return list(self.hosts)
         return [*LOOPBACK_NAMES, self.host] if self.is_local and self.secret is None else ["*"]
+
+
+def _token(name: str, token: str | None, file: str | None) -> str | None:
+    if file is not None:
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{name}_file={file} can't be read: {error}") from error
+    if token is not None and not token.strip():
+        raise UserError(f"The {name} is empty: anybody could show it. Unset it, or give it some 32 characters.")
+    return token

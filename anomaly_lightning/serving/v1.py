@@ -4,23 +4,25 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.serving import bodies, schema
+from anomaly_lightning.serving.access import MayRead, MayWrite
 from anomaly_lightning.serving.inspecting import Drawing, Inspected, Wish, as_json, drawn, job, number, raw
 from anomaly_lightning.serving.models import Model
 from anomaly_lightning.serving.problems import Problem
-from anomaly_lightning.serving.service import Service, TheService, authorised, status_of
+from anomaly_lightning.serving.service import Service, TheService, status_of
 
-router = APIRouter(prefix="/v1", dependencies=[Depends(authorised)], tags=["inspect"])
+router = APIRouter(prefix="/v1", dependencies=[MayRead], tags=["inspect"])
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": schema.Error, "description": "Several models are served and none was named; a broken form"},
     401: {"model": schema.Error, "description": "No token, or not the right one"},
+    403: {"model": schema.Error, "description": "A token that may only look"},
     404: {"model": schema.Error, "description": "No such model"},
     408: {"model": schema.Error, "description": "The body did not arrive in time"},
     413: {"model": schema.Error, "description": "Too many bytes, pixels or images"},
@@ -38,11 +40,14 @@ BODY: dict[str, Any] = {
         "content": {"multipart/form-data": _FORM, "image/*": _BINARY, "application/octet-stream": _BINARY},
     }
 }
+ASKED: dict[str, Any] = {"responses": PROBLEMS, "openapi_extra": BODY, "dependencies": [MayWrite]}
 
 ModelQuery = Annotated[str | None, Query(description="Which model; may be left out where there is one")]
 
 
-@router.post("/inspect", response_model=schema.InspectAnswer, responses=PROBLEMS, openapi_extra=BODY)
+@router.post(
+    "/inspect", response_model=schema.InspectAnswer, responses=PROBLEMS, openapi_extra=BODY, dependencies=[MayWrite]
+)
 async def inspect(
     request: Request,
     service: TheService,
@@ -64,7 +69,7 @@ async def inspect(
     return JSONResponse({"model": {"name": asked.name, "id": asked.id}, "images": answers, "total_ms": total})
 
 
-@router.post("/heatmap", response_class=Response, responses=PROBLEMS, openapi_extra=BODY)
+@router.post("/heatmap", response_class=Response, **ASKED)
 async def heatmap(
     request: Request, service: TheService, model: ModelQuery = None, kind: Drawing = "overlay"
 ) -> Response:
@@ -74,7 +79,7 @@ async def heatmap(
     return await _one(request, service, model, lambda said: drawn(said, kind), "image/png")
 
 
-@router.post("/map", response_class=Response, responses=PROBLEMS, openapi_extra=BODY)
+@router.post("/map", response_class=Response, **ASKED)
 async def anomaly_map(request: Request, service: TheService, model: ModelQuery = None) -> Response:
     """Inspect one image; its anomaly map comes as .npy, (height, width) float32, verdict and score in headers."""
     return await _one(request, service, model, raw, "application/octet-stream")
@@ -83,16 +88,18 @@ async def anomaly_map(request: Request, service: TheService, model: ModelQuery =
 @router.get("/models", response_model=list[schema.ModelAnswer], responses={401: PROBLEMS[401]})
 async def models(service: TheService) -> Response:
     """What is served."""
-    return JSONResponse([model.describe() for model in service.models.all()])
+    return JSONResponse([service.describe(model) for model in service.models.all()])
 
 
 @router.get("/decisions", response_model=schema.Decisions, responses={401: PROBLEMS[401]})
 async def decisions(request: Request, service: TheService, after: Annotated[int, Query(ge=0)] = 0) -> Response:
     """The last decisions of all clients whose number is larger than `after`, oldest first."""
-    return JSONResponse({"started": request.app.state.started, "decisions": service.recent.after(after)})
+    models = {model.name: model.id for model in service.models.all()}
+    known = service.recent.after(after)
+    return JSONResponse({"started": request.app.state.started, "decisions": known, "models": models})
 
 
-@router.post("/models/{name}/reload", response_model=schema.ModelAnswer, responses={**PROBLEMS, 403: PROBLEMS[401]})
+@router.post("/models/{name}/reload", response_model=schema.ModelAnswer, responses=PROBLEMS, dependencies=[MayWrite])
 async def reload(service: TheService, name: str) -> Response:
     """Load a model again from where it lies, and put it in the place of the one before; no request is lost."""
     if service.secret is None:
@@ -101,7 +108,7 @@ async def reload(service: TheService, name: str) -> Response:
         model = await run_in_threadpool(service.reload, name)
     except UserError as error:
         raise Problem(422, f"The model before stays. {error}") from error
-    return JSONResponse(model.describe())
+    return JSONResponse(service.describe(model))
 
 
 async def _inspected(
@@ -112,7 +119,7 @@ async def _inspected(
     with service.queue.admit() as ticket:
         images = await bodies.images(request, most or known.max_images, known.max_bytes)
         names = [name for name, _ in images]
-        jobs = [job(model, name, data, known.max_pixels, finish) for name, data in images]
+        jobs = [job(model, name, data, known.max_pixels, finish, service.note) for name, data in images]
         del images  # the jobs hold what they need, and let go of it one by one
         return names, await service.inspect(request, ticket, model, jobs, names)
 
@@ -133,7 +140,7 @@ def _answer(name: str, result: tuple[Inspected, Any] | DataError) -> dict[str, A
     if isinstance(result, DataError):
         return {"name": name, "error": str(result), "status": status_of(result)}
     timings = {stage: _milliseconds(spent) for stage, spent in result[0].seconds.items()}
-    return {"name": name, **result[1], "timings_ms": timings}
+    return {"name": name, "decision": result[0].decision, **result[1], "timings_ms": timings}
 
 
 def _milliseconds(seconds: float) -> float:

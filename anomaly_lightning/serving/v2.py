@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
@@ -14,13 +14,14 @@ from anomaly_lightning import __version__
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.serving import tensors
+from anomaly_lightning.serving.access import MayRead, MayWrite
 from anomaly_lightning.serving.inspecting import job
 from anomaly_lightning.serving.models import Model
 from anomaly_lightning.serving.problems import Problem
-from anomaly_lightning.serving.service import Service, TheService, authorised, status_of
+from anomaly_lightning.serving.service import Service, TheService, status_of
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-protected = [Depends(authorised)]
+protected = [MayRead]
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ async def model_ready(service: TheService, name: str, version: str | None = None
     return JSONResponse({"name": _model(service, name, version).name, "ready": True})
 
 
-@router.post("/models/{name}/infer", dependencies=protected)
-@router.post("/models/{name}/versions/{version}/infer", dependencies=protected)
+@router.post("/models/{name}/infer", dependencies=[MayWrite])
+@router.post("/models/{name}/versions/{version}/infer", dependencies=[MayWrite])
 async def infer(request: Request, service: TheService, name: str, version: str | None = None) -> Response:
     """Inspect the images of one input, `images` or `files`; see the model's metadata."""
     model = _model(service, name, version)
@@ -98,7 +99,10 @@ async def infer(request: Request, service: TheService, name: str, version: str |
         names = [f"{asked.id or asked.inputs[0].name}[{number}]" for number in range(len(sources))]
         pixels = service.settings.max_pixels
         finish = lambda said: [OUTPUTS[key].of(said) for key in wanted]  # noqa: E731
-        jobs = [job(model, label, source, pixels, finish) for label, source in zip(names, sources, strict=True)]
+        jobs = [
+            job(model, label, source, pixels, finish, service.note)
+            for label, source in zip(names, sources, strict=True)
+        ]
         results = await service.inspect(request, ticket, model, jobs, names)
     for result in results:
         if isinstance(result, DataError):

@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.base import Detector, Spec
 from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import CheckpointError, NotCalibratedError, UserError
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.encoding import torch_dtype
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
+from anomaly_lightning.localiser import Localiser
 from anomaly_lightning.model import AnomalyModel
-from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.card import DetectorCard, ModelCard
 from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.scoring import build_scoring
+from anomaly_lightning.training.compiling import Run, compiled
 from anomaly_lightning.training.module import CARD, FROZEN
 
 
@@ -82,26 +84,40 @@ def build_model(card: ModelCard, trust: Sequence[str] = ()) -> AnomalyModel:
 
 def assemble(card: ModelCard, extractor: FeatureExtractor, trust: Sequence[str] = ()) -> AnomalyModel:
     """Model as a card describes it, on an extractor that is there already."""
-    extractor.backbone.fit_to(card.transform.size)
-    spec = Spec(card.features.shape, card.transform.size, extractor.scales(card.transform.size))
-    detector = create_detector({"_target_": card.detector.target, **card.detector.arguments}, trust)
+    size = card.transform.size
+    extractor.backbone.fit_to(size)
+    spec = Spec(card.features.shape, size, extractor.scales(size))
+    detector, dtype = _created(card.detector, trust), torch_dtype(card.features.dtype)
     detector.build(spec)
-    dtype = torch_dtype(card.features.dtype)
-    return AnomalyModel(extractor, detector, build_scoring(card, detector.grid(spec)), dtype)
+    grid = detector.grid(spec)
+    scoring = build_scoring(card, grid)
+    if card.localiser is None:
+        return AnomalyModel(extractor, detector, scoring, dtype)
+    if detector.inputs != "features":
+        raise UserError(f"model={card.detector.name} sees no features: expected localiser=none.")
+    packed, second = extractor.packed(), _created(card.localiser.detector, trust)
+    seen = Spec(packed.shape(size), size, packed.scales(size))
+    localiser = Localiser(second, card.localiser.floor, extractor.alignment, seen)
+    return AnomalyModel(packed, detector, scoring, dtype, localiser, build_scoring(card, localiser.grid(grid)))
+
+
+def _created(card: DetectorCard, trust: Sequence[str]) -> Detector:
+    return create_detector({"_target_": card.target, **card.arguments}, trust)
 
 
 class TorchEngine:
     """Runs a model for `runtime.inspector.Inspector`.
 
     Args:
-        model: Fitted; moved to the device.
+        model: Fitted; moved to the device, and prepared for inference there.
         device: "auto" (a GPU where there is one), or a torch device.
+        compile: Size (H, W) of the network's input to compile the model for; None = not to.
 
     Raises:
-        UserError: There is no such device.
+        UserError: There is no such device, or no compiler.
     """
 
-    def __init__(self, model: AnomalyModel, device: str = "auto") -> None:
+    def __init__(self, model: AnomalyModel, device: str = "auto", compile: tuple[int, int] | None = None) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -109,10 +125,14 @@ class TorchEngine:
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
+        extractor = self.model.extractor
+        packs = self.device.type == "cpu" and compile is None and extractor.precision.name == "32"
+        extractor.backbone.pack(packs)
+        self._forward: Run = self.model if compile is None else compiled(self.model, self.device, compile)
 
     @classmethod
     def load(
-        cls, path: Path, device: str, trust: Sequence[str], threads: int | None = None
+        cls, path: Path, device: str, trust: Sequence[str], threads: int | None = None, compile: bool = False
     ) -> tuple[ModelCard, "TorchEngine"]:
         """Card and engine of a checkpoint; see `load_model` for what it raises.
 
@@ -121,14 +141,15 @@ class TorchEngine:
             device: As above.
             trust: Further packages whose detectors may be created.
             threads: Threads of torch in this process; None = as they are.
+            compile: Whether torch compiles the model first.
         """
         model, card = load_model(path, trust)
         if threads is not None:
             torch.set_num_threads(wanted_threads(threads))
-        return card, cls(model, device)
+        return card, cls(model, device, card.transform.size if compile else None)
 
     @torch.inference_mode()
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Maps (B, H, W) and scores (B,), float32, of images (B, 3, H, W) float32."""
-        maps, scores = self.model(torch.from_numpy(images).to(self.device))
+        maps, scores = self._forward(torch.from_numpy(images).to(self.device))
         return maps.float().cpu().numpy(), scores.float().cpu().numpy()

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
+from anomaly_lightning.data.hashes import ContentHashes
 from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.data.white import find_white
 from anomaly_lightning.detectors.base import TrainedDetector
@@ -31,7 +32,7 @@ from anomaly_lightning.runtime.card import (
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.checkpoint import assemble
-from anomaly_lightning.training.module import AnomalyModule
+from anomaly_lightning.training.module import AnomalyModule, Localising
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
         seed=data["seed"],
         on_corrupt=data["on_corrupt"],
         shots=data["shots"],
+        content_hash=hashes_for(cfg.cache),
     )
     white = find_white(data["white"], [sample.path for sample in datamodule.splits.train])
     datamodule.transform = ImageTransform(*seen, white)
@@ -87,13 +89,20 @@ def build_datamodule(cfg: DictConfig, backbone: Backbone) -> Built:
     return datamodule, resolved
 
 
+def hashes_for(cache: DictConfig) -> ContentHashes:
+    """Hashes of files, kept between runs where features are; a command without features (export) has no mode."""
+    return ContentHashes(Path(cache.dir) if cache.get("mode", "disk") == "disk" else None)
+
+
 def cut_into_tiles(datamodule: MVNetDataModule, tiling: Tiling, cache: Path) -> None:
     """Put tiles in the place of the images of a datamodule.
 
     Raises:
         DataError: An image can't be cut and `data.on_corrupt` is not skip.
     """
-    splits, unreadable, unknown = tiled_splits(datamodule.splits, tiling, cache, datamodule.transform.white)
+    splits, unreadable, unknown = tiled_splits(
+        datamodule.splits, tiling, cache, datamodule.transform.white, datamodule.content_hash
+    )
     if unreadable:
         datamodule.leave_out(unreadable)
     datamodule.untested = unknown
@@ -114,11 +123,11 @@ def store_for(
         "backbone": backbone.name,
         "weights_sha256": backbone.weights_sha256,
         "layers": list(backbone.layers),
-        "neighbourhood": extractor.neighbourhood,
+        "neighbourhood": extractor.alignment.neighbourhood,
         "grid": list(shape[1:]),
-        "coarse": extractor.coarse,
+        "coarse": extractor.alignment.coarse,
         "precision": extractor.precision.name,
-        "groups": extractor.groups,
+        "groups": extractor.alignment.groups,
         "transform": transform.card().to_dict(),
         "libraries": {name: version(name) for name in ("torchvision", "pillow")},  # they decide the resize
     }
@@ -141,16 +150,31 @@ def build_data(
         trim(Path(cfg.cache.dir) / FEATURES, limit_bytes(cfg.cache.max_gb))
     extractor, workers = model.extractor, max(1, cfg.data.workers)
     store = store_for(extractor, datamodule.transform, cfg.cache.mode, Path(cfg.cache.dir), cfg.cache.dtype)
-    return FeatureDataModule(datamodule, extractor, store, workers=workers, on_progress=on_progress)
+    shuffle_gb = float(cfg.data.shuffle_gb)
+    if not shuffle_gb > 0:
+        raise UserError(f"data.shuffle_gb={cfg.data.shuffle_gb}: expected a number of gigabytes above 0.")
+    return FeatureDataModule(
+        datamodule, extractor, store, workers=workers, on_progress=on_progress, shuffle_gb=shuffle_gb
+    )
 
 
 def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) -> AnomalyModule:
     """Module with a fresh detector, as the card describes it."""
     model = assemble(card, extractor, trust=[card.detector.target.partition(".")[0]])
+    second = None if model.localiser is None else model.localiser.detector
+    localising = _localising(cfg.localiser) if isinstance(second, TrainedDetector) else None
     if not isinstance(model.detector, TrainedDetector):
-        return AnomalyModule(model, card)
-    settings = {"data.batch_size": cfg.data.batch_size, "trainer.precision": str(cfg.trainer.precision)}
-    return AnomalyModule(model, card, instantiate(cfg.optimizer), settings | {"optimizer": plain(cfg.optimizer)})
+        return AnomalyModule(model, card, localising=localising)
+    settings = {
+        "data.batch_size": cfg.data.batch_size,
+        "trainer.precision": str(cfg.trainer.precision),
+        "optimizer": plain(cfg.optimizer),
+    }
+    return AnomalyModule(model, card, instantiate(cfg.optimizer), settings, localising)
+
+
+def _localising(block: DictConfig) -> Localising:
+    return Localising(instantiate(block.optimizer), int(block.steps), int(block.batch_size))
 
 
 def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
@@ -175,10 +199,16 @@ def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
     )
 
 
+def in_one_process(trainer: DictConfig) -> bool:
+    """Whether the settings of a trainer ask for one process."""
+    devices = plain(trainer.devices)
+    one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    return bool(trainer.num_nodes == 1 and one)
+
+
 def _one_process(trainer: DictConfig) -> dict[str, Any]:
     """Changes that make one process of several: a single pass has no gradients to share, and DDP refuses it."""
-    devices = plain(trainer.devices)
-    if trainer.num_nodes == 1 and (devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)):
+    if in_one_process(trainer):
         return {}
     logger.warning("This method is fitted in one pass without gradients: one process does it, on one device.")
     return {"devices": 1, "num_nodes": 1, "strategy": "auto"}

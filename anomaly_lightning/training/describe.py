@@ -1,6 +1,7 @@
 """From config, network and data to the model card: what the model of a run is, before it is trained."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -17,6 +18,7 @@ from anomaly_lightning.runtime.card import (
     DataCard,
     DetectorCard,
     FeaturesCard,
+    LocaliserCard,
     ModelCard,
     RegionCard,
     ScoringCard,
@@ -24,7 +26,7 @@ from anomaly_lightning.runtime.card import (
 from anomaly_lightning.runtime.reading import ImageError, image_size
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
-from anomaly_lightning.training.compose import plain
+from anomaly_lightning.training.compose import in_one_process, plain
 
 
 def build_card(
@@ -32,7 +34,6 @@ def build_card(
 ) -> ModelCard:
     """What the model of this run is; thresholds and validity are added when they are known."""
     backbone, transform, data = extractor.backbone, datamodule.transform, plain(cfg.data)
-    model = plain(cfg.model)
     tiling = None if data["tile"] is None else Tiling.from_config(data["tile"], data["tile_overlap"]).card()
     return ModelCard(
         schema=SCHEMA,
@@ -49,9 +50,7 @@ def build_card(
         features=FeaturesCard(
             arguments=plain(cfg.features), dtype=str(cfg.cache.dtype), shape=extractor.shape(transform.size)
         ),
-        detector=DetectorCard(
-            target=str(model["_target_"]), arguments={key: model[key] for key in model if key != "_target_"}
-        ),
+        detector=_detector(plain(cfg.model)),
         scoring=ScoringCard(**plain(cfg.scoring)),
         data=DataCard(
             fingerprint=datamodule.fingerprint,
@@ -62,10 +61,23 @@ def build_card(
             seed=int(data["seed"]),
             shots=data["shots"],
         ),
+        localiser=_localiser(cfg),
         region=_region(cfg, datamodule),
         tiling=tiling,
         versions=versions(),
     )
+
+
+def _detector(block: dict[str, Any]) -> DetectorCard:
+    return DetectorCard(target=str(block["_target_"]), arguments={k: block[k] for k in block if k != "_target_"})
+
+
+def _localiser(cfg: DictConfig) -> LocaliserCard | None:
+    block = plain(cfg.localiser)
+    possible = cfg.cache.mode != "off" and in_one_process(cfg.trainer)
+    if block["detector"] is None or (block["auto"] and not possible):
+        return None
+    return LocaliserCard(detector=_detector(block["detector"]), floor=float(block["floor"]))
 
 
 def _region(cfg: DictConfig, datamodule: MVNetDataModule) -> RegionCard | None:

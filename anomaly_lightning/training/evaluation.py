@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from anomaly_lightning.data import sources
 from anomaly_lightning.data.datamodule import MVNetDataModule
-from anomaly_lightning.data.splits import Splits
+from anomaly_lightning.data.splits import enough_normals, only_tested
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
@@ -21,7 +21,7 @@ from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
-from anomaly_lightning.training.compose import cut_into_tiles, store_for
+from anomaly_lightning.training.compose import cut_into_tiles, hashes_for, store_for
 from anomaly_lightning.training.describe import check_region
 from anomaly_lightning.training.exported import load_any
 from anomaly_lightning.training.intake import Intake
@@ -102,8 +102,14 @@ def made_again(
     """
     data = card.data
     resolved = sources.resolve(tested.settings, tested.name, Path(cfg.cache.dir))
+    category, splits = resolved.category, None
+    if tested.good_alone:
+        category = replace(category, train=(), test=(*category.train, *category.test))
+        splits, resolved = only_tested(category), replace(resolved, why="data.normal_test, as set")
+    elif tested.changes and not enough_normals(category, data.split, data.seed):
+        splits = only_tested(category, data.split, data.seed)  # nothing is trained or calibrated on these
     datamodule = MVNetDataModule(
-        resolved.category,
+        category,
         ImageTransform.from_card(card.transform),
         split=data.split,
         validation_share=data.validation_share,
@@ -111,11 +117,9 @@ def made_again(
         seed=data.seed,
         on_corrupt=cfg.data.on_corrupt,
         shots=None if tested.elsewhere else data.shots,
+        content_hash=hashes_for(cfg.cache),
+        splits=splits,
     )
-    if tested.good_alone:
-        test = (*resolved.category.train, *resolved.category.test)
-        datamodule.splits, datamodule.category = Splits((), (), test), replace(resolved.category, train=(), test=test)
-        resolved = replace(resolved, why="data.normal_test, as set")
     if masks:
         datamodule.check_masks()
     if card.tiling is not None and masks:

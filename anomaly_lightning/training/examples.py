@@ -66,7 +66,7 @@ def serve_examples(
     device = next(model.parameters()).device
     shown = chain(_made(data, detector), _real(data, detector, labelled))
     for role, loader in (("train", data.statistics_dataloader), (data.splits.choosing, data.held_out_dataloader)):
-        rows = (detector.condense(batch["features"].to(device)) for batch in loader())
+        rows = (detector.condense(model.seen(batch["features"].to(device))) for batch in loader())
         data.serve(role, chain(rows, _explained(shown, data, model, detector)) if role == "train" else rows)
 
 
@@ -79,7 +79,7 @@ def _explained(
         seen = torch.from_numpy(np.stack([transform(Image.fromarray(one.image)) for one in several]))
         masks = torch.from_numpy(np.stack([one.mask for one in several])).to(device)
         known = torch.tensor([one.known for one in several], device=device)
-        yield detector.explain(model.features(seen.to(device)), masks, known)
+        yield detector.explain(model.seen(model.features(seen.to(device))), masks, known)
 
 
 def _made(data: FeatureDataModule, detector: TrainedDetector) -> Iterator[Example]:

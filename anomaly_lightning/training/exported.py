@@ -13,6 +13,7 @@ from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.engines import ExportedEngine, load_engine
+from anomaly_lightning.runtime.versions import resolve
 from anomaly_lightning.scoring import build_scoring
 from anomaly_lightning.training.checkpoint import load_model
 
@@ -38,7 +39,7 @@ class ExportedModel(nn.Module):
         self.engine = engine
         self.detector = SimpleNamespace(inputs="images")
         grid = engine.error_maps(np.zeros((1, 3, *card.transform.size), np.float32))[0].shape[1:]
-        self.scoring = build_scoring(card, (int(grid[0]), int(grid[1])))
+        self.mapping = build_scoring(card, (int(grid[0]), int(grid[1])))
         self.register_buffer("threshold", torch.tensor(card.thresholds.score))
         self.register_buffer("pixel_threshold", torch.tensor(card.thresholds.pixel))
 
@@ -59,6 +60,7 @@ class ExportedModel(nn.Module):
 
 def load_any(path: Path, trust: Sequence[str] = ()) -> tuple[AnomalyModel, ModelCard]:
     """Model and card of a checkpoint, or of the folder of an exported bundle; see `load_model` and `read_bundle`."""
+    path = resolve(path)
     if not path.is_dir():
         return load_model(path, trust)
     card, engine = load_engine(path, "auto", trust)

@@ -1,11 +1,13 @@
-"""What follows the gradient steps: the best weights, the second statistics pass, the calibration, best.ckpt."""
+"""What follows the gradient steps: the best weights, the second pass, the localiser, the calibration, best.ckpt."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+from anomaly_lightning.training.localising import fit_localiser
 from anomaly_lightning.training.module import AnomalyModule
 
 
@@ -21,11 +23,24 @@ def fit(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningData
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt, weights_only=True)
 
 
-def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.LightningDataModule, checkpoints: Path) -> Path:
+def finalise(
+    trainer: pl.Trainer,
+    module: AnomalyModule,
+    datamodule: pl.LightningDataModule,
+    checkpoints: Path,
+    calibrated: Callable[[], None] | None = None,
+) -> Path:
     """Make the fitted module a finished one and write it to best.ckpt.
 
     The threshold can't be fitted in a training hook: it belongs to the best weights, known only after the last epoch.
     Without a callback that watches a loss, the last epoch's weights are the ones that are kept.
+
+    Args:
+        trainer: That has fitted it.
+        module: Fitted.
+        datamodule: With the validation normals.
+        checkpoints: Folder of best.ckpt.
+        calibrated: Called between calibration and writing, for what needs a model that can inspect; None = nothing.
 
     Returns:
         The written best.ckpt, whose thresholds are calibrated.
@@ -39,7 +54,10 @@ def finalise(trainer: pl.Trainer, module: AnomalyModule, datamodule: pl.Lightnin
         module.load_state_dict(state)
     module.to(trainer.strategy.root_device)
     module.conclude()
+    fit_localiser(trainer, module, datamodule)
     trainer.validate(module, datamodule=datamodule, verbose=False)
+    if calibrated is not None:
+        calibrated()
     path = checkpoints / "best.ckpt"
     trainer.save_checkpoint(path)
     return path

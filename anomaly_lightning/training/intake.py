@@ -63,7 +63,7 @@ class Intake:
 
 def _leaks(source: MVNetDataModule) -> list[str]:
     """Test images that are trained on, too: the metrics would be too good."""
-    training, testing = ([s.path for s in samples] for samples in (source.splits.normals, source.splits.test))
+    training, testing = ((s.path for s in samples) for samples in (source.splits.normals, source.splits.test))
     found = leaks(training, testing, source.content_hash)
     return [f"{ours} is the same image as {theirs}, which is tested on" for ours, theirs in found]
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,18 +17,35 @@ from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.detectors.base import TrainedDetector
 from anomaly_lightning.errors import NotCalibratedError
 from anomaly_lightning.features.batches import Repeated
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.training.examples import serve_examples
 from anomaly_lightning.training.schedule import WarmCosine, planned
+from anomaly_lightning.training.scored import Scored
 
 Batch = dict[str, Tensor]
 FROZEN = "model.extractor."  # of the names in a state dict
 CARD = "card"  # key of the model card in a checkpoint
 SETTINGS = "settings"  # key of what decides the gradient steps
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Localising:
+    """How a localiser with gradients is trained.
+
+    Attributes:
+        optimizer: As the module's.
+        steps: Gradient steps.
+        batch_size: Of each.
+    """
+
+    optimizer: OptimizerFactory
+    steps: int
+    batch_size: int
 
 
 class AnomalyModule(pl.LightningModule):
@@ -42,12 +61,13 @@ class AnomalyModule(pl.LightningModule):
         optimizer: From parameters to an optimizer, one for each of the detector's players; a `WarmCosine` clips
             gradients and changes the learning rate from step to step as well. None without gradients.
         settings: What decides the gradient steps and stands in no card: plain values by the names of the options.
+        localising: How the localiser is trained; None = there is none, or none with gradients.
 
     Attributes:
         players: Names of the detector's players; [] for methods without gradients.
         labelled: Known defects to learn from, none of them a test image; for detectors with `examples`.
         chosen: In words, what was chosen on held-out normals; what the thresholds promise depends on it.
-        outputs: What the last evaluation computed, by `index`: (score, error_map (h, w)).
+        scored: What the last evaluation computed; None before the first.
     """
 
     def __init__(
@@ -56,14 +76,22 @@ class AnomalyModule(pl.LightningModule):
         card: ModelCard,
         optimizer: OptimizerFactory | None = None,
         settings: Mapping[str, Any] | None = None,
+        localising: Localising | None = None,
     ) -> None:
         super().__init__()
         self.model, self.card, self.optimizer, self.settings = model, card, optimizer, dict(settings or {})
+        self.localising = localising
         self.chosen: list[str] = []
         self.labelled: tuple[Sample, ...] = ()
-        self.outputs: dict[int, tuple[float, Tensor]] = {}
+        self.scored: Scored | None = None
         self.players = list(self.trained.players()) if self.trained is not None else []
         self.automatic_optimization = len(self.players) <= 1
+
+    @property
+    def learners(self) -> list[TrainedDetector]:
+        """Detector and localiser, as far as they are trained by gradients."""
+        second = None if self.model.localiser is None else self.model.localiser.detector
+        return [one for one in (self.model.detector, second) if isinstance(one, TrainedDetector)]
 
     @property
     def trained(self) -> TrainedDetector | None:
@@ -94,7 +122,7 @@ class AnomalyModule(pl.LightningModule):
                 state.setdefault(name, value)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """What the detector sees of a batch: features that a store served, else what its images give."""
+        """What the model works on of a batch: features that a store served, else what its images give."""
         return batch["features"] if "features" in batch else self.model.inputs(batch["images"])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,10 +172,10 @@ class AnomalyModule(pl.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
-            self.model.detector.prepare(self._walked(data.statistics_dataloader))
+            self.model.detector.prepare(self.walked(data.statistics_dataloader))
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
-                data.condense(lambda features: trained.condense(features.to(self.device)))
+                data.condense(lambda kept: trained.condense(self.model.seen(kept.to(self.device))))
             if self.trained is not None and self.trained.examples:
                 serve_examples(data, self.model, self.trained, self.labelled)
 
@@ -156,18 +184,24 @@ class AnomalyModule(pl.LightningModule):
         if self.trained is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        normals, held_out = self._walked(data.statistics_dataloader), self._walked(data.held_out_dataloader)
+        normals, held_out = self.walked(data.statistics_dataloader), self.walked(data.held_out_dataloader)
         with torch.no_grad():
             self.trained.conclude(normals, held_out)
         if held_out.walked:
             self.chosen.append("the weights of the error's parts")
 
-    def _walked(self, loader: Callable[[], Iterable[Batch]]) -> Repeated:
-        """What the detector sees of a set of normals, batch by batch and in a fixed order, on the device."""
+    def walked(self, loader: Callable[[], Iterable[Batch]], see: Callable[[Tensor], Tensor] | None = None) -> Repeated:
+        """A set of normals, batch by batch and in a fixed order, on the device.
+
+        Args:
+            loader: Makes its batches.
+            see: What is made of their inputs; None = what the detector sees of them.
+        """
 
         def walk() -> Iterator[Tensor]:
             for batch in loader():
-                yield self.inputs({key: value.to(self.device, non_blocking=True) for key, value in batch.items()})
+                on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+                yield (see or self.model.seen)(self.inputs(on_device))
 
         return Repeated(walk)
 
@@ -204,7 +238,7 @@ class AnomalyModule(pl.LightningModule):
         self._keep(batch)
 
     def _condensed(self, batch: Batch, trained: TrainedDetector) -> Tensor:
-        return batch["condensed"] if "condensed" in batch else trained.condense(self.inputs(batch))
+        return batch["condensed"] if "condensed" in batch else trained.condense(self.model.seen(self.inputs(batch)))
 
     def _loss(self, condensed: Tensor, trained: TrainedDetector, player: str, stage: str) -> Tensor:
         """One player's total, () float; it and its parts are logged, as <stage>/loss where there is one player."""
@@ -216,36 +250,29 @@ class AnomalyModule(pl.LightningModule):
         return losses["total"]
 
     def _keep(self, batch: Batch) -> None:
-        scores, error_maps = self.model.scored(self.inputs(batch))
-        for index, score, error_map in zip(batch["index"].tolist(), scores.tolist(), error_maps.cpu(), strict=True):
-            self.outputs[index] = (score, error_map)
+        assert self.scored is not None, "an epoch has begun"
+        self.scored.add(batch["index"], *self.model.scored(self.inputs(batch)))
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the outputs."""
-        self.outputs = {}
+        """Begin anew with what an evaluation computes."""
+        self.scored = Scored(Path(self.trainer.default_root_dir))
 
     def on_test_epoch_start(self) -> None:
-        """Reset the outputs."""
-        self.outputs = {}
+        """Begin anew with what an evaluation computes."""
+        self.scored = Scored(Path(self.trainer.default_root_dir))
 
     def on_validation_epoch_end(self) -> None:
-        """Bring the outputs of all processes together."""
-        self._gather()
+        """Bring together what all processes computed."""
+        self.scored = None if self.scored is None else self.scored.gathered()
 
     def on_test_epoch_end(self) -> None:
-        """Bring the outputs of all processes together."""
-        self._gather()
+        """Bring together what all processes computed."""
+        self.scored = None if self.scored is None else self.scored.gathered()
 
-    def _gather(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self.outputs)
-            self.outputs = {index: output for part in parts for index, output in part.items()}
-
-    def evaluated(self) -> tuple[Tensor, Tensor]:
-        """Scores (N,) float and error maps (N, h, w) float of the last evaluation, in the order of the set."""
-        ordered = [self.outputs[index] for index in sorted(self.outputs)]
-        return torch.tensor([score for score, _ in ordered]), torch.stack([error_map for _, error_map in ordered])
+    def evaluated(self) -> tuple[Tensor, OrderedRows]:
+        """Scores (N,) float32 and error maps (N, h, w) of the last evaluation, in the order of the set."""
+        assert self.scored is not None, "an evaluation comes first"
+        return self.scored.ordered()
 
 
 def _several(found: Any) -> list[Any]:

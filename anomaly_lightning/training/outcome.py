@@ -8,6 +8,8 @@ from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results, threshold_block
+from anomaly_lightning.reports.tested import tried
+from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.training.intake import Intake
 from anomaly_lightning.training.module import AnomalyModule
 
@@ -45,12 +47,19 @@ def gather_metrics(
         "seed": card.seed,
         "counts": source.splits.counts(),
         "threshold": threshold_block(card, results),
+        "promises": _promises(card, results),
         **blocks,
         "notes": {**blocks["notes"], **intake.notes()},
         "timing": {**clock.stages, "total_s": clock.total(), **latency},
         "peak_memory_mb": run_files.peak_memory_mb(),
         "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),
     }
+
+
+def _promises(card: ModelCard, results: Results | None) -> list[dict[str, Any]]:
+    """Which promise was tested by what, as JSON values."""
+    good = [] if results is None else results.scores[~results.labels].tolist()
+    return [one.plain() for one in tried(card, good, None, "good test images")]
 
 
 def write_outcome(folder: Path, found: Results | str, metrics: dict[str, Any], run: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from anomaly_lightning.training.module import SETTINGS, AnomalyModule
 _NAME = {"detector": "detector.target", "backbone": "backbone.name"}
 SHOWN = 6  # differences that an error names
 # Blocks of the card that say what is trained on what. Where files lie, versions and what comes after the fit are left.
-BLOCKS = ("seed", "data", "transform", "backbone", "features", "detector", "scoring", "region", "tiling")
+BLOCKS = ("seed", "data", "transform", "backbone", "features", "detector", "localiser", "scoring", "region", "tiling")
 PLACES = ("data.places", "backbone.weights_source", "backbone.arguments.weights", "backbone.arguments.pretrained")
 # What the user calls what the card calls otherwise.
 OPTIONS = {

@@ -11,15 +11,21 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from anomaly_lightning.configs import in_sweep
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.validity import fit_validity
+from anomaly_lightning.runtime.drift_fit import fit_drift
+from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.runtime.validity import drawn, fit_validity
 from anomaly_lightning.training import compose, describe, reuse
 from anomaly_lightning.training.callbacks.checkpoints import BestCheckpoint
 from anomaly_lightning.training.callbacks.tensorboard import log_metrics
+from anomaly_lightning.training.checkpoint import TorchEngine
+from anomaly_lightning.training.evaluation import made_again
 from anomaly_lightning.training.finish import finalise, fit
 from anomaly_lightning.training.intake import Intake
+from anomaly_lightning.training.localising import check_localising
 from anomaly_lightning.training.outcome import gather_metrics, write_outcome
 from anomaly_lightning.training.quiet import quieten
 from anomaly_lightning.training.resume import check_resumable
+from anomaly_lightning.training.tested_data import TestedData
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ class TrainingSession:
         self.module = compose.build_module(cfg, card, extractor)
         self.data = compose.build_data(cfg, self.source, self.module.model, self._show_features)
         self.trainer = compose.build_trainer(cfg, len(self.module.players))
+        check_localising(self.trainer, self.module, self.data)
         self._bar = console.progress_bar()
         self.validation_loss: float | None = None
         self.identity = self._identity()
@@ -74,7 +81,7 @@ class TrainingSession:
                 self._write_run("pruned")
                 return None
             self.validation_loss = self._best_loss()
-            checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints")
+            checkpoint = finalise(self.trainer, self.module, self.data, self.folder / "checkpoints", self._fit_drift)
         found = self._test()
         if leads:
             self._finish(found, checkpoint)
@@ -100,10 +107,26 @@ class TrainingSession:
             splits = self.source.splits
             # Whole images come at prediction, so with tiles it is whole images that are learnt from.
             known = splits.normals if self.cfg.data.tile is None else self.resolved.category.train
-            normals = [sample.path for sample in known if sample.path not in self.source.skipped]
+            normals = drawn([sample for sample in known if sample.path not in self.source.skipped], self.cfg.seed)
             known_looks = getattr(self.data, "appearances", None)
-            fitted = fit_validity(normals, self.cfg.seed, self.source.transform.white, known_looks)
+            fitted = fit_validity(
+                [sample.path for sample in normals], self.cfg.seed, self.source.transform.white, known_looks
+            )
         self.module.card = self.module.card.replace(validity=None if fitted is None else fitted.card())
+
+    def _fit_drift(self) -> None:
+        """Keep what normals measure that the model was not trained on, for the drift monitor of a service or line."""
+        if not self.cfg.drift or not self.trainer.is_global_zero:
+            return
+        with self.clock.stage("drift_s"):
+            card = self.module.card
+            splits = self.source.splits
+            if self.cfg.data.tile is not None:  # whole images come on a line
+                splits = made_again(self.cfg, card, TestedData(card.category, card.data.places), masks=False)[0].splits
+            engine = TorchEngine(self.module.model, str(self.module.device))
+            held_out, trained = ([sample.path for sample in some] for some in (splits.validation, splits.train))
+            fitted = fit_drift(Inspector(card, engine), held_out, trained)
+        self.module.card = card.replace(drift=fitted)
 
     def _test(self) -> Results | str:
         """Score the test images; in words why, where there are none to score."""
@@ -150,9 +173,16 @@ class TrainingSession:
             "weights_sha256": backbone.weights_sha256,
             "precision": f"features {extractor.precision.name}, training {self.cfg.trainer.precision}",
             "model": self.module.card.detector.name,
+            "localiser": self._localiser(),
             "split": f"{self.source.split}: {self.source.splits.counts()}",
             "outputs": str(self.folder),
         }
+
+    def _localiser(self) -> str:
+        card = self.module.card.localiser
+        if card is not None:
+            return card.detector.name
+        return "none (features are not stored, or several processes train)" if self.cfg.localiser.auto else "none"
 
     def _write_run(self, status: str) -> None:
         if self.trainer.is_global_zero:

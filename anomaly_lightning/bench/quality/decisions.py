@@ -13,7 +13,20 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from anomaly_lightning.calibration import Calibration, Conformal, Highest, MeanStd, Quantile, Robust, Rule, StudentT
+from anomaly_lightning.bench.quality import paired
+from anomaly_lightning.bench.quality.reach import best
+from anomaly_lightning.bench.quality.sources import SOURCES, Source, held_out, plain_folds
+from anomaly_lightning.calibration import (
+    Calibration,
+    Conformal,
+    Highest,
+    MeanStd,
+    Quantile,
+    Robust,
+    Rule,
+    StudentT,
+    chance_of_alarms,
+)
 from anomaly_lightning.errors import CalibrationError
 
 Row = Mapping[str, Any]
@@ -45,6 +58,7 @@ class Outcome:
         recall: Share of the defective test images that it finds.
         balanced: Balanced accuracy.
         best: The best that any threshold could reach, found with the test labels.
+        chance: Probability of at least so many alarms where good test images are drawn like the normals calibrated on.
     """
 
     promised: float | None
@@ -53,6 +67,7 @@ class Outcome:
     recall: float
     balanced: float
     best: float
+    chance: float
 
     @property
     def holds(self) -> bool | None:
@@ -66,18 +81,40 @@ def interval(count: int, total: int, level: float = LEVEL) -> tuple[float, float
     return float(found.low), float(found.high)
 
 
-def outcome(rule: Rule, scores: Mapping[str, Sequence[float]]) -> Outcome | None:
+def outcome(rule: Rule, scores: Mapping[str, Any], source: Source = held_out) -> Outcome | None:
     """What a rule makes of the scores of a row; None where it refuses them, or where one kind of image is missing."""
     good, defective = (np.asarray(scores[name], dtype=float) for name in ("good", "defective"))
-    if not len(good) or not len(defective):
+    normals = source(scores)
+    if not len(good) or not len(defective) or normals is None:
         return None
     try:
-        fitted = rule.fit(np.asarray(scores["normals"], dtype=float))
+        fitted = rule.fit(normals)
     except CalibrationError:
         return None
     alarms, recall = int((good > fitted.threshold).sum()), float((defective > fitted.threshold).mean())
     balanced = (recall + 1 - alarms / len(good)) / 2
-    return Outcome(_promised(rule, fitted), alarms, len(good), recall, balanced, _best(good, defective))
+    chance = chance_of_alarms(rule, normals, alarms, len(good))
+    return Outcome(_promised(rule, fitted), alarms, len(good), recall, balanced, best(good, defective)[0], chance)
+
+
+def cv_plus(scores: Mapping[str, Any], alpha: float = 0.05) -> Outcome | None:
+    """CV+ (Barber et al. 2021, section 3): a fold's normals against the image as the fold's own detector scores it.
+
+    An image is called defective where at most alpha of the normals score as high. It needs no common scale, and the
+    detectors of all folds for every image. None where the row lacks them, or one kind of image.
+    """
+    folds, good, defective = (scores.get(name) or [] for name in ("folds", "good", "defective"))
+    if not folds or not len(good) or not len(defective):
+        return None
+    count = 1 + sum(len(fold["train"]) for fold in folds)
+
+    def called(kind: str) -> np.ndarray:
+        higher = (np.greater_equal.outer(fold["train"], fold[kind]).sum(0) for fold in folds)
+        return np.asarray((1 + sum(higher)) / count <= alpha)
+
+    alarms, recall = int(called("good").sum()), float(called("defective").mean())
+    balanced, top = (recall + 1 - alarms / len(good)) / 2, best(np.asarray(good), np.asarray(defective))[0]
+    return Outcome(alpha, alarms, len(good), recall, balanced, top, float(stats.binom.sf(alarms - 1, len(good), alpha)))
 
 
 def _promised(rule: Rule, fitted: Calibration) -> float | None:
@@ -86,32 +123,46 @@ def _promised(rule: Rule, fitted: Calibration) -> float | None:
     return float(asked) if asked is not None else fitted.false_alarm_rate
 
 
-def _best(good: np.ndarray, defective: np.ndarray) -> float:
-    """Best balanced accuracy of any threshold for scores (n,) and (m,)."""
-    cuts = np.concatenate(([-np.inf], np.sort(np.concatenate((good, defective)))))
-    found = np.searchsorted(np.sort(good), cuts, "right") / len(good)
-    missed = np.searchsorted(np.sort(defective), cuts, "right") / len(defective)
-    return float(((found + 1 - missed) / 2).max())
-
-
 def show(rows: Sequence[Row], rules: Mapping[str, Rule] = RULES) -> None:
-    """Print all rules, a line a rule, and what each promised and realised, a line a row; for each experiment."""
+    """Print all rules, a line a rule, and what each promised and realised, a line a row.
+
+    For each experiment and each source of scores that its rows hold. The first rule on held-out normals is what the
+    others are compared with.
+    """
     console = Console(width=260, highlight=False)
     for name in dict.fromkeys(row["experiment"] for row in rows):
         own = [row for row in rows if row["experiment"] == name]
-        console.print(_table(name, own, rules))
-        console.print(_promises(name, own, rules))
+        reference = _metrics(own, [outcome(next(iter(rules.values())), row["scores"]) for row in own])
+        for label, source in SOURCES.items():
+            found = {key: [outcome(rule, row["scores"], source) for row in own] for key, rule in rules.items()}
+            if source is plain_folds:
+                found["CV+, 5 %"] = [cv_plus(row["scores"]) for row in own]
+            if any(one is not None for several in found.values() for one in several):
+                console.print(_table(f"thresholds of {name}, {label}", own, found, reference))
+                console.print(_promises(f"{name}, {label}: false alarms realised (promised)", own, found))
 
 
-def _promises(name: str, rows: Sequence[Row], rules: Mapping[str, Rule]) -> Table:
+Found = Mapping[str, Sequence[Outcome | None]]
+
+
+def _metrics(rows: Sequence[Row], found: Sequence[Outcome | None]) -> list[Row]:
+    """Rows for `paired.compare`."""
+    return [
+        {"category": row["category"], "seed": row["seed"], "metrics": {"balanced": one.balanced}}
+        for row, one in zip(rows, found, strict=True)
+        if one is not None
+    ]
+
+
+def _promises(title: str, rows: Sequence[Row], found: Found) -> Table:
     """False alarms realised by each rule in each row, with the promise where there is one."""
-    table = Table(title=f"{name}: false alarms realised (promised)", title_justify="left", box=box.MARKDOWN)
-    for column in ("category", "seed", "normals", "good", *rules):
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    for column in ("category", "seed", "normals", "good", *found):
         table.add_column(column, justify="left" if column == "category" else "right")
-    for row in rows:
-        found = [outcome(rule, row["scores"]) for rule in rules.values()]
+    for index, row in enumerate(rows):
         counts = str(len(row["scores"]["normals"])), str(len(row["scores"]["good"]))
-        table.add_row(row["category"], str(row["seed"]), *counts, *map(_realised, found))
+        shown = (_realised(several[index]) for several in found.values())
+        table.add_row(row["category"], str(row["seed"]), *counts, *shown)
     return table
 
 
@@ -123,31 +174,48 @@ def _realised(found: Outcome | None) -> str:
     return f"{found.alarms / found.good:.0%}{said}"
 
 
-def _table(name: str, rows: Sequence[Row], rules: Mapping[str, Rule]) -> Table:
-    table = Table(title=f"thresholds of {name}, means over the rows", title_justify="left", box=box.MARKDOWN)
+def _table(title: str, rows: Sequence[Row], found: Found, reference: Sequence[Row]) -> Table:
+    table = Table(title=f"{title}: means over categories", title_justify="left", box=box.MARKDOWN)
     columns = (
         "rule", "rows", "balanced accuracy", "below the best", "worst", "recall", "false alarms", "promised", "kept",
+        "chance", "gain", "least without one", "p",
     )  # fmt: skip
     for column in columns:
         table.add_column(column, justify="left" if column == "rule" else "right")
-    for label, rule in rules.items():
-        found = [result for row in rows if (result := outcome(rule, row["scores"])) is not None]
-        if found:
-            table.add_row(label, *_line(found))
+    for label, several in found.items():
+        known = [(row["category"], one) for row, one in zip(rows, several, strict=True) if one is not None]
+        if known:
+            gain = paired.compare(_metrics(rows, several), reference, "balanced")
+            table.add_row(label, *_line(known), *_gain(gain))
     return table
 
 
-def _line(found: Sequence[Outcome]) -> tuple[str, ...]:
-    gaps = [one.best - one.balanced for one in found]
-    promised = [one.promised for one in found if one.promised is not None]
-    kept = [one.holds for one in found if one.holds is not None]
+def _line(found: Sequence[tuple[str, Outcome]]) -> tuple[str, ...]:
+    gaps = [one.best - one.balanced for _, one in found]
+    promised = [one.promised for _, one in found if one.promised is not None]
+    kept = [one.holds for _, one in found if one.holds is not None]
     return (
         str(len(found)),
-        f"{np.mean([one.balanced for one in found]):.3f}",
-        f"{np.mean(gaps):.3f}",
+        f"{_mean([(category, one.balanced) for category, one in found]):.3f}",
+        f"{_mean([(category, one.best - one.balanced) for category, one in found]):.3f}",
         f"{max(gaps):.3f}",
-        f"{np.mean([one.recall for one in found]):.3f}",
-        f"{np.mean([one.alarms / one.good for one in found]):.3f}",
+        f"{_mean([(category, one.recall) for category, one in found]):.3f}",
+        f"{_mean([(category, one.alarms / one.good) for category, one in found]):.3f}",
         f"{np.mean(promised):.3f}" if promised else "-",
         f"{sum(kept)} of {len(kept)}",
+        f"{sum(one.chance >= (1 - LEVEL) / 2 for _, one in found)} of {len(found)}",
     )
+
+
+def _gain(found: paired.Comparison | None) -> tuple[str, str, str]:
+    """Mean difference of balanced accuracy to the first rule, the least without one category, and its p-value."""
+    if found is None:
+        return "-", "-", "-"
+    least = min(found.without.values()) if found.without else float("nan")
+    return f"{found.mean:+.4f}", f"{least:+.4f}", f"{found.p_value:.2f}"
+
+
+def _mean(values: Sequence[tuple[str, float]]) -> float:
+    """Mean over categories of the mean over their seeds."""
+    categories = dict.fromkeys(category for category, _ in values)
+    return float(np.mean([np.mean([one for name, one in values if name == category]) for category in categories]))

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from anomaly_lightning.bench.quality.more_normals import by_fold, varied
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.training import compose, describe, finish
 from anomaly_lightning.training.module import AnomalyModule
@@ -46,11 +47,13 @@ class Key:
         return {"category": self.category, "seed": self.seed, "experiment": self.experiment}
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def run(cfg: DictConfig, folds: int = 0, changed: bool = False) -> dict[str, Any]:
     """What a run of this config reaches: `metrics`, `decision`, `scores` and `cost` of a row.
 
     Args:
         cfg: Composed from conf/train.yaml.
+        folds: Cross-fitting: `scores` holds a part `folds`, see `more_normals.by_fold`; 0: none.
+        changed: Whether `scores` holds a part `changed`, see `more_normals.varied`.
     """
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     pl.seed_everything(cfg.seed, verbose=False)
@@ -68,7 +71,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     trainer.test(module, datamodule=data, verbose=False)
     results = Results.of(module, source.splits.test)
     cost = {"fit_s": fitted, "epochs": trainer.current_epoch, "normals": len(source.splits.train)}
-    return {**_measured(module, results), "cost": cost}
+    row = {**_measured(module, results), "cost": cost}
+    if folds:
+        row["scores"]["folds"] = by_fold(module, data, folds, cfg.seed)
+    if changed:
+        row["scores"]["changed"] = varied(module, source.splits.validation, source.transform)
+    return row
 
 
 def _measured(module: AnomalyModule, results: Results) -> dict[str, Any]:

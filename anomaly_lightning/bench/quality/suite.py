@@ -21,6 +21,7 @@ from anomaly_lightning.training.quiet import quieten
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
+OWN_SPLIT = ("data.seed=${seed}",)
 
 
 def run_suite(cfg: DictConfig) -> list[Row]:
@@ -33,7 +34,7 @@ def run_suite(cfg: DictConfig) -> list[Row]:
     """
     quieten()
     keys, file = list(wanted(cfg)), Path(cfg.quality.result)
-    overrides = [str(value) for value in cfg.quality.overrides]
+    overrides = [*map(str, cfg.quality.overrides), *(OWN_SPLIT if cfg.quality.own_splits else ())]
     rows = _kept(file, overrides)
     known = {_place(kept) for kept in rows}
     for key in keys:
@@ -107,7 +108,7 @@ def _run(cfg: DictConfig, key: Key, overrides: list[str]) -> dict[str, Any]:
     try:
         place = [f"run_dir={folder}", f"hydra.run.dir={folder}", f"cache.dir={cfg.cache.dir}"]
         composed_run = composed("train", [*key.overrides(cfg.quality.root, overrides), *place])
-        return row.run(OmegaConf.create(composed_run))
+        return row.run(OmegaConf.create(composed_run), cfg.quality.folds, cfg.quality.changed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

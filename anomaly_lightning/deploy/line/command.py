@@ -19,12 +19,14 @@ from anomaly_lightning.deploy.outputs import Outputs
 from anomaly_lightning.deploy.watching import stopping
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.decision import VERDICTS
+from anomaly_lightning.runtime.drift_watch import DriftWatch
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.reading import as_image
 
 logger = logging.getLogger(__name__)
 
+DRIFT = "drift.npz"  # what the drift monitor knows, in the line's folder
 IMAGES: Mapping[str, tuple[str, ...]] = {
     "none": (),
     "rejected": tuple(verdict for verdict in VERDICTS if verdict != "OK"),
@@ -49,8 +51,13 @@ def run_line(cfg: DictConfig, make: Callable[[DictConfig], Any]) -> int:
     source: Source = make(cfg.source)
     inspector = Inspector.load(cfg.bundle, cfg.device, list(cfg.trust), cfg.validity)
     warm_up(inspector)
-    line = line_of(inspector, source, receivers, settings, Path(cfg.output).absolute(), cfg.maps)
+    folder = Path(cfg.output).absolute()
+    watch = DriftWatch(inspector.card.drift, cfg.drift.images_per_alarm, folder / DRIFT, cfg.drift.watch)
+    line = line_of(inspector, source, receivers, settings, folder, cfg.maps, watch)
+    if cfg.drift.reset is not None:
+        watch.reset(cfg.drift.reset)
     console = Console()
+    console.print(watched(watch), soft_wrap=True, highlight=False)
     console.print(f"{cfg.name}: running; journal {line.ledger.journal}", soft_wrap=True, highlight=False)
     with stopping(line.stop):
         summary = line.run()
@@ -77,9 +84,15 @@ def settings_of(cfg: DictConfig) -> Settings:
 
 
 def line_of(
-    inspector: Inspector, source: Source, sinks: Mapping[str, Sink], settings: Settings, folder: Path, maps: bool
+    inspector: Inspector,
+    source: Source,
+    sinks: Mapping[str, Sink],
+    settings: Settings,
+    folder: Path,
+    maps: bool,
+    watch: DriftWatch | None = None,
 ) -> Line:
-    """A line whose model is an inspector."""
+    """A line whose model is an inspector; without a watch nobody looks for drift."""
 
     def inspect(images: Images) -> list[Inspection | DataError]:
         return list(inspector.stream(images, len(images), workers=1))
@@ -88,7 +101,17 @@ def line_of(
         return as_image(path, inspector.transform.white)
 
     outputs = Outputs(folder, maps)
-    return Line(inspect, decode, source, sinks, outputs.files, settings, folder)
+    return Line(inspect, decode, source, sinks, outputs.files, settings, folder, watch)
+
+
+def watched(watch: DriftWatch) -> str:
+    """One sentence on the watch for drift."""
+    known = watch.status()
+    if not known["watched"]:
+        return str(known["why"])
+    alarm = known["alarm"]
+    stands = "" if alarm is None else f" An alarm stands: {alarm['cause']}. drift.reset=seen takes it back."
+    return f"Drift is watched: at most one false alarm in {known['images_per_alarm']} parts.{stands}"
 
 
 def warm_up(inspector: Inspector) -> None:

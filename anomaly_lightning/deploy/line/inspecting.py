@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from threading import Event
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_lightning.deploy.line.intake import LOOK_S, Intake
+from anomaly_lightning.deploy.line.intake import Intake
 from anomaly_lightning.deploy.line.ledger import Ledger
 from anomaly_lightning.deploy.line.part import Outcome, Part
+from anomaly_lightning.deploy.line.waiting import LOOK_S, put
 from anomaly_lightning.errors import DataError
+from anomaly_lightning.runtime.drift_watch import DriftWatch
 from anomaly_lightning.runtime.inspection import Inspection
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ class Inference:
                 found = self._inspect(due)
             self.inspected += len(due)
             for result in zip(due, found, strict=True):
-                self._hand_on(result)
+                put(self.results, result, self._dead)
 
     def _inspect(self, parts: list[Part]) -> list[Inspection | Exception]:
         """What is said of each part; whatever the model does on one of them costs that one alone."""
@@ -93,14 +95,6 @@ class Inference:
             logger.exception("The model failed on part %s", parts[0].id)
             return [error]
 
-    def _hand_on(self, result: Result) -> None:
-        while not self._dead.is_set():
-            try:
-                self.results.put(result, timeout=LOOK_S)
-                return
-            except Full:
-                continue
-
 
 class Output:
     """Writes images and lines.
@@ -111,6 +105,7 @@ class Output:
         images: Writes the images of a part, given what was said and their path without suffix.
         which: Decisions whose images are written.
         dead: Set where the line can't go on.
+        watch: Sees every inspection, and says whether an alarm of drift stands; None = nobody looks.
     """
 
     def __init__(
@@ -120,7 +115,9 @@ class Output:
         images: Callable[[Inspection, Path], None],
         which: tuple[str, ...],
         dead: Event,
+        watch: DriftWatch | None = None,
     ) -> None:
+        self._watch = watch
         self.results, self.ledger, self._images, self._which, self._dead = results, ledger, images, which, dead
         self.pulse, self._closed = Pulse(), Event()
 
@@ -147,6 +144,8 @@ class Output:
             self.ledger.decide(part, Outcome("failed", error=words))
             return
         fields = dict(fields_of(said))
+        if self._watch is not None:
+            fields["drift"] = self._watch.take(said)
         if said.verdict in self._which and self.ledger.is_open(part.id):
             name = part.file or part.id
             self._images(said, Path(name))

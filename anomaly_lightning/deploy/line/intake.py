@@ -9,11 +9,11 @@ from anomaly_lightning.deploy.line.backoff import Backoff
 from anomaly_lightning.deploy.line.ledger import Ledger
 from anomaly_lightning.deploy.line.part import Outcome, Part
 from anomaly_lightning.deploy.line.sources import Feed, Source, SourceLostError
+from anomaly_lightning.deploy.line.waiting import LOOK_S, put
 
 logger = logging.getLogger(__name__)
 
 BEHIND = ("hold", "drop_oldest", "fail_safe")
-LOOK_S = 0.05  # seconds between two looks at whether the line has ended
 
 
 class Intake:
@@ -46,12 +46,7 @@ class Intake:
 
     def _hold(self, part: Part) -> None:
         start = time.monotonic()
-        while not self._dead.is_set():
-            try:
-                self._queue.put(part, timeout=LOOK_S)
-                break
-            except Full:
-                continue
+        put(self._queue, part, self._dead)
         self._held += time.monotonic() - start
 
     def _displace(self, part: Part) -> None:

@@ -24,7 +24,14 @@ except ImportError:  # Windows
 
 TAKEN = "taken.jsonl"
 LARGEST_TAKEN = 1_000_000  # bytes of taken.jsonl from which on it forgets
-NOTHING: dict[str, Any] = {"score": None, "threshold": None, "regions": [], "reason": None, "heatmap": None}
+NOTHING: dict[str, Any] = {
+    "score": None,
+    "threshold": None,
+    "regions": [],
+    "reason": None,
+    "heatmap": None,
+    "drift": None,
+}
 
 
 @dataclass(frozen=True)

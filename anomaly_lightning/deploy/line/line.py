@@ -15,13 +15,15 @@ from PIL import Image
 from anomaly_lightning.deploy.line.backoff import Backoff
 from anomaly_lightning.deploy.line.courier import Courier
 from anomaly_lightning.deploy.line.inspecting import Inference, Inspect, Output, Result
-from anomaly_lightning.deploy.line.intake import BEHIND, LOOK_S, Capture, Intake
+from anomaly_lightning.deploy.line.intake import BEHIND, Capture, Intake
 from anomaly_lightning.deploy.line.ledger import Gate, Ledger
 from anomaly_lightning.deploy.line.sinks import Sink
 from anomaly_lightning.deploy.line.sources import Feed, Source
 from anomaly_lightning.deploy.line.tally import Delivered, Tally
+from anomaly_lightning.deploy.line.waiting import LOOK_S
 from anomaly_lightning.deploy.line.watchdog import Deadlines, Heartbeat
 from anomaly_lightning.errors import UserError
+from anomaly_lightning.runtime.drift_watch import DriftWatch
 from anomaly_lightning.runtime.inspection import Inspection
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ class Line:
         images: Writes the images of one part.
         settings: As above.
         folder: Of journal, marks and heartbeat; one process at a time.
+        watch: Looks for drift; None = nobody does.
 
     Attributes:
         stop: Set it to end the line: what was taken gets its line first.
@@ -121,7 +124,9 @@ class Line:
         images: Callable[[Inspection, Path], None],
         settings: Settings,
         folder: Path,
+        watch: DriftWatch | None = None,
     ) -> None:
+        self._watch = watch
         self.settings, self.folder, self.source = settings, folder, source
         self.stop, self._dead, self._decided, self._over = Event(), Event(), Event(), Event()
         self._failure: BaseException | None = None
@@ -131,7 +136,7 @@ class Line:
         self._capture = Capture(source, feed, self._intake, settings.backoff())
         results: Queue[Result] = Queue(settings.queue)
         self._inference = Inference(inspect, self._intake, results, settings.batch_size, self._dead)
-        self._output = Output(results, self.ledger, images, settings.images, self._dead)
+        self._output = Output(results, self.ledger, images, settings.images, self._dead, watch)
         self._couriers = [
             Courier(name, sink, self.ledger.journal, self.ledger.news, settings.backoff())
             for name, sink in sinks.items()
@@ -150,6 +155,8 @@ class Line:
         self._inspect_all()
         self._decided.set()
         self._join(deadlines, None)
+        if self._watch is not None:
+            self._watch.save()
         if self._capture.ended and self._failure is None:
             self._recover(all_of_them=True)
         self._end_couriers(couriers)
@@ -175,6 +182,7 @@ class Line:
             "source": self._capture.lost or "there",
             "waiting": self._intake.waiting(),
             **self.ledger.tally.counts(),
+            "drift": None if self._watch is None else self._watch.status(),
             "sinks": sinks,
         }
 

@@ -4,38 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_lightning.detectors.parts.networks import check_sizes, doubling, halving
+from anomaly_lightning.detectors.parts.networks import Strided, doubling, halving
 from anomaly_lightning.errors import UserError
 
 
-class GridNetworks(nn.Module):
-    """Makes the networks for a grid of features: strided 3x3 convolutions to a small latent grid and back.
-
-    Args:
-        width: Channels of the hidden layers.
-        latent: Channels at the bottleneck.
-        stages: How often the grid is halved.
-    """
-
-    def __init__(self, width: int = 96, latent: int = 64, stages: int = 2) -> None:
-        super().__init__()
-        check_sizes(width, latent, stages)
-        self.width, self.latent, self.stages = width, latent, stages
+class GridNetworks(Strided):
+    """Makes the networks for a grid of features."""
 
     def encoder(self, channels: int, grid: tuple[int, int]) -> nn.Sequential:
         """From (B, C, h, w) to (B, latent, h', w') float."""
-        return nn.Sequential(*halving(self._widths(channels)))
+        return nn.Sequential(*halving(self.widths(channels)))
 
     def decoder(self, channels: int, grid: tuple[int, int]) -> nn.Sequential:
         """Back again; the result may be larger than the grid at its lower and right edge."""
-        return nn.Sequential(*doubling(self._widths(channels)[::-1]))
+        return nn.Sequential(*doubling(self.widths(channels)[::-1]))
 
     def critic(self, channels: int, grid: tuple[int, int]) -> tuple[nn.Sequential, nn.Conv2d]:
         """From (B, C, h, w) float to the features that are matched, and from those to logits, both half as large."""
         return nn.Sequential(*halving((channels, self.width))), nn.Conv2d(self.width, 1, 1)
-
-    def _widths(self, channels: int) -> list[int]:
-        return [channels, *[self.width] * (self.stages - 1), self.latent]
 
 
 class PixelNetworks(nn.Module):

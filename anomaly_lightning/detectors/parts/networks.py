@@ -37,10 +37,8 @@ class Pointwise(nn.Module):
         return rebuilt
 
 
-class Spatial(nn.Module):
-    """Strided 3x3 convolutions to the bottleneck and transposed ones back.
-
-    A position has to be explained by its surroundings, which holds for rotated objects, where `Pointwise` fails.
+class Strided(nn.Module):
+    """Sizes of networks of strided 3x3 convolutions to a small latent grid and back.
 
     Args:
         width: Channels of the hidden layers.
@@ -53,9 +51,20 @@ class Spatial(nn.Module):
         check_sizes(width, latent, stages)
         self.width, self.latent, self.stages = width, latent, stages
 
+    def widths(self, channels: int) -> list[int]:
+        """Channels from an input of so many to the bottleneck, before and after each halving."""
+        return [channels, *[self.width] * (self.stages - 1), self.latent]
+
+
+class Spatial(Strided):
+    """Strided 3x3 convolutions to the bottleneck and transposed ones back.
+
+    A position has to be explained by its surroundings, which holds for rotated objects, where `Pointwise` fails.
+    """
+
     def build(self, channels: int) -> None:
         """Make the layers for inputs of so many channels."""
-        widths = [channels, *[self.width] * (self.stages - 1), self.latent]
+        widths = self.widths(channels)
         self.layers = nn.Sequential(*halving(widths), *doubling(widths[::-1]))
 
     def forward(self, inputs: Tensor) -> Tensor:

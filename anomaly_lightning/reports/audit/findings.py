@@ -39,6 +39,7 @@ KINDS = {
     "mask_unfit": "the mask is of another size than its image: left out of the pixel metrics",
     "mask_missing": "images of defects without a mask: left out of the pixel metrics",
     "mask": "the mask is odd",
+    "listed_twice": "a table names a file more than once: the first row counts",
     "left_out": "files that are no data",
     "looks_anomalous": "a normal that looks unlike the other normals",
 }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anomaly_lightning.reports.axis import score_axis
 from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
 from anomaly_lightning.reports.page.losses import loss_curves
@@ -51,6 +52,7 @@ def page_data(
     return {
         "title": f"{metrics['category']}: {metrics['model']} on {metrics['backbone']}",
         "metrics": metrics,
+        "promises": metrics.get("promises") or [],  # earlier runs have none
         "words": {
             "promise": promise(metrics["threshold"]),
             "kept": promised_and_realised(metrics["threshold"], metrics["image"]),
@@ -79,7 +81,7 @@ def _untested(notes: Mapping[str, str]) -> dict[str, Any]:
 def _tested(results: Results, metrics: Mapping[str, Any]) -> dict[str, Any]:
     threshold = results.threshold if math.isfinite(results.threshold) else None
     scores = [float(score) for score in results.scores]
-    axis = plots.score_axis(scores, threshold)
+    axis = score_axis(scores, threshold)
     images = drawn_images(results, ["/".join(sample.path.parts[-2:]) for sample in results.samples])
     masks = (metrics["pixel"] or {}).get("aupro") is not None
     return {

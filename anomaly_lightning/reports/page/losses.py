@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_lightning.reports.page.plots import line, on_axis
+from anomaly_lightning.reports.axis import on_axis
+from anomaly_lightning.reports.page.plots import line
 
 
 def loss_curves(history: Path) -> dict[str, Any] | None:

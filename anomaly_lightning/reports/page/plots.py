@@ -1,6 +1,6 @@
 """What the page's plots are drawn from: bins, curves with bands; as SVG path data in a 100 x 100 box."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,12 @@ import torch
 from anomaly_lightning.metrics import PixelMetrics, curves
 from anomaly_lightning.metrics.bootstrap import LEVEL, stratified_weights
 from anomaly_lightning.metrics.ranking import rank, share
+from anomaly_lightning.reports.axis import BINS, on_axis
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.reading import ImageError
 
-BINS = 48
 PRO_LIMIT = 0.3
 _RESAMPLES = 300
-_WIDE = 50.0  # scores spread over more than this factor get a logarithmic axis
-
-
-def score_axis(scores: Sequence[float], threshold: float | None) -> dict[str, Any]:
-    """Range of the score axis, a little wider than the scores and the threshold: low, high, log (whether logarithmic).
-
-    A logarithmic axis where a few scores would squeeze all others into one bin.
-    """
-    values = [*scores] + ([threshold] if threshold is not None else [])
-    low, high = min(values), max(values)
-    log = low > 0 and high / low > _WIDE
-    if log:
-        margin = (high / low) ** 0.03
-        return {"low": low / margin, "high": high * margin, "log": True}
-    margin = 0.03 * (high - low) or abs(high) * 0.05 or 1.0
-    return {"low": low - margin, "high": high + margin, "log": False}
-
-
-def on_axis(axis: Mapping[str, Any], values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Where values (n,) lie on the score axis, 0 = its low end, 1 = its high end."""
-    turn = np.log if axis["log"] else np.asarray
-    low, high = turn(axis["low"]), turn(axis["high"])
-    placed: npt.NDArray[np.floating] = (turn(values) - low) / (high - low)
-    return placed
 
 
 def histogram(results: Results, axis: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def read_results(folder: Path, metrics: dict[str, Any], run: dict[str, Any]) -> 
         UserError: A column is missing, or there are not as many maps as predictions.
     """
     rows, maps = read_predictions(folder / "predictions.csv"), folder / "error_maps.npy"
-    error_maps = torch.from_numpy(np.load(maps)) if maps.is_file() else torch.zeros(0)
+    error_maps = torch.from_numpy(np.load(maps, mmap_mode="c")) if maps.is_file() else torch.zeros(0)
     if len(error_maps) != len(rows):
         raise UserError(
             f"Expected a map in {maps} for each of the {len(rows)} rows of predictions.csv, got {len(error_maps)}. "

@@ -1,52 +1,17 @@
 "use strict";
-// One page, no library: it asks the service that it came from, and nothing else.
+// Images in, results out, and the list of what was decided last.
 
 const LAST = 50, KEPT = 24, POLL_MS = 2000, PAUSE_MS = 500;
-const $ = id => document.getElementById(id);
 const state = { models: [], shown: null, here: [], waiting: [], busy: false, after: 0, started: null, stream: null };
 
-const number = value => value === null ? "–" : String(Number(value.toPrecision(4)));
 const say = text => { $("state").textContent = text; };
-const sleep = ms => new Promise(done => setTimeout(done, ms));
 
 function trouble(text) {
   $("trouble").textContent = text;
   $("trouble").hidden = !text;
 }
 
-function make(tag, text, className) {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
-  if (className) element.className = className;
-  return element;
-}
-
-// ---- Asking the service ---------------------------------------------------------------------------------------------
-
-async function ask(path, options = {}) {
-  const token = sessionStorage.getItem("token");
-  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  const answer = await fetch(path, { ...options, headers });
-  if (answer.status !== 401) return answer;
-  await newToken(token !== null);
-  return ask(path, options);
-}
-
-// Several requests may be refused at once: they all wait for the one dialog.
-let asking = null;
-function newToken(wrong) {
-  asking ??= new Promise(done => {
-    $("ask-why").textContent = wrong ? "The token that you gave is not the right one." : "Whoever runs it knows it.";
-    $("ask").showModal();
-    $("ask").addEventListener("cancel", event => event.preventDefault());
-    $("ask-form").addEventListener("submit", () => {
-      sessionStorage.setItem("token", $("token").value);
-      asking = null;
-      done();
-    }, { once: true });
-  });
-  return asking;
-}
+// ---- Images in, one after the other ---------------------------------------------------------------------------------
 
 async function inspect(blob, name, heatmap) {
   const form = new FormData();
@@ -62,9 +27,8 @@ async function inspect(blob, name, heatmap) {
   }
 }
 
-// ---- Images in, one after the other ---------------------------------------------------------------------------------
-
 function take(files) {
+  if (files.length) location.hash = "#inspect";
   state.waiting.push(...files);
   if (!state.busy) work();
 }
@@ -122,7 +86,7 @@ function show(item) {
   $("reason").textContent = said.reason ? `It is not of the kind that the model knows: ${said.reason}` : "";
   $("reason").hidden = !said.reason;
   gauge(said);
-  regions(said);
+  showRegions(said, $("outlines"), $("regions"));
   const times = said.timings_ms;
   $("times").textContent = `${Math.round(said.total_ms)} ms: waiting ${Math.round(times.queue)}, decoding ` +
     `${Math.round(times.decode)}, inspecting ${Math.round(times.inspect)}, drawing ${Math.round(times.draw)}` +
@@ -139,43 +103,6 @@ function gauge(said) {
   $("low").hidden = said.review === null;
   if (said.review !== null) $("low").style.left = place(said.review);
   $("gauge").setAttribute("aria-label", `score ${number(said.score)}, threshold ${number(said.threshold)}`);
-}
-
-function regions(said) {
-  const drawing = $("outlines"), rows = $("regions").tBodies[0];
-  drawing.setAttribute("viewBox", `0 0 ${said.width} ${said.height}`);
-  drawing.replaceChildren();
-  rows.replaceChildren();
-  const some = said.region_count > said.regions.length ? `, the first ${said.regions.length} listed` : "";
-  $("regions").caption.textContent = said.region_count ? `Regions above the pixel threshold: ${said.region_count}${some}`
-    : "No region above the pixel threshold";
-  $("regions").tHead.hidden = !said.region_count;
-  said.regions.forEach((region, index) => {
-    const d = `M${region.contour.map(point => point.join(" ")).join("L")}Z`;
-    const lines = ["edge", "line"].map(kind => {
-      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      path.setAttribute("class", kind);
-      path.setAttribute("d", d);
-      return path;
-    });
-    drawing.append(...lines);
-    rows.append(regionRow(region, index, lines[1]));
-  });
-}
-
-function regionRow(region, index, line) {
-  const [left, top, width, height] = region.box, row = make("tr"), first = make("td"), button = make("button", index + 1);
-  button.type = "button";
-  button.setAttribute("aria-pressed", "false");
-  button.setAttribute("aria-label", `Highlight region ${index + 1}`);
-  button.addEventListener("click", () => {
-    const on = line.classList.toggle("chosen");
-    button.setAttribute("aria-pressed", String(on));
-  });
-  first.append(button);
-  row.append(first, ...[`${left}, ${top}`, `${width} × ${height}`, region.area, number(region.peak)]
-    .map(text => make("td", text, "number")));
-  return row;
 }
 
 function strip() {
@@ -202,14 +129,17 @@ async function poll() {
   if (polling) return;
   polling = true;
   try {
-    const { started, decisions } = await (await ask(`v1/decisions?after=${state.after}`)).json();
+    const { started, decisions, models } = await (await ask(`v1/decisions?after=${state.after}`)).json();
     if (state.started !== null && state.started !== started) {
       Object.assign(state, { after: 0, started: null });  // the service began anew, and so do its numbers
       $("last").tBodies[0].replaceChildren();
       return;
     }
+    const first = state.started === null;
     state.started = started;
     decisions.forEach(listed);
+    if (!first && decisions.length) dispatchEvent(new CustomEvent("decided", { detail: decisions.length }));
+    await noticeExchange(models);
   } catch {
     $("counts").textContent = "The service does not answer.";
   } finally {
@@ -235,84 +165,6 @@ function listed(decision) {
   $("last").hidden = false;
 }
 
-// ---- The camera -----------------------------------------------------------------------------------------------------
-
-async function openCamera(id) {
-  trouble("");
-  if (!navigator.mediaDevices) {
-    trouble("Browsers let a page use the camera only at https:// or http://localhost.");
-    return;
-  }
-  closeCamera();
-  try {
-    const video = { width: { ideal: 1920 }, height: { ideal: 1080 }, ...(id ? { deviceId: { exact: id } } : { facingMode: "environment" }) };
-    state.stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
-  } catch (error) {
-    trouble(error.name === "NotAllowedError" ? "The browser was not allowed to use the camera." : `No camera: ${error.message}`);
-    return;
-  }
-  $("video").srcObject = state.stream;
-  $("camera").hidden = false;
-  $("camera-on").hidden = true;
-  const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(device => device.kind === "videoinput");
-  $("cameras").replaceChildren(...cameras.map((device, index) => new Option(device.label || `Camera ${index + 1}`, device.deviceId)));
-  $("cameras").value = state.stream.getVideoTracks()[0].getSettings().deviceId ?? "";
-  $("cameras").hidden = cameras.length < 2;
-  $("shoot").focus();
-}
-
-function closeCamera() {
-  state.stream?.getTracks().forEach(track => track.stop());
-  state.stream = null;
-  $("again").checked = false;
-  $("camera").hidden = true;
-  $("camera-on").hidden = false;
-}
-
-// As PNG: what JPEG leaves out can be the defect.
-async function shoot() {
-  const video = $("video"), canvas = document.createElement("canvas");
-  if (!video.videoWidth) return;
-  $("shoot").disabled = true;
-  do {
-    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    canvas.getContext("2d").drawImage(video, 0, 0);
-    const blob = await new Promise(done => canvas.toBlob(done, "image/png"));
-    const name = `camera ${new Date().toLocaleTimeString()}.png`;
-    try {
-      const said = await one(blob, name);
-      say(`${name}: ${said.verdict}`);
-      trouble("");
-    } catch (error) {
-      trouble(error.message);
-    }
-    if ($("again").checked) await sleep(PAUSE_MS);
-  } while ($("again").checked && state.stream);
-  $("shoot").disabled = false;
-}
-
-// ---- Which model ----------------------------------------------------------------------------------------------------
-
-async function loadModels() {
-  try {
-    state.models = await (await ask("v1/models")).json();
-  } catch {
-    trouble("The service does not answer. Load this page again when it runs.");
-    return;
-  }
-  $("model").replaceChildren(...state.models.map(model => new Option(model.name)));
-  $("models").hidden = state.models.length < 2;
-  describe();
-}
-
-function describe() {
-  const model = state.models.find(one => one.name === $("model").value);
-  $("what").textContent = `${model.name}: ${model.detector} on ${model.backbone}, version ${model.id}`;
-  const review = model.review === null ? "" : ` Scores from ${number(model.review)} up to it are for review.`;
-  $("promise").textContent = `${model.promise} The threshold is ${number(model.threshold)}: a higher score is NG.${review}`;
-  $("rests").replaceChildren(...model.rests_on.map(text => make("li", text)));
-}
-
 // ---- What a person does ---------------------------------------------------------------------------------------------
 
 $("files").addEventListener("change", event => {
@@ -329,7 +181,7 @@ for (const [kind, step] of [["dragenter", 1], ["dragleave", -1], ["drop", 0]]) {
 }
 addEventListener("dragover", event => event.preventDefault());
 addEventListener("drop", event => take([...event.dataTransfer.files]));
-addEventListener("paste", event => take([...event.clipboardData.files]));
+addEventListener("paste", event => { if (event.clipboardData.files.length) take([...event.clipboardData.files]); });
 $("opacity").addEventListener("input", event => $("picture").style.setProperty("--opacity", event.target.value / 100));
 $("show-outlines").addEventListener("change", event => $("outlines").classList.toggle("off", !event.target.checked));
 $("model").addEventListener("change", describe);

@@ -1,6 +1,5 @@
 """Fits the thresholds on validation normals, after training, and writes them into the module's buffers."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +11,17 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from anomaly_lightning.calibration import F1, Calibration, Rule
+from anomaly_lightning.calibration import F1, Calibration, Rule, fold_indices
 from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.data.folder import defects_in
 from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
 from anomaly_lightning.scoring import Scoring
+from anomaly_lightning.training.cross_fitting import cross_fitted, refuse
 from anomaly_lightning.training.module import AnomalyModule
 
 PIXELS = 4_000_000  # 32 MB; 61 images of 256 x 256
@@ -37,30 +38,38 @@ class CalibrationCallback(pl.Callback):
         pixel_rule: From the values of the pixels of the normals' maps to the pixel threshold.
         defects: Folder of labelled defects, for rules that need some (threshold=f1) and detectors that learn from them
             (model=unet), and for those alone.
+        folds: Cross-fitting: the rule sees the training normals' scores, too, by so many refits of the detector's
+            statistics; see `training.cross_fitting`. 0: the held-out normals' alone.
     """
 
-    def __init__(self, rule: Rule, pixel_rule: Rule, defects: str | None = None) -> None:
+    def __init__(self, rule: Rule, pixel_rule: Rule, defects: str | None = None, folds: int = 0) -> None:
         if rule.labelled and defects is None:
             raise CalibrationError(
                 f"threshold={rule.method} needs labelled defects: labelled_defects=<folder of images of defects>, "
                 "which must not be test images."
             )
-        self.rule, self.pixel_rule, self.defects = rule, pixel_rule, defects
+        if isinstance(folds, bool) or not isinstance(folds, int) or folds < 0 or folds == 1:
+            raise CalibrationError(f"calibration_folds={folds!r}: expected 0, or 2 and more.")
+        self.rule, self.pixel_rule, self.defects, self.folds = rule, pixel_rule, defects, folds
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse before the fit what would fail after it: too few normals, labelled defects that can't be used."""
         if stage != "fit":
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, AnomalyModule)
         normals = len(datamodule.splits.validation)
+        if self.folds:
+            refuse(pl_module.model.detector)
+            fold_indices(len(datamodule.splits.train), self.folds, pl_module.card.seed)
+            normals += len(datamodule.splits.train)
         as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
         if self.defects is not None:
-            assert isinstance(pl_module, AnomalyModule)
-            learns = pl_module.trained is not None and pl_module.trained.examples > 0
+            learns = any(one.examples for one in pl_module.learners)
             if not (self.rule.labelled or learns):
                 raise CalibrationError(
-                    f"labelled_defects={self.defects} goes with threshold=f1 and model=unet only, not with "
-                    f"{self.rule.method} and {type(pl_module.model.detector).__name__}."
+                    f"labelled_defects={self.defects} goes with threshold=f1, model=unet and localiser=unet only, "
+                    f"not with {self.rule.method} and {type(pl_module.model.detector).__name__}."
                 )
             pl_module.labelled = defects_in(on_disk(Path(self.defects).expanduser()))
             unreadable = check_images(self._labelled(datamodule))
@@ -74,17 +83,24 @@ class CalibrationCallback(pl.Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             return
         scores, error_maps = pl_module.evaluated()
-        calibration = self._fit(scores, trainer, pl_module)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        splits: Splits = datamodule.splits
+        normals, known = list(splits.validation), scores
+        if self.folds:
+            more = cross_fitted(pl_module, datamodule, len(splits.train), self.folds, pl_module.card.seed)
+            normals, known = [*normals, *splits.train], torch.cat((scores, more))
+        calibration = self._fit(known, trainer, pl_module)
         model = pl_module.model
         model.threshold.fill_(calibration.threshold)
-        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.scoring, error_maps)))
-        splits: Splits = trainer.datamodule.splits  # type: ignore[attr-defined]
-        names = [sample.path for sample in splits.validation]
+        model.pixel_threshold.fill_(self.pixel_rule.place(normal_pixels(model.mapping, error_maps)))
+        names = [sample.file for sample in normals]
         thresholds = ThresholdsCard(
             score=float(model.threshold),
             pixel=float(model.pixel_threshold),
             review=calibration.review,
-            promise=promise(calibration, names, rests_on(pl_module.chosen, splits)),
+            promise=promise(
+                calibration, names, rests_on(pl_module.chosen, splits, self.folds), len(known) - len(scores)
+            ),
             scores=tuple(scores.tolist()),
         )
         pl_module.card = pl_module.card.replace(thresholds=thresholds)
@@ -117,7 +133,7 @@ class CalibrationCallback(pl.Callback):
         return torch.cat(scores).cpu()
 
 
-def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXELS) -> np.ndarray:
+def normal_pixels(scoring: Scoring, error_maps: Tensor | OrderedRows, limit: int = PIXELS) -> np.ndarray:
     """Values of the anomaly maps of normals, (n,) float64.
 
     All of them up to `limit`; beyond, evenly spaced ones of every map, so that memory does not grow with the images.
@@ -136,15 +152,21 @@ def normal_pixels(scoring: Scoring, error_maps: torch.Tensor, limit: int = PIXEL
     return torch.cat([values[::step].double() for values in chunks]).cpu().numpy()
 
 
-def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
+def rests_on(chosen: Sequence[str], splits: Splits, folds: int = 0) -> list[str]:
     """What the promise of the thresholds rests on, in sentences.
 
     Args:
         chosen: In words, what was chosen on held-out normals.
         splits: Of the run.
+        folds: Of the cross-fitting; 0: none.
     """
     own, others, what = len(splits.validation), len(splits.selection), " and ".join(chosen)
     basis = [f"{own} held-out normals that the model was not trained on, drawn like the training normals."]
+    if folds:
+        basis.append(
+            f"And {len(splits.train)} training normals, each scored by one of {folds} refits of the statistics that "
+            "had not seen it, on the final model's scale. Networks that gradients trained had seen them."
+        )
     if splits.shots is not None:
         basis.append(
             f"The model learned from {splits.shots} normals alone (data.shots), the threshold did not: without these "
@@ -158,12 +180,7 @@ def rests_on(chosen: Sequence[str], splits: Splits) -> list[str]:
     return [*basis, f"The same normals also chose {what}, {approximate}"]
 
 
-def promise(calibration: Calibration, names: list[Path], basis: list[str]) -> dict[str, Any]:
+def promise(calibration: Calibration, names: Sequence[str], basis: list[str], cross_fitted: int = 0) -> dict[str, Any]:
     """A calibration as plain values: the influential normal by name, and what the promise rests on."""
-    values: dict[str, Any] = dataclasses.asdict(calibration)
-    influence = calibration.influence_warning([str(name) for name in names])
-    values["warnings"] = [*calibration.warnings, *([influence] if influence else [])]
-    values["false_alarms_per_thousand"] = list(calibration.per_thousand)
-    values["rests_on"] = basis
-    del values["threshold"]
-    return values
+    values = calibration.plain(names, basis)
+    return values | {"cross_fitted": cross_fitted} if cross_fitted else values

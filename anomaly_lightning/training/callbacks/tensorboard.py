@@ -33,7 +33,7 @@ class TensorBoardPanels(pl.Callback):
         """Write figures, histograms and the precision-recall curve to every TensorBoard logger."""
         assert isinstance(pl_module, AnomalyModule)
         boards = _boards(trainer)
-        if not boards or not pl_module.outputs:
+        if not boards or not pl_module.scored:
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         results = Results.of(pl_module, datamodule.splits.test)

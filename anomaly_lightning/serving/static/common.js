@@ -1,0 +1,40 @@
+"use strict";
+// What all parts of the page share: finding and making elements, and asking the service. No library, nothing from elsewhere.
+
+const $ = id => document.getElementById(id);
+const number = value => value === null ? "–" : String(Number(value.toPrecision(4)));
+const sleep = ms => new Promise(done => setTimeout(done, ms));
+
+function make(tag, text, className) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+// ---- Asking the service ---------------------------------------------------------------------------------------------
+
+async function ask(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const answer = await fetch(path, { ...options, headers });
+  if (answer.status !== 401) return answer;
+  await newToken(token !== null);
+  return ask(path, options);
+}
+
+// Several requests may be refused at once: they all wait for the one dialog.
+let asking = null;
+function newToken(wrong) {
+  asking ??= new Promise(done => {
+    $("ask-why").textContent = wrong ? "The token that you gave is not the right one." : "Whoever runs it knows it.";
+    $("ask").showModal();
+    $("ask").addEventListener("cancel", event => event.preventDefault());
+    $("ask-form").addEventListener("submit", () => {
+      sessionStorage.setItem("token", $("token").value);
+      asking = null;
+      done();
+    }, { once: true });
+  });
+  return asking;
+}
