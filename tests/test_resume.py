@@ -197,3 +197,25 @@ def test_best_weights_come_along_when_the_whole_run_was_moved(killed, widget, tm
         assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in names)
     finally:
         aside.rename(killed)
+
+
+def test_a_recipe_of_fixed_steps_does_all_epochs_that_are_asked_for(widget, tmp_path):
+    """Its limit of steps is not reached here, and Lightning would take the epoch it goes on from for one more."""
+    given = (
+        *(word for word in widget if not word.startswith("model.")),
+        *QUIET,
+        "model=transformer",
+        "model.width=8",
+        "model.depth=1",
+    )
+    for epochs, ckpt in ((2, ()), (4, (f"ckpt={tmp_path}/2/checkpoints/last.ckpt",))):
+        there = (
+            f"trainer.max_epochs={epochs}",
+            f"run_dir={tmp_path}/{epochs}",
+            "validity=false",
+            "logger.tensorboard=null",
+        )
+        ran = command("train", *given, *there, *ckpt, cwd=tmp_path)
+        assert ran.code == 0, ran.out
+        last = checkpoint(tmp_path / str(epochs), "last")
+        assert (last["epoch"], last["global_step"]) == (epochs - 1, epochs * 2), "12 images in batches of 8"

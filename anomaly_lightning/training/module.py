@@ -112,6 +112,8 @@ class AnomalyModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put this module's own backbone into a checkpoint that was written while fitting; see `training.resume`."""
         self.complete(checkpoint["state_dict"])
+        if self.trainer.max_steps != -1 and "loops" in checkpoint:
+            _finish_epoch_again(checkpoint["loops"]["fit_loop"]["epoch_progress"])
 
     def complete(self, state: dict[str, Any]) -> None:
         """Add this module's frozen backbone to a state dict that lacks it."""
@@ -276,3 +278,14 @@ class AnomalyModule(pl.LightningModule):
 def _several(found: Any) -> list[Any]:
     """What Lightning gives as nothing, one or several, as a list."""
     return [] if found is None else found if isinstance(found, list) else [found]
+
+
+def _finish_epoch_again(progress: dict[str, dict[str, int]]) -> None:
+    """Correct the epochs of a checkpoint from the end of one, for a run with a limit of steps.
+
+    Lightning 2.6 enters that epoch again to finish it, without a step, and would count it twice: where
+    trainer.max_epochs ends the run, an epoch would be missing.
+    """
+    for counts in progress.values():
+        if counts["processed"] == counts["started"] == counts["completed"] + 1:
+            counts["processed"] -= 1
