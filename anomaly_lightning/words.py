@@ -133,6 +133,7 @@ OF_COMMAND = {
     "download": {"category": ONE},
     "leaderboard": {"output": MAYBE},
     "line": {"name": ONE, "bundle": ONE},
+    "marks": {"model": MAYBE},
     "serve": {"host": ONE, "bundle": Text(none=False, values=True)},
 }
 # What the commands that train take as a choice of files of conf/, and Hydra therefore everywhere, is an option here.

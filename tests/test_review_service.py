@@ -17,8 +17,8 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 
 from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.errors import ReviewError, UserError
+from anomaly_lightning.serving import models, reviewing
 from anomaly_lightning.serving import review_schema as schema
-from anomaly_lightning.serving import reviewing
 from anomaly_lightning.serving.settings import Settings
 
 READ = "one that may only look"
@@ -67,6 +67,7 @@ def test_what_was_decided_is_kept_beside_the_bundle(decided, tmp_path):
     said = inspector()(spotted())
     assert (whole["score"], whole["threshold"], whole["model"]) == (said.score, said.threshold, "toy")
     assert whole["model_id"] == decided.service.models.get("toy").id
+    assert whole["bundle_version"] is None, "a single file has no versions"
     assert whole["regions"][0]["box"] == list(said.regions[0].box)
     assert [path.read_bytes() for path in sorted(tmp_path.glob("toy.review/images/*/*"))].count(encoded(spotted())) == 2
 
@@ -316,6 +317,14 @@ def test_a_store_that_is_damaged_is_never_passed_over(tmp_path):
     place.write_bytes(b"no database" * 100)
     with pytest.raises(ReviewError, match="no store of decisions, or is damaged"), serving(tmp_path, marks="auto"):
         pass
+
+
+def test_all_versions_of_a_bundle_have_one_store(tmp_path):
+    for name in ("line", "line@2", "line@latest"):
+        assert reviewing.beside(tmp_path / name) == tmp_path / "line.review" / "marks.db"
+    for name, version in (("line", "1"), ("line@2", "2")):
+        (tmp_path / name).mkdir()
+        assert models._version(tmp_path / name) == version
 
 
 def test_times_are_those_of_the_decisions(decided):

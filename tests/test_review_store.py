@@ -263,6 +263,17 @@ def test_marks_say_which_images_are_normal_and_which_show_defects(marked):
     assert marked.marked_without_image() == 1
 
 
+def test_marks_on_several_models_are_never_mixed(marked, tmp_path):
+    marked.mark(kept(marked, 40, verdict="NG", model="other"), "right", "Ann")
+    with pytest.raises(ReviewError, match="several models: other, toy"):
+        list(marked.marked())
+    with pytest.raises(ReviewError, match="several models"):
+        write_manifest(marked, tmp_path / "m.csv")
+    assert not list(tmp_path.glob("m.csv*"))
+    assert [one.path.stem for one in marked.marked("other")] == ["40"]
+    assert len(list(marked.marked("toy"))) == 6
+
+
 def test_a_mark_that_was_taken_back_says_nothing(marked):
     marked.mark(1, None, "Bob")
     assert 0 not in {int(one.path.stem) for one in marked.marked()}

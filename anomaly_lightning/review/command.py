@@ -11,7 +11,7 @@ from anomaly_lightning.review.store import ReviewStore
 from anomaly_lightning.runtime.decision import VERDICTS
 
 
-def run(store: str, backup: str | None, table: str | None, manifest: str | None) -> None:
+def run(store: str, backup: str | None, table: str | None, manifest: str | None, model: str | None) -> None:
     """Do what was asked for, and print the counts by verdict and mark.
 
     Args:
@@ -19,6 +19,7 @@ def run(store: str, backup: str | None, table: str | None, manifest: str | None)
         backup: File for a copy of it.
         table: File for the table of marks.
         manifest: File for the table of marked images.
+        model: Whose images those are to be; None = the only model's.
 
     Raises:
         ReviewError: There is no such store, or a file can't be written.
@@ -35,7 +36,7 @@ def run(store: str, backup: str | None, table: str | None, manifest: str | None)
         if table is not None:
             say(f"table: {table}, {write_table(known, Path(table))} decisions with a mark")
         if manifest is not None:
-            say(f"manifest: {manifest}, {write_manifest(known, Path(manifest))} images")
+            say(f"manifest: {manifest}, {write_manifest(known, Path(manifest), model)} images")
         console.print(counted(known.counts()))
         kept, lacking = known.kept(), known.marked_without_image()
         say(f"images kept: {kept.images}, {kept.bytes / 1e6:.1f} MB; deleted because of the limit: {kept.removed}")

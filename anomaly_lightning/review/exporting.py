@@ -34,14 +34,20 @@ def table_rows(store: ReviewStore, wanted: Filter | None = None) -> Iterator[tup
         yield known.id, as_text(known.time), *model, *decided, known.mark, known.truth, who, when, known.image
 
 
-def manifest_rows(store: ReviewStore, folder: Path | None) -> Iterator[tuple[str, str, str, str]]:
+def manifest_rows(
+    store: ReviewStore, folder: Path | None, model: str | None = None
+) -> Iterator[tuple[str, str, str, str]]:
     """Rows of `MANIFEST`: normals to train on, defects to test with, each content once.
 
     Args:
         store: Of the marks.
         folder: Where the table is to lie: paths are relative to it; None = absolute paths.
+        model: Whose decisions; None = those of the only model.
+
+    Raises:
+        ReviewError: See `ReviewStore.marked`.
     """
-    for one in store.marked():
+    for one in store.marked(model):
         path = one.path if folder is None else _relative(one.path, folder.absolute())
         normal = one.truth == "normal"
         yield path.as_posix(), "train" if normal else "test", "good" if normal else "bad", "" if normal else "defect"
@@ -52,9 +58,9 @@ def write_table(store: ReviewStore, file: Path, wanted: Filter | None = None) ->
     return _written(file, TABLE, lambda: table_rows(store, wanted))
 
 
-def write_manifest(store: ReviewStore, file: Path) -> int:
+def write_manifest(store: ReviewStore, file: Path, model: str | None = None) -> int:
     """Write `manifest_rows` as CSV, paths relative to it where they can be; returns how many images it lists."""
-    return _written(file, MANIFEST, lambda: manifest_rows(store, file.parent))
+    return _written(file, MANIFEST, lambda: manifest_rows(store, file.parent, model))
 
 
 def csv_lines(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
@@ -85,6 +91,9 @@ def _written(file: Path, head: tuple[str, ...], rows: Callable[[], Iterator[tupl
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ReviewError(f"{file} can't be written: {error.strerror or error}.") from error
+    except ReviewError:
+        partial.unlink(missing_ok=True)
+        raise
     return count
 
 

@@ -12,9 +12,16 @@ SELECT decisions.* FROM marks JOIN decisions ON decisions.id = marks.decision WH
 """
 
 
-def marked_images(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:
-    """Rows of the latest marked decision on each content whose image is kept, oldest first."""
-    yield from connection.execute(f"{_LATEST} AND decisions.image IS NOT NULL ORDER BY decisions.id")
+def marked_images(connection: sqlite3.Connection, model: str | None) -> Iterator[sqlite3.Row]:
+    """Rows of the latest marked decision on each content whose image is kept, oldest first; None = of any model."""
+    restricted = "decisions.image IS NOT NULL AND decisions.model = coalesce(?, decisions.model)"
+    yield from connection.execute(f"{_LATEST} AND {restricted} ORDER BY decisions.id", (model,))
+
+
+def marked_models(connection: sqlite3.Connection) -> list[str]:
+    """Names of the models on whose decisions there are marks."""
+    query = "SELECT DISTINCT decisions.model FROM marks JOIN decisions ON decisions.id = marks.decision ORDER BY 1"
+    return [row[0] for row in connection.execute(query)]
 
 
 def without_image(connection: sqlite3.Connection) -> int:

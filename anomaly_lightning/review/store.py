@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from anomaly_lightning.errors import ReviewError
 from anomaly_lightning.review.database import connect, writing
-from anomaly_lightning.review.marked import marked_images, without_image
+from anomaly_lightning.review.marked import marked_images, marked_models, without_image
 from anomaly_lightning.review.marks import (
     LONGEST_NAME,
     Mark,
@@ -126,14 +126,26 @@ class ReviewStore:
         rows = self._read(lambda connection: connection.execute(query).fetchall())
         return {(verdict, mark): count for verdict, mark, count in rows}
 
-    def marked(self) -> Iterator[MarkedImage]:
+    def marked(self, model: str | None = None) -> Iterator[MarkedImage]:
         """Every kept image of which a mark says whether it shows a normal part or a defect, oldest first.
 
         Of an image that was decided upon several times, the latest mark counts. Marks that come while this is walked
         are not among them.
+
+        Args:
+            model: Name of the model that decided; None = the only one.
+
+        Raises:
+            ReviewError: None was named, and there are marks on decisions of several: what is normal for one is not for
+                another.
         """
         with closing(connect(self.path, create=False)) as connection:  # its own: a walk may take long
-            for known in map(as_decision, marked_images(connection)):
+            if model is None and len(models := marked_models(connection)) > 1:
+                raise ReviewError(
+                    f"{self.path} holds marks on decisions of several models: {', '.join(models)}. "
+                    "Name one (model=...), or let each service keep a store of its own (marks=...)."
+                )
+            for known in map(as_decision, marked_images(connection, model)):
                 path = self.path.parent / str(known.image)
                 if known.truth is None:
                     continue

@@ -138,9 +138,10 @@ def table(reviewing: TheReviewing) -> Response:
 
 
 @router.get("/manifest.csv", response_class=Response, responses=PROBLEMS)
-def manifest(reviewing: TheReviewing) -> Response:
+def manifest(reviewing: TheReviewing, model: str | None = None) -> Response:
     """Kept images that are marked, as a table that data=manifest reads on the machine of the service."""
-    return _download("manifest.csv", csv_lines(MANIFEST, manifest_rows(reviewing.store, None)))
+    rows = list(manifest_rows(reviewing.store, None, model))  # before the answer begins: it may be an error
+    return _download("manifest.csv", csv_lines(MANIFEST, rows))
 
 
 def told(error: ReviewError) -> tuple[dict[str, Any], int]:

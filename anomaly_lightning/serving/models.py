@@ -14,7 +14,7 @@ import numpy as np
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.promise import promise
-from anomaly_lightning.runtime.versions import resolve
+from anomaly_lightning.runtime.versions import base_of, resolve
 from anomaly_lightning.serving.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Model:
         id: First 16 digits of the sha256 of the checkpoint, or of the bundle's table of contents.
         since: When it was loaded, ISO 8601 in UTC.
         inspector: Does the work; safe to be called from several threads.
+        version: Of a bundle: 1, or what stands behind @; None = it is no bundle.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Model:
     id: str
     since: str
     inspector: Inspector
+    version: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a person or a program has to know of it, as plain JSON values."""
@@ -123,7 +125,7 @@ class Models:
         if not called or "/" in called:
             raise UserError(f"{called!r} can't be a model's name in a URL. Name it: bundle={{name: {path}}}")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Model(called, path, identity, now, inspector)
+        return Model(called, path, identity, now, inspector, _version(folder))
 
     def _names(self) -> str:
         return ", ".join(self._models)
@@ -140,6 +142,11 @@ def _listed(bundles: str | Sequence[str] | Mapping[str, str]) -> list[tuple[str 
     if isinstance(bundles, Mapping):
         return [(str(name), str(path)) for name, path in bundles.items()]
     return [(None, str(path)) for path in bundles]
+
+
+def _version(folder: Path) -> str | None:
+    """See `Model.version`."""
+    return folder.name.removeprefix(base_of(folder).name).lstrip("@") or "1" if folder.is_dir() else None
 
 
 def _identity(path: Path) -> str:

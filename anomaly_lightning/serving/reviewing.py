@@ -15,6 +15,7 @@ from anomaly_lightning.review.keeping import ImageKeeper
 from anomaly_lightning.review.recording import Recorder
 from anomaly_lightning.review.store import ReviewStore
 from anomaly_lightning.runtime.inspection import Inspection
+from anomaly_lightning.runtime.versions import base_of
 from anomaly_lightning.serving.metrics import Metrics
 from anomaly_lightning.serving.models import Model
 from anomaly_lightning.serving.settings import AUTO, Settings
@@ -42,7 +43,7 @@ class Reviewing:
     def note(self, model: Model, name: str, source: bytes | NDArray[np.uint8], said: Inspection) -> int | None:
         """Record a decision; returns its number, None where that failed: the answer does not depend on it."""
         try:
-            return self.recorder(model.name, model.id, name, source, said)
+            return self.recorder(model.name, model.id, name, source, said, model.version)
         except ReviewError as error:
             self.metrics.unrecorded(model)
             logger.error("a decision on %s is not recorded: %s", name, error)
@@ -74,8 +75,8 @@ def reviewing_of(settings: Settings, models: Sequence[Model], metrics: Metrics) 
 
 
 def beside(bundle: Path) -> Path:
-    """Where the store of a bundle lies that was given no place."""
-    whole = bundle.absolute()
+    """Where the store of a bundle lies that was given no place; all versions of a bundle have one."""
+    whole = base_of(bundle.absolute())
     return whole.with_name(f"{whole.name}.review") / "marks.db"
 
 

@@ -123,12 +123,12 @@ def test_an_interrupted_sweep_takes_its_jobs_out_of_the_queue(sweep):
     process = sweep("+hydra.launcher.additional_parameters={hold: true}")
     wait_for(process, sweep, lambda: "pending (JobHeldUser)" in (sweep.place / "log.txt").read_text())
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=WAIT_S) == 130
     assert ask(sweep, "squeue", "--noheader") == ""
 
 
 def test_what_the_queue_refuses_is_told_in_a_paragraph(sweep):
-    assert sweep("hydra.launcher.gpus_per_node=1").wait(timeout=60) == 1
+    assert sweep("hydra.launcher.gpus_per_node=1").wait(timeout=WAIT_S) == 1
     said = (sweep.place / "log.txt").read_text()
     assert "Invalid generic resource" in said
     assert "gpus_per_node=... (null = none)" in said

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
 
 from anomaly_lightning import __version__
 from anomaly_lightning.deploy.scale.done import Keys
@@ -125,15 +127,17 @@ def on_cluster(pool: Pool, actors: int, model: Travelling, job: Job, done: Keys,
     held = ray.put(model), ray.put(done)  # to be held here until the end: a new actor asks for them
     # One block for each part, which an actor is given when it has nothing to do: what waits is a number.
     numbers = ray.data.from_items([{"part": number} for number in range(parts)], override_num_blocks=parts)
-    results = numbers.map_batches(
-        Actor,
-        fn_constructor_args=(*held, job, __version__),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(actors, parts), max_tasks_in_flight_per_actor=QUEUED),
-        num_cpus=pool.threads,
-        num_gpus=pool.gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": DEATHS},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # no other way to bound the retries, until Ray 2.64
+        results = numbers.map_batches(
+            Actor,
+            fn_constructor_args=(*held, job, __version__),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(actors, parts), max_tasks_in_flight_per_actor=QUEUED),
+            num_cpus=pool.threads,
+            num_gpus=pool.gpus,
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": DEATHS},
+        )
     try:
         for row in results.iter_rows():
             yield msgspec.json.decode(row["tally"], type=Tally)

@@ -69,4 +69,7 @@ filters.addEventListener("reset", () => setTimeout(() => {
 }));
 filters.addEventListener("submit", event => event.preventDefault());
 $("get-marks").addEventListener("click", () => saveAs("/marks.csv", "marks.csv"));
-$("get-manifest").addEventListener("click", () => saveAs("/manifest.csv", "manifest.csv"));
+$("get-manifest").addEventListener("click", () => {
+  const model = filters.elements.model.value;
+  saveAs(`/manifest.csv${model ? `?model=${encodeURIComponent(model)}` : ""}`, "manifest.csv");
+});
