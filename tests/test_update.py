@@ -96,7 +96,8 @@ def test_updated_statistics_are_those_of_all_normals(name, trained_models, anoth
     assert (known.history[0].what, known.history[0].normals) == ("update", NEW)
     measured = known.drift.normals  # by the updated model: of the map held-out normals, of the looks all
     assert (len(measured[0]), len(measured[-1])) == (3 + len(new.held_out), 15 + NEW)
-    assert set(measured[0][:3]).isdisjoint(card.drift.normals[0])
+    # A bank that holds every patch leaves the distances of old normals as they were.
+    assert set(measured[0][:3]).isdisjoint(card.drift.normals[0]) or name == "patchcore"
 
 
 def test_the_default_keeps_its_network_and_renews_what_it_remembers(copied, another_day, tmp_path):
