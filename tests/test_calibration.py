@@ -13,7 +13,6 @@ from anomaly_lightning.calibration import (
     MeanStd,
     Quantile,
     Robust,
-    ShrunkT,
     StudentT,
     best_f1_threshold,
     binomial_upper,
@@ -33,7 +32,6 @@ RULES = [
     Robust(log=True),
     StudentT(),
     StudentT(log=True),
-    ShrunkT(),
     Quantile(q=0.9),
     Conformal(alpha=0.1),
 ]
@@ -264,9 +262,6 @@ def test_few_normals_are_said() -> None:
         (lambda: MeanStd(k="three"), "'three'"),
         (lambda: Robust(k=math.nan), "threshold.k"),
         (lambda: StudentT(alpha=1), "threshold.alpha"),
-        (lambda: ShrunkT(weight=0), "threshold.weight"),
-        (lambda: ShrunkT(spread=-1), "threshold.spread"),
-        (lambda: ShrunkT().fit([0.0, 1.0]), "threshold=highest"),
         (lambda: Conformal(alpha=0), "threshold.alpha"),
         (lambda: Quantile(q=99), "threshold.q"),
         (lambda: MeanStd(review_budget=5), "threshold.review_budget"),
@@ -320,25 +315,6 @@ def test_highest_calls_one_in_n_plus_one_defective() -> None:
     draws = np.random.default_rng(0).lognormal(size=(4000, 11))
     above = [row[10] > Highest().place(row[:10]) for row in draws]
     assert np.mean(above) == pytest.approx(1 / 11, abs=0.015)
-
-
-def test_a_shrunk_variance_lies_between_the_prior_and_the_normals() -> None:
-    scores = lognormal(8)
-    logs = np.log(scores)
-    variance = (5 * 0.1**2 + 7 * logs.var(ddof=1)) / 12
-    limit = logs.mean() + stats.t.ppf(0.95, 12) * math.sqrt(variance * 9 / 8)
-    assert ShrunkT(weight=5).fit(scores).threshold == pytest.approx(math.exp(limit))
-    plain, many = StudentT(alpha=0.05, log=True), lognormal(5000)
-    assert ShrunkT(weight=1e-9).fit(scores).threshold == pytest.approx(plain.fit(scores).threshold)
-    assert ShrunkT().fit(many).threshold == pytest.approx(plain.fit(many).threshold, rel=2e-3)
-
-
-def test_a_shrunk_variance_keeps_its_budget_where_the_prior_is_true() -> None:
-    draw, rule, sets = np.random.default_rng(4), ShrunkT(alpha=0.05, weight=10, spread=0.1), 4000
-    spreads = np.sqrt(10 * 0.1**2 / draw.chisquare(10, sets))  # the prior itself
-    scores = np.exp(3 + spreads[:, None] * draw.normal(size=(sets, 7)))
-    alarms = np.mean([row[6] > rule.place(row[:6]) for row in scores])
-    assert abs(alarms - 0.05) <= binomial_slack(0.05, sets)
 
 
 def test_chance_knows_that_a_calibration_is_random() -> None:

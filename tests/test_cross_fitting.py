@@ -6,7 +6,9 @@ import torch
 from toy import BARE, composed, make_category
 
 from anomaly_lightning.calibration import Highest, on_final_scale
+from anomaly_lightning.deploy.cost import scaled
 from anomaly_lightning.errors import CalibrationError
+from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.training import cross_fitting
 from anomaly_lightning.training.callbacks.calibration import CalibrationCallback
 from anomaly_lightning.training.session import TrainingSession
@@ -47,7 +49,7 @@ def test_the_threshold_rests_on_all_normals(session, model):
     assert len(card.scores) == 3, "what watches for a shift compares with normals that nothing has seen"
     assert "12 training normals, each scored by one of 3 refits" in card.promise["rests_on"][1]
     before = {name: value.clone() for name, value in module.model.detector.state_dict().items()}
-    scores = cross_fitting.cross_fitted(module, made.data, 3, module.card.seed)
+    scores = cross_fitting.cross_fitted(module, made.data, 12, 3, module.card.seed)
     ordered = np.sort(np.concatenate((scores.double().numpy(), card.scores)))
     assert card.score == pytest.approx(ordered[14], rel=1e-5)  # ceil(16 * .9) = 15th of 15
     after = module.model.detector.state_dict()
@@ -57,11 +59,10 @@ def test_the_threshold_rests_on_all_normals(session, model):
 def test_refits_leave_their_fold_out(session):
     made = session("model=padim")
     made.run()
-    data = made.data
-    train, held_out = list(data.statistics_dataloader()), list(data.held_out_dataloader())
-    known = cross_fitting.score(made.module, train)
-    for left_out in cross_fitting.refits(made.module, train, held_out, 4, 0):
-        assert (cross_fitting.score(made.module, cross_fitting.chosen(train, left_out)) > known[left_out]).all()
+    known = cross_fitting.score(made.module, made.data.statistics_dataloader())
+    for left_out in cross_fitting.refits(made.module, made.data, 12, 4, 0):
+        unseen = cross_fitting.chosen(made.data.statistics_dataloader(), left_out)
+        assert (cross_fitting.score(made.module, unseen) > known[left_out]).all()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,14 @@ def test_refits_leave_their_fold_out(session):
 def test_what_cannot_be_cross_fitted_is_refused(session, given, words):
     with pytest.raises(CalibrationError, match=words):
         session(*given).run()
+
+
+def test_an_export_moves_what_rests_on_cross_fitted_normals():
+    said = {"mean": 2.0, "std": 1.0, "review": 3.0, "normals": 15, "cross_fitted": 12, "rests_on": []}
+    known = ThresholdsCard(score=4.0, pixel=7.0, review=3.0, promise=said, scores=(1.0, 2.0))
+    found = scaled(known, torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]), 9.0, ["Again."])
+    assert (found.score, found.review, found.pixel, found.scores) == (8.0, 6.0, 9.0, (2.0, 4.0))
+    assert found.promise == {**said, "mean": 4.0, "std": 2.0, "review": 6.0, "rests_on": ["Again."]}
 
 
 def test_one_fold_is_none():

@@ -34,7 +34,7 @@ QUICK = (
 )
 LITE = "backbone=efficientnet_lite0"  # its weights come with a package
 RECIPES = {
-    "autoencoder": (LITE, "model=autoencoder"),
+    "autoencoder": (LITE, "model=autoencoder", "localiser.steps=20", "localiser.detector.examples=24"),
     "padim": (LITE, "model=padim"),
     "patchcore": (LITE, "model=patchcore"),
     "pca": (LITE, "model=pca"),

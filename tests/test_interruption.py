@@ -136,6 +136,10 @@ def test_predict_says_that_its_decisions_are_not_all(capsys, tmp_path):
     said = within(work, signal.SIGINT, capsys)[1]
     assert f"{tmp_path}/decisions.csv holds the decisions so far" in said
     assert said.endswith("python -m anomaly_lightning.predict input=x")
+    (tmp_path / "decisions.csv").unlink()
+    (tmp_path / "scoring.json").write_text("{}")
+    said = within(work, signal.SIGINT, capsys)[1]
+    assert f"{tmp_path}/rows holds what was scored. The same command does what is missing:" in said
 
 
 def test_without_a_checkpoint_the_command_starts_again_in_its_used_folder(capsys, tmp_path):

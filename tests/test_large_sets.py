@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ pa = pytest.importorskip("pyarrow", reason="format=parquet needs the extra scale
 pytest.importorskip("fsspec", reason="format=parquet needs the extra scale")
 from pyarrow import parquet  # noqa: E402
 
-from anomaly_lightning.deploy.scale import fetching, scorer  # noqa: E402
+from anomaly_lightning.deploy.scale import fetching, place, scorer  # noqa: E402
 from anomaly_lightning.deploy.scale.done import is_done, key  # noqa: E402
 from anomaly_lightning.deploy.scale.listing import Listing, named, write_listing  # noqa: E402
 from anomaly_lightning.deploy.scale.place import Place  # noqa: E402
@@ -28,7 +27,6 @@ from anomaly_lightning.deploy.scale.schema import ROWS, parquet_bytes, unreadabl
 from anomaly_lightning.deploy.scale.summary import count  # noqa: E402
 from anomaly_lightning.deploy.scale.worst import histogram, worst  # noqa: E402
 
-RAY = importlib.util.find_spec("ray") is not None
 COUNT = 40
 
 
@@ -158,8 +156,8 @@ def test_a_part_that_is_done_twice_is_one_file(bundle, images, tmp_path):
     """As when a worker is thought dead, and another does its part, too."""
     from anomaly_lightning.runtime.inspector import Inspector
 
-    place = Place.at(str(tmp_path / "out"))
-    write_listing(str(images), place / scorer.LISTING, 8)
+    output = Place.at(str(tmp_path / "out"))
+    write_listing(str(images), output / scorer.LISTING, 8)
     job = scorer.Job(str(tmp_path / "out"), "m", "none", 4, 1)
     work = scorer.Scorer(Inspector.load(bundle, threads=1), job, np.array([], "S16"))
     first = work(0)
@@ -247,9 +245,9 @@ def test_manifests_that_are_none(tmp_path, name, content, said):
 
 
 def test_a_listing_is_read_part_by_part(images, tmp_path):
-    place = Place.at(str(tmp_path / "l.parquet"))
-    assert write_listing(str(images), place, 16) == COUNT
-    listing = Listing(place)
+    target = Place.at(str(tmp_path / "l.parquet"))
+    assert write_listing(str(images), target, 16) == COUNT
+    listing = Listing(target)
     assert (listing.parts, listing.images) == (3, COUNT)
     assert [len(listing.part(number)) for number in range(3)] == [16, 16, 8]
     assert [path for number in range(3) for path in listing.part(number)] == list(named(str(images)))
@@ -279,6 +277,30 @@ def test_an_address_as_output(bundle, images, tmp_path):
     assert command("report", "run=memory://results/1", cwd=tmp_path).code == 0
     assert b"40 images scored" in system.cat_file("/results/1/scoring.html")
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "what Hydra writes"
+
+
+def test_an_object_store_is_reached_through_pyarrow(bundle, images, tmp_path, monkeypatch):
+    """s3:// as far as it goes without a server: pyarrow's own file system stands in for its client of S3."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+    store, roots = tmp_path / "store", []
+    shutil.copytree(images, store / "bucket" / "set")
+    (store / "bucket" / "out" / "rows").mkdir(parents=True)
+
+    def client(root):
+        roots.append(root)
+        return ArrowFSWrapper(SubTreeFileSystem(str(store), LocalFileSystem()))
+
+    monkeypatch.setattr(place, "_of_arrow", client)
+    given = (f"checkpoint={bundle}", "input=s3://bucket/set/**/*.png", "output=s3://bucket/out", "format=parquet")
+    for now in (COUNT, 0):
+        assert command("predict", *given, "part=16", cwd=tmp_path).code == 1, "two can't be read"
+        assert facts(store / "bucket" / "out")["now"] == now
+    found = rows(store / "bucket" / "out")
+    assert sorted(found) == [f"s3://bucket/set/0/{number:04d}.png" for number in range(COUNT)]
+    assert sum(row["verdict"] == "NG" for row in found.values()) == 14
+    assert set(roots) == {"s3://bucket"}
 
 
 @pytest.mark.parametrize(
@@ -356,22 +378,22 @@ def made_table(folder, scores, verdicts, model="m"):
 def test_counts_histogram_and_worst_images_of_a_table(tmp_path):
     rng = np.random.default_rng(0)
     scores = rng.gamma(2, 0.3, 500)
-    verdicts = np.where(scores > 1, "NG", "OK")
+    verdicts = np.where(scores > 1, "NG", "OK").astype("U7")
     verdicts[::50] = "INVALID"
     made_table(tmp_path, scores.tolist(), verdicts.tolist())
     made_table(tmp_path, [99.0], ["NG"], model="other")
-    place = Place.at(str(tmp_path))
-    counts = count(place, "m")
+    table = Place.at(str(tmp_path))
+    counts = count(table, "m")
     assert counts.verdicts == {name: int((verdicts == name).sum()) for name in ("OK", "NG", "INVALID")}
     assert counts.errors == {"truncated after N bytes": 3}
     valid = np.flatnonzero(verdicts != "INVALID")
     order = valid[np.argsort(-scores[valid])][:7]
-    assert [row["path"] for row in worst(place, "m", 7)] == [f"/{number}.png" for number in order]
-    drawn = histogram(place, "m")
+    assert [row["path"] for row in worst(table, "m", 7)] == [f"/{number}.png" for number in order]
+    drawn = histogram(table, "m")
     assert sum(bar["count"] for bar in drawn["bars"]) == len(valid)
     above = int((scores[valid] > 1).sum())
     assert abs(sum(bar["count"] for bar in drawn["bars"] if bar["bad"]) - above) <= drawn["most"], "but for one bin"
-    assert histogram(place, "nobody") is None
+    assert histogram(table, "nobody") is None
 
 
 def test_the_report_shows_the_worst_images_with_their_heatmaps(predict, images, tmp_path):

@@ -128,9 +128,11 @@ def test_actors_that_are_killed_cost_no_row(images, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [("engine=local", "threads=1"), ("engine=ray", "ray.actors=2")])
+@pytest.mark.parametrize(
+    "engine", [("engine=local", "threads=1"), ("engine=ray", "ray.actors=2")], ids=("local", "ray")
+)
 def test_a_driver_that_is_killed_costs_no_row(images, tmp_path, engine):
-    bundle, dice, out = make_bundle(tmp_path / "bundle", work=8), random.Random(1), tmp_path / "out"
+    bundle, dice, out = make_bundle(tmp_path / "bundle", work=4), random.Random(1), tmp_path / "out"
     for _ in range(KILLS):
         process, before = start(bundle, images, out, *engine), parts(out)
         while process.poll() is None and parts(out) <= before:

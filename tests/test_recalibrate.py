@@ -194,7 +194,7 @@ def wait(folder):
     real(folder)
     if at == "before" or folder.resolve() == Path.cwd().resolve():
         Path("reached").touch()
-        time.sleep(60)
+        time.sleep(300)
 setattr(writing, "sync_tree" if at == "before" else "sync_folder", wait)
 from anomaly_lightning.recalibrate import main
 main()
@@ -210,7 +210,7 @@ def test_killed_while_it_writes_nothing_is_lost_and_nothing_is_half(bundle, anot
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, at, *words], cwd=bundle.parent, env=environment, stdout=subprocess.DEVNULL
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (bundle.parent / "reached").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -70,7 +70,7 @@ class Runs:
         (self.folder / str(number)).mkdir(parents=True)
         content = {"status": status, "dataset_fingerprint": self.images}
         (self.folder / str(number) / "run.json").write_text(json.dumps(content))
-        loss = abs(int(values["model.network.width"]) - 64) + float(values["optimizer.lr"])
+        loss = abs(int(values["model.network.width"]) - 64) + float(values.get("optimizer.lr", 0))
         done = JobReturn(status=JobStatus.COMPLETED)
         done.return_value = None if number in self.pruned | self.lost else loss
         return done
@@ -81,12 +81,15 @@ def search(tmp_path):
     """Starts a search over widths and rates, each time in a folder of its own; returns the launcher."""
     starts = []
 
-    def start(*more, words=WORDS, prepare=lambda runs: None):
+    def start(trials, words=WORDS, prepare=lambda runs: None, **more):
+        changed = {"sweeper.n_trials": trials} | {f"sweeper.{name}": value for name, value in more.items()}
         folder = tmp_path / f"start{len(starts)}"
-        options = (f"hydra.sweep.dir={folder}", f"hydra.sweeper.storage=sqlite:///{tmp_path}/kept/studies.db", *more)
-        cfg = composed("hydra/sweeper=optuna", "category=leather", *options, with_hydra=True)
+        cfg = composed("hydra/sweeper=optuna", "category=leather", with_hydra=True)  # once for all tests
         OmegaConf.set_readonly(cfg.hydra, False)
-        cfg.hydra.job.config_name = "train"
+        storage = f"sqlite:///{tmp_path}/kept/studies.db"
+        given = {"sweep.dir": str(folder), "job.config_name": "train", "sweeper.storage": storage, **changed}
+        for name, value in given.items():
+            OmegaConf.update(cfg.hydra, name, value)
         runs = Runs(folder)
         prepare(runs)
         starts.append(runs)
@@ -107,8 +110,8 @@ def widths(runs):
 
 def test_the_best_trial_is_told_and_no_trial_sees_the_test_images(search, tmp_path, caplog):
     caplog.set_level("INFO")
-    runs = search("hydra.sweeper.n_trials=8")
-    assert len(runs.seen) == 8
+    runs = search(5)
+    assert len(runs.seen) == 5
     assert {values["test"] for values in runs.seen} == {"false"}
     best = min(runs.seen, key=lambda v: abs(int(v["model.network.width"]) - 64) + float(v["optimizer.lr"]))
     result = OmegaConf.load(runs.folder / "optimization_results.yaml")
@@ -120,7 +123,7 @@ def test_the_best_trial_is_told_and_no_trial_sees_the_test_images(search, tmp_pa
 
 def test_test_images_can_not_be_asked_for(search):
     with pytest.raises(SweepError, match="test=true"):
-        search(words=(*WORDS, "test=true"))
+        search(1, words=(*WORDS, "test=true"))
 
 
 def test_a_search_goes_on_where_it_was_cut_off(search, tmp_path):
@@ -128,14 +131,14 @@ def test_a_search_goes_on_where_it_was_cut_off(search, tmp_path):
         runs.cut_off_at = 3
 
     with pytest.raises(KeyboardInterrupt):
-        search("hydra.sweeper.n_trials=6", prepare=cut)
-    second = search("hydra.sweeper.n_trials=6")
+        search(6, prepare=cut)
+    second = search(6)
     first = search.starts[0]
     assert [len(first.seen), len(second.seen)] == [3, 3]
     cut_off = study(tmp_path).trials[3].params
     assert widths(second)[0] == (str(cut_off["model.network.width"]), str(cut_off["optimizer.lr"])), "that one first"
     assert not set(widths(first)) & set(widths(second)), "a seeded sampler does not begin anew"
-    assert search("hydra.sweeper.n_trials=6").seen == []
+    assert search(6).seen == []
     assert [trial.state.name for trial in study(tmp_path).trials].count("COMPLETE") == 6
 
 
@@ -143,11 +146,11 @@ def test_a_failed_trial_is_tried_again_at_the_next_start_and_a_pruned_one_is_not
     def trouble(runs):
         runs.lost, runs.pruned = {1}, {2}
 
-    first = search("hydra.sweeper.n_trials=4", prepare=trouble)
+    first = search(4, prepare=trouble)
     assert [trial.state.name for trial in study(tmp_path).trials] == ["COMPLETE", "FAIL", "PRUNED", "COMPLETE"]
-    second = search("hydra.sweeper.n_trials=4")
+    second = search(4)
     assert widths(second) == [widths(first)[1]]
-    assert search("hydra.sweeper.n_trials=4").seen == []
+    assert search(4).seen == []
 
 
 @pytest.mark.parametrize(
@@ -158,43 +161,43 @@ def test_a_failed_trial_is_tried_again_at_the_next_start_and_a_pruned_one_is_not
     ],
 )
 def test_another_search_under_the_same_name_is_refused(search, changed, words):
-    search("hydra.sweeper.n_trials=1")
+    search(1)
     with pytest.raises(SweepError, match=changed):
-        search("hydra.sweeper.n_trials=2", words=words)
+        search(2, words=words)
 
 
 def test_another_name_or_place_is_no_other_search(search):
-    search("hydra.sweeper.n_trials=1")
-    assert not search("hydra.sweeper.n_trials=1", words=(*WORDS, "data.workers=2", "cache.dir=elsewhere")).seen
-    assert search("hydra.sweeper.n_trials=1", "hydra.sweeper.study_name=other", words=WORDS[:2]).seen
+    search(1)
+    assert not search(1, words=(*WORDS, "data.workers=2", "cache.dir=elsewhere")).seen
+    assert search(1, study_name="other", words=WORDS[:2]).seen
 
 
 def test_images_that_have_changed_end_a_search(search):
-    search("hydra.sweeper.n_trials=1")
+    search(1)
 
     def change(runs):
         runs.images = "others"
 
     with pytest.raises(SweepError, match="images are not those"):
-        search("hydra.sweeper.n_trials=2", prepare=change)
+        search(2, prepare=change)
 
 
 def test_a_storage_that_is_none_is_told(search):
     with pytest.raises(SweepError, match="can't be used") as told:
-        search("hydra.sweeper.storage='mysql+nothing://me:secret@host/db'")
+        search(1, storage="mysql+nothing://me:secret@host/db")
     assert "secret" not in str(told.value)
     assert shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 
 
 def test_without_a_storage_nothing_is_kept_and_nothing_is_pruned(search):
-    runs = search("hydra.sweeper.n_trials=2", "hydra.sweeper.storage=null")
+    runs = search(2, storage=None)
     assert not any("callbacks.pruning" in values for values in runs.seen)
-    assert len(search("hydra.sweeper.n_trials=2", "hydra.sweeper.storage=null").seen) == 2
+    assert len(search(2, storage=None).seen) == 2
 
 
 def test_methods_without_a_loss_can_not_be_searched(search):
     with pytest.raises(SweepError, match="brought a validation loss"):
-        search("hydra.sweeper.n_trials=2", prepare=lambda runs: runs.lost.update({0, 1}))
+        search(2, prepare=lambda runs: runs.lost.update({0, 1}))
 
 
 @pytest.mark.slow

@@ -7,23 +7,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import toy
 from toy import BARE, SMALL, command, flat, save, texture
 from toy_detectors import TwoPlayers
 
 import anomaly_lightning
 from anomaly_lightning.configs import composed
 from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.registry import create_detector
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.versions import resolve
+from anomaly_lightning.training import compose
 from anomaly_lightning.training.checkpoint import build_model, load_model
-from anomaly_lightning.upkeep.absorbing import old_data, parted
+from anomaly_lightning.upkeep.absorbing import old_data, parted, refuse
 from anomaly_lightning.upkeep.updating import next_checkpoint
 
 NEW = 8
@@ -88,8 +92,11 @@ def test_updated_statistics_are_those_of_all_normals(name, trained_models, anoth
         stale = before.detector.error_map(inputs)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
     assert not torch.allclose(ours, stale, rtol=1e-2)
-    assert known.thresholds.promise["normals"] == 3 + len(new.held_out)
+    assert known.thresholds.promise["normals"] == len(new.held_out)
     assert (known.history[0].what, known.history[0].normals) == ("update", NEW)
+    measured = known.drift.normals  # by the updated model: of the map held-out normals, of the looks all
+    assert (len(measured[0]), len(measured[-1])) == (3 + len(new.held_out), 15 + NEW)
+    assert set(measured[0][:3]).isdisjoint(card.drift.normals[0])
 
 
 def test_the_default_keeps_its_network_and_renews_what_it_remembers(copied, another_day, tmp_path):
@@ -103,7 +110,7 @@ def test_the_default_keeps_its_network_and_renews_what_it_remembers(copied, anot
     assert "detector.moments.mean" in same
     assert {"detector.whitening.axes", "detector.fusion.memory.bank", "threshold"}.isdisjoint(same)
     card = load_model(tmp_path / "best@2.ckpt")[1]
-    assert "new normals" in card.thresholds.promise["rests_on"][-1]
+    assert card.thresholds.promise["rests_on"][0].startswith("4 new normals from ")
     assert card.thresholds.score == pytest.approx(float(after["threshold"]))
     assert next_checkpoint(tmp_path / "best@2.ckpt") == tmp_path / "best@3.ckpt"
 
@@ -154,10 +161,17 @@ def test_the_old_normals_have_to_be_there(copied, another_day, tmp_path):
 
 
 def test_a_detector_that_knows_normals_by_its_weights_alone_is_refused_by_its_name():
-    detector = TwoPlayers()
-    detector.build(Spec((4, 3, 3), (12, 12)))
     with pytest.raises(UserError, match=r"TwoPlayers .* Train again"):
-        detector.absorb([torch.zeros(1, 4, 3, 3)], [])
+        refuse(SimpleNamespace(detector=TwoPlayers()))
+    bare = {"whitening": None, "memory": None, "fusion": None}
+    for changed, known in (({}, True), (bare, False)):
+        block = compose.plain(toy.composed("model=autoencoder").model)
+        detector = create_detector({**block, **changed})
+        detector.build(Spec((20, 4, 4), (16, 16)))
+        assert detector.absorbs is known
+        if not known:
+            with pytest.raises(UserError, match="Autoencoder"):
+                refuse(SimpleNamespace(detector=detector))
 
 
 def test_parts_are_disjoint_and_whole():
@@ -176,7 +190,7 @@ real = os.fsync
 def wait(descriptor):
     real(descriptor)
     Path("reached").touch()
-    time.sleep(120)
+    time.sleep(300)
 import anomaly_lightning.upkeep.updating
 os.fsync = wait
 from anomaly_lightning.update import main
@@ -193,7 +207,7 @@ def test_killed_while_it_writes_the_checkpoint_nothing_is_half(trained_models, a
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *words], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (tmp_path / "reached").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

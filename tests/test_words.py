@@ -24,16 +24,16 @@ AWKWARD = (
 # Options whose value is one of a few words, a number, or another part of the config: none is a path or a name.
 NO_TEXT = {
     "accept_license", "action", "backbone.layers", "backbone.library", "behind", "bench.baseline", "budget_ms",
-    "cache.dtype", "cache.mode", "callbacks.best.monitor", "callbacks.calibration.pixel_rule",
-    "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning", "callbacks.panels",
-    "callbacks.stopping.monitor", "certificates.images", "certificates.precision", "data.layout", "data.on_corrupt",
-    "data.resize", "data.seed", "data.shots", "data.split", "data.tile", "data.white", "deadline_ms", "device",
-    "drift.reset", "features.coarse", "features.groups", "format", "images", "keep", "license", "load.threads",
-    "localiser.detector.seed", "memory.images", "model.components", "model.seed", "page",
-    "pixel_threshold.review_budget", "precision", "reuse", "scoring.reduction", "sink.mqtt.password_env",
-    "sink.webhook.secret_env", "source.fps", "source.height", "source.per_minute", "source.width", "suite", "threads",
-    "threshold.review_budget", "to", "trainer.accelerator", "trainer.deterministic", "trainer.precision",
-    "trainer.strategy",
+    "cache.dtype", "cache.mode", "calibrate_on", "callbacks.best.monitor", "callbacks.calibration.folds",
+    "callbacks.calibration.pixel_rule", "callbacks.calibration.rule", "callbacks.heatmaps", "callbacks.learning",
+    "callbacks.panels", "callbacks.pruning", "callbacks.stopping.monitor", "certificates.images",
+    "certificates.precision", "data.layout", "data.on_corrupt", "data.resize", "data.seed", "data.shots",
+    "data.split", "data.tile", "data.white", "deadline_ms", "device", "drift.reset", "engine", "features.coarse",
+    "features.groups", "format", "heatmaps", "images", "keep", "license", "load.threads", "localiser.detector.seed",
+    "memory.images", "model.components", "model.seed", "page", "pixel_threshold.review_budget", "precision",
+    "ray.actors", "reuse", "scoring.reduction", "sink.mqtt.password_env", "sink.webhook.secret_env", "source.fps",
+    "source.height", "source.per_minute", "source.width", "suite", "threads", "threshold.review_budget", "to",
+    "trainer.accelerator", "trainer.deterministic", "trainer.precision", "trainer.strategy",
 }  # fmt: skip
 COMMANDS = (
     "audit", "benchmark", "benchmark_model", "cache", "compare", "download", "evaluate", "export", "leaderboard",

@@ -20,7 +20,6 @@ from anomaly_lightning.calibration.rules import (
 )
 from anomaly_lightning.calibration.scores import binomial_upper
 from anomaly_lightning.calibration.shift import shift_warning
-from anomaly_lightning.calibration.shrunk import ShrunkT
 
 __all__ = [
     "F1",
@@ -32,7 +31,6 @@ __all__ = [
     "Quantile",
     "Robust",
     "Rule",
-    "ShrunkT",
     "StudentT",
     "best_f1_threshold",
     "binomial_upper",

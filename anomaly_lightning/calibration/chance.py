@@ -1,13 +1,19 @@
 """Are more good parts called defective than the calibration and the test set's size explain?"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from anomaly_lightning.calibration.base import Rule
 from anomaly_lightning.calibration.scores import as_scores
 from anomaly_lightning.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import torch
 
 DRAWS = 400  # calibration sets; the standard error of a share of .025 is below .008
 

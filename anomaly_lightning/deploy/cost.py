@@ -42,8 +42,10 @@ def scored(model: Model, card: ModelCard, samples: Sequence[Sample]) -> tuple[Te
 def recalibrated(card: ModelCard, ours: AnomalyModel, theirs: ExportedModel, normals: Sequence[Sample]) -> ModelCard:
     """The card with thresholds from what the exported model says of the validation normals.
 
-    The score's threshold comes from the rule that the run had. The pixel threshold keeps its place among the pixels of
-    the normals: the share of them above it stays, and beyond the largest it moves as that does.
+    The score's threshold comes from the rule that the run had. One that rests on cross-fitted normals, which can't be
+    scored again, is multiplied by the factor between both models' scores of the validation normals. The pixel threshold
+    keeps its place among the pixels of the normals: the share of them above it stays, and beyond the largest it moves
+    as that does.
 
     Raises:
         ExportError: The rule needs labelled defects, or there are no validation normals.
@@ -59,12 +61,25 @@ def recalibrated(card: ModelCard, ours: AnomalyModel, theirs: ExportedModel, nor
         )
     parameters: Any = known.promise["parameters"]
     scores, error_maps = scored(theirs, card, normals)
+    own_scores, own_maps = scored(ours, card, normals)
+    pixel = moved(known.pixel, normal_pixels(ours.mapping, own_maps), normal_pixels(theirs.mapping, error_maps))
+    rested: Any = known.promise.get("rests_on", [])
+    basis = [*rested, "Calibrated again for the exported precision."]
+    if known.promise.get("cross_fitted"):
+        return card.replace(thresholds=scaled(known, own_scores, scores, pixel, basis))
     found = rule(**parameters).fit(scores)
-    before = normal_pixels(ours.mapping, scored(ours, card, normals)[1])
-    pixel = moved(known.pixel, before, normal_pixels(theirs.mapping, error_maps))
-    basis: Any = known.promise.get("rests_on", [])
-    said = promise(found, [sample.file for sample in normals], [*basis, "Calibrated again for the exported precision."])
+    said = promise(found, [sample.file for sample in normals], basis)
     return card.replace(thresholds=ThresholdsCard(found.threshold, pixel, found.review, said, tuple(scores.tolist())))
+
+
+def scaled(known: ThresholdsCard, ours: Tensor, theirs: Tensor, pixel: float, basis: list[str]) -> ThresholdsCard:
+    """Thresholds times the factor between scores (N,) of the same normals by two models."""
+    factor = float(calibration.on_final_scale([1.0], ours, theirs)[0])
+    said: dict[str, Any] = dict(known.promise)
+    said |= {name: said[name] * factor for name in ("mean", "std")}
+    review = None if known.review is None else known.review * factor
+    said |= {"review": review, "rests_on": basis}
+    return ThresholdsCard(known.score * factor, pixel, review, said, tuple(theirs.tolist()))
 
 
 def moved(threshold: float, before: "np.ndarray", after: "np.ndarray") -> float:

@@ -149,13 +149,16 @@ class Autoencoder(TrainedDetector):
         if self.fusion is not None:
             self.fusion.finish([self._maps(features) for features in held_out])
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether there is a whitening or a memory to renew."""
+        return self.whitening is not None or bool(self._memories)
+
     def absorb(self, normals: Normals, held_out: Normals) -> None:
         """Make whitening, memories and their weights anew from features (B, C, h, w) float of old and new normals.
 
         Standardisation, axes and network stay: the network was trained in these coordinates.
         """
-        if self.whitening is None and not self._memories:
-            raise self.cant_absorb()
         self.conclude(normals, held_out)
 
     @torch.no_grad()

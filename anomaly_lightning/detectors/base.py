@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from anomaly_lightning.errors import UserError
-
 Normals = Iterable[Tensor]
 """Batches (B, ...) float of normal images' inputs, on the detector's device; may be walked any number of times."""
 
@@ -55,17 +53,19 @@ class Detector(nn.Module):
     def prepare(self, normals: Normals) -> None:
         """Compute statistics of the training normals, before any gradient step; a second call starts from scratch."""
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether a fitted detector can take new normals in by `absorb`."""
+        return True
+
     def absorb(self, normals: Normals, held_out: Normals) -> None:
-        """Take new normals into the statistics of a fitted detector, without a gradient step.
+        """Take new normals into the statistics of a fitted detector that `absorbs`, without a gradient step.
 
         All normals come, so that the result is what fitting on all of them would have given.
 
         Args:
             normals: The training normals and the new ones.
             held_out: As `TrainedDetector.conclude` takes them.
-
-        Raises:
-            UserError: It can't; the message names it.
         """
         self.prepare(normals)
 
@@ -129,16 +129,11 @@ class TrainedDetector(Detector):
                 were rebuilt too well), never for more: the threshold may be calibrated on the same normals.
         """
 
+    @property
+    def absorbs(self) -> bool:
+        """As above; False where all that is known of normals lies in trained weights."""
+        return False
+
     def absorb(self, normals: Normals, held_out: Normals) -> None:
-        """As above, for methods that keep statistics beside their trained weights; others refuse.
-
-        Trained weights know nothing of new normals. Where `prepare` standardises what they see, it must not run again.
-        """
-        raise self.cant_absorb()
-
-    def cant_absorb(self) -> UserError:
-        """Why new normals can't be taken in."""
-        return UserError(
-            f"{type(self).__name__} as it was set up keeps all that it knows of normals in weights that are trained by "
-            "gradients: it can't take new ones in. Train again with the new images among the normals."
-        )
+        """As above, for methods with statistics beside their weights; what the weights see must not change by it."""
+        raise NotImplementedError

@@ -135,10 +135,13 @@ class Transformer(TrainedDetector):
             self.whitening.observe_held_out(self._residual(features))
         self.whitening.finish()
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether there is a whitening to renew."""
+        return self.whitening is not None
+
     def absorb(self, normals: Normals, held_out: Normals) -> None:
         """Make the residuals' covariance anew from features (B, C, h, w) float of old and new normals."""
-        if self.whitening is None:
-            raise self.cant_absorb()
         self.conclude(normals, held_out)
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ class PackedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
         super().__init__()
-        shape = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
+        shape: list[Any] = [convolution.padding, convolution.stride, convolution.dilation, convolution.groups]
         packed = torch._C._nn.mkldnn_reorder_conv2d_weight(convolution.weight.detach().to_mkldnn(), *shape)
         bias = None if convolution.bias is None else convolution.bias.detach()
         self._arguments = (packed, bias, *shape, *_words(activation), "")
@@ -50,8 +50,9 @@ def packed(body: GraphModule) -> GraphModule:
     targets = [str(node.target) for node in calls]
     for node in calls:
         convolution = twin.get_submodule(str(node.target))
-        plain = type(convolution) is nn.Conv2d and convolution.padding_mode == "zeros"
-        if not plain or isinstance(convolution.padding, str) or targets.count(str(node.target)) > 1:
+        if type(convolution) is not nn.Conv2d or targets.count(str(node.target)) > 1:
+            continue
+        if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
             continue
         behind = _activation(twin, node)
         if behind is not None and targets.count(behind) == 1:

@@ -17,6 +17,7 @@ HEADLINE = (
     *("precision", "recall", "f1", "f1_floor", "f1_oracle", "balanced_accuracy", "balanced_accuracy_oracle"),
     *("auroc", "false_alarm_rate", "miss_rate"),
 )
+WIDE = 200  # columns
 PIXEL = ("auroc", "aupro", "f1", "iou")
 
 
@@ -86,6 +87,11 @@ def places(found: Mapping[str, Path | str]) -> None:
     console = Console()
     for name, path in found.items():
         console.print(f"{name:<12}{path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def wide(table: Table) -> None:
+    """Print a table with each of its rows on one line, however narrow the terminal: cut cells tell nothing."""
+    Console(width=WIDE).print(table)
 
 
 def audit_tables(

@@ -25,6 +25,7 @@ _SHARES, _SHIFTS = (np.array(values) for values in zip(*BETS, strict=True))
 BINS = 512
 _FINEST = BINS / 2 / np.arcsinh(1000.0)  # bins a standard deviation near the middle; the outermost begin at 1000
 _EDGE = 1e-12  # ranks of 0 and 1 would be infinite scores
+_STRONG = 0.1  # of the strongest bet: those that tell when a change began
 _NORMAL = NormalDist()
 
 
@@ -129,5 +130,6 @@ class Evidence:
         return means
 
     def since(self, measure: int) -> int:
-        """How many images came before the change that a measure of the one stream shows, by its strongest bet."""
-        return int(self.begun[measure, self.values[measure].argmax()])
+        """Images before the change that a measure of the one stream shows, by the latest of the strong bets."""
+        values = self.values[measure]
+        return int(self.begun[measure, values >= _STRONG * values.max()].max())

@@ -1,6 +1,7 @@
 """A drift monitor beside a running model: it never costs an image its verdict, and keeps what it knows in a file."""
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class DriftWatch:
         file: Path | None = None,
         watch: bool = True,
     ) -> None:
-        self.card, self.file = card, file
+        self.card, self.file, self._saving = card, file, threading.Lock()
         self.monitor = DriftMonitor(card, images_per_alarm) if watch and card is not None else None
         self._why = NOT_WATCHED if watch else OFF
         if self.monitor is not None and file is not None:
@@ -81,17 +82,24 @@ class DriftWatch:
         if self.monitor is None or self.file is None:
             return
         try:
-            drift_state.save(self.monitor, self.file)
+            with self._saving:
+                drift_state.save(self.monitor, self.file)
         except OSError as error:
             logger.error("%s: %s. What the drift monitor knows is not kept.", self.file, error.strerror or error)
 
     def _asked(self) -> None:
-        """Do what a person asked for by a file."""
-        request = None if self.file is None else self.file.with_suffix(".reset")
-        if request is None or not request.exists():
+        """Do what a person asked for by a file, once: several threads may look."""
+        if self.file is None:
             return
-        word: Any = request.read_text(encoding="utf-8").strip()
-        request.unlink(missing_ok=True)
+        request = self.file.with_suffix(".reset")
+        try:
+            word: Any = request.read_text(encoding="utf-8").strip()
+            request.unlink()
+        except FileNotFoundError:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            logger.error("%s can't be read and removed: %s. The drift monitor is not reset.", request, error)
+            return
         try:
             self.reset(word or "seen")
         except UserError as error:

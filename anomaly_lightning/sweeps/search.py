@@ -92,7 +92,8 @@ class Search:
         return [f"callbacks.pruning={{_target_:{PRUNING},trial:{trial.number}}}"]
 
     def _tell(self, study: optuna.Study, trial: Trial, returned: JobReturn) -> None:
-        loss, folder = returned.return_value, self.folder / str(trial.number)
+        loss, cfg = returned.return_value, returned.hydra_cfg  # which a lost job has not
+        folder = self.folder / str(trial.number) if cfg is None else Path(cfg.hydra.runtime.output_dir)
         values = " ".join(assignments(trial.params))
         run = read_json(standing_for(folder) / "run.json")
         check_images(study, run.get("dataset_fingerprint"))

@@ -1,8 +1,7 @@
 """Cross-fitting: scores of training normals by detectors whose statistics have not seen them."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -26,22 +25,23 @@ class Normals(Protocol):
 
 
 @torch.no_grad()
-def cross_fitted(module: AnomalyModule, data: Normals, folds: int, seed: int) -> Tensor:
+def cross_fitted(module: AnomalyModule, data: Normals, count: int, folds: int, seed: int) -> Tensor:
     """Scores (N,) float of the training normals, on the scale of the module's own detector.
 
     Args:
         module: Fitted, on the device.
         data: Datamodule of the fit.
+        count: Training normals N.
         folds: How many times the statistics are refitted, at least 2.
         seed: Of the division into folds.
 
     Raises:
         CalibrationError: A detector that can't be refitted, or folds that the normals can't be divided into.
     """
-    train, held_out = list(data.statistics_dataloader()), list(data.held_out_dataloader())
-    final, moved = score(module, held_out), torch.empty(_count(train))
-    for left_out in refits(module, train, held_out, folds, seed):
-        own, others = score(module, chosen(train, left_out)), score(module, held_out)
+    final, moved = score(module, data.held_out_dataloader()), torch.empty(count)
+    for left_out in refits(module, data, count, folds, seed):
+        own = score(module, chosen(data.statistics_dataloader(), left_out))
+        others = score(module, data.held_out_dataloader())
         if torch.equal(others, final):
             raise CalibrationError(
                 f"calibration_folds={folds}: the refitted {type(module.model.detector).__name__} is the same as before "
@@ -52,9 +52,7 @@ def cross_fitted(module: AnomalyModule, data: Normals, folds: int, seed: int) ->
     return moved
 
 
-def refits(
-    module: AnomalyModule, train: Sequence[Batch], held_out: Sequence[Batch], folds: int, seed: int
-) -> Iterator[Tensor]:
+def refits(module: AnomalyModule, data: Normals, count: int, folds: int, seed: int) -> Iterator[Tensor]:
     """Places (n,) int64 of each fold's training normals, while the module has a detector without their statistics.
 
     Detectors without gradients are refitted whole. A trained network stays as it is, and has seen all training
@@ -62,8 +60,8 @@ def refits(
 
     Args:
         module: Fitted, on the device.
-        train: All training normals.
-        held_out: As `conclude` had them.
+        data: Datamodule of the fit.
+        count: Training normals.
         folds: At least 2.
         seed: Of the division into folds.
 
@@ -73,9 +71,9 @@ def refits(
     whole = module.model.detector
     refuse(whole)
     try:
-        for kept, left_out in fold_indices(_count(train), folds, seed):
+        for kept, left_out in fold_indices(count, folds, seed):
             module.model.detector = copy.deepcopy(whole)
-            _refit(module, partial(chosen, train, kept), held_out)
+            _refit(module, data, kept)
             yield left_out
     finally:
         module.model.detector = whole
@@ -103,10 +101,12 @@ def chosen(batches: Iterable[Batch], places: Tensor) -> Iterator[Batch]:
             yield {name: values[rows] for name, values in batch.items()}
 
 
-def _refit(module: AnomalyModule, kept: Callable[[], Iterable[Batch]], held_out: Sequence[Batch]) -> None:
-    detector, normals = module.model.detector, _inputs(module, kept)
+def _refit(module: AnomalyModule, data: Normals, kept: Tensor) -> None:
+    """Let the module's detector compute its statistics of the training normals at some places (n,) int64 alone."""
+    detector = module.model.detector
+    normals = _inputs(module, lambda: chosen(data.statistics_dataloader(), kept))
     if isinstance(detector, TrainedDetector):
-        detector.conclude(normals, _inputs(module, lambda: held_out))
+        detector.conclude(normals, _inputs(module, data.held_out_dataloader))
     else:
         detector.prepare(normals)
 
@@ -117,7 +117,3 @@ def _inputs(module: AnomalyModule, batches: Callable[[], Iterable[Batch]]) -> Re
 
 def _moved(batch: Batch, module: AnomalyModule) -> Batch:
     return {name: values.to(module.device) for name, values in batch.items()}
-
-
-def _count(batches: Sequence[Batch]) -> int:
-    return sum(len(batch["index"]) for batch in batches)

@@ -19,13 +19,17 @@ from omegaconf import DictConfig
 from anomaly_lightning.calibration import Quantile
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.errors import CalibrationError, DataError
+from anomaly_lightning.data.splits import Splits
+from anomaly_lightning.errors import CalibrationError, DataError, UserError
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
-from anomaly_lightning.runtime.card import ModelCard, ValidityCard
+from anomaly_lightning.runtime.card import DriftCard, ModelCard, ValidityCard
+from anomaly_lightning.runtime.drift_fit import fit_drift
+from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.validity import fit_validity
 from anomaly_lightning.training.callbacks.calibration import CalibrationCallback
+from anomaly_lightning.training.checkpoint import TorchEngine
 from anomaly_lightning.training.compose import cut_into_tiles, store_for
 from anomaly_lightning.training.evaluation import made_again
 from anomaly_lightning.training.module import AnomalyModule
@@ -34,6 +38,8 @@ from anomaly_lightning.upkeep import threshold
 
 logger = logging.getLogger(__name__)
 
+CALIBRATE_ON = ("new", "all")
+
 
 @dataclass(frozen=True)
 class NewNormals:
@@ -41,11 +47,20 @@ class NewNormals:
 
     Attributes:
         absorbed: Those that go into the statistics.
-        held_out: Those that give the threshold beside the run's own, and see how the detector does.
+        held_out: Those that give the threshold, and see how the detector does.
     """
 
     absorbed: tuple[Path, ...]
     held_out: tuple[Path, ...]
+
+
+def refuse(model: AnomalyModel) -> None:
+    """Raise `UserError`, which names it, where a detector can't take new normals in."""
+    if not model.detector.absorbs:
+        raise UserError(
+            f"{type(model.detector).__name__} as it was set up keeps all that it knows of normals in weights that are "
+            "trained by gradients: it can't take new ones in. Train again with the new images among the normals."
+        )
 
 
 def parted(paths: Sequence[Path], share: float, seed: int) -> NewNormals:
@@ -95,13 +110,31 @@ def without_known(datamodule: MVNetDataModule, paths: Sequence[Path]) -> list[Pa
     return new
 
 
-def joined(datamodule: MVNetDataModule, new: NewNormals, card: ModelCard, cache: Path) -> None:
-    """Put new normals beside the old ones: what is absorbed to the training's, the others to those held out."""
-    old = datamodule.splits
+def joined(
+    datamodule: MVNetDataModule, new: NewNormals, card: ModelCard, cache: Path, calibrate_on: str = "new"
+) -> None:
+    """Put new normals beside the old ones: what is absorbed to the training's, the others to those held out.
+
+    Args:
+        datamodule: Its splits are replaced.
+        new: The new normals.
+        card: Of the model.
+        cache: Folder for tiles.
+        calibrate_on: "new": the new ones alone give the threshold, and the run's own held-out ones weigh the error's
+            parts; "all": both do both, as far as the run had none apart for the weights.
+
+    Raises:
+        UserError: `calibrate_on` is neither.
+    """
+    if calibrate_on not in CALIBRATE_ON:
+        raise UserError(f"calibrate_on={calibrate_on}: expected one of {', '.join(CALIBRATE_ON)}.")
+    old, held_out = datamodule.splits, tuple(map(Sample, new.held_out))
+    apart = calibrate_on == "new"
     datamodule.splits = replace(
         old,
         train=(*old.train, *map(Sample, new.absorbed)),
-        validation=(*old.validation, *map(Sample, new.held_out)),
+        validation=held_out if apart else (*old.validation, *held_out),
+        selection=(*old.selection, *old.validation) if apart else old.selection,
     )
     if card.tiling is not None:
         cut_into_tiles(datamodule, Tiling.from_card(card.tiling), cache)
@@ -117,7 +150,6 @@ def absorb(cfg: DictConfig, model: AnomalyModel, card: ModelCard, datamodule: MV
         datamodule: Old and new normals.
 
     Raises:
-        UserError: Its detector can't take new normals in.
         CalibrationError: Too few held-out normals for the promise that it makes.
     """
     known = threshold.thresholds_of(card)
@@ -125,8 +157,9 @@ def absorb(cfg: DictConfig, model: AnomalyModel, card: ModelCard, datamodule: MV
     held_out, least = len(datamodule.splits.validation), threshold.needed(rule, known)
     if held_out < least:
         raise CalibrationError(
-            f"{held_out} held-out normals, old and new, at least {least} are needed for the promise that this model "
-            f"makes: {least - held_out} more to go. Add images, or raise held_out."
+            f"{held_out} held-out normals give the threshold, at least {least} are needed for the promise that this "
+            f"model makes: {least - held_out} more to go. Add images, raise held_out, or let the run's own held-out "
+            "normals count, too (calibrate_on=all): then the promise is one about a mixture of both times."
         )
     module = AnomalyModule(model, card)
     data = _served(cfg, model, card, datamodule)
@@ -164,3 +197,19 @@ def validity(card: ModelCard, images: Sequence[Path]) -> ValidityCard | None:
         return None
     fitted = fit_validity(images, card.seed, card.transform.white)
     return None if fitted is None else fitted.card()
+
+
+def drift(model: AnomalyModel, card: ModelCard, old: Splits, new: NewNormals) -> DriftCard | None:
+    """What old and new normals measure with the updated model; None where the model before was not watched.
+
+    Args:
+        model: Updated.
+        card: Of it, with its thresholds.
+        old: Whole images of the run.
+        new: That were taken in, and held out.
+    """
+    if card.drift is None:
+        return None
+    held_out = [*(sample.path for sample in old.validation), *new.held_out]
+    trained = [*(sample.path for sample in old.train), *new.absorbed]
+    return fit_drift(Inspector(card, TorchEngine(model, "cpu")), held_out, trained)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from anomaly_lightning.calibration.realised import interval
 from anomaly_lightning.errors import DataError, UserError
+from anomaly_lightning.reports.console import wide
 from anomaly_lightning.reports.run_folder import write_text
 from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.runtime.inspector import Inspector
@@ -98,7 +99,7 @@ def compare(cfg: DictConfig) -> Comparison:
     scored = [_readable(inspector, paths) for inspector in inspectors]
     bad = np.array([path in set(known.defects) for path in paths])
     found = compared(_names(models), scored, [one.thresholds.score for one in inspectors], bad)
-    console.print(table(found), soft_wrap=True)
+    wide(table(found))
     console.print(found.words, highlight=False, soft_wrap=True, markup=False)
     if cfg.output is not None:
         target = Path(cfg.output).expanduser()

@@ -1,6 +1,6 @@
 """The versions command: which versions of a bundle there are, and which one is the latest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lightning.errors import BundleError, UserError
+from anomaly_lightning.reports.console import wide
 from anomaly_lightning.runtime.bundle import read_bundle, read_manifest
 from anomaly_lightning.runtime.versions import Family, Pointer, family, write_pointer
 from anomaly_lightning.upkeep.writing import bundle_hash, now
@@ -32,7 +33,7 @@ def run(cfg: DictConfig) -> None:
         raise BundleError(f"bundle={cfg.bundle}: there is no such bundle. Expected a folder that export wrote.")
     if cfg.action == "rollback":
         known = roll_back(known, int(cfg.to), str(cfg.why or ""))
-    console.print(table(known), soft_wrap=True)
+    wide(table(known))
     console.print(f"{known.base}@latest is version {known.latest}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -69,12 +70,12 @@ def table(known: Family) -> Table:
     return drawn
 
 
-def _cells(folder: Path, hashes: dict[str, int]) -> Sequence[str]:
+def _cells(folder: Path, hashes: Mapping[str, int]) -> Sequence[str]:
     card, digest = read_manifest(folder).card, bundle_hash(folder)
     threshold = "" if card.thresholds is None else f"{card.thresholds.score:.4g}"
     if not card.history:
         return ("exported", "", "", "", threshold, digest[:12], "")
     last = card.history[-1]
-    parent = hashes.get(last.parent)
-    beside = f"version {parent}" if parent is not None else f"{last.parent[:12]} (not here)"
+    parent = str(last.details.get("bundle") or last.parent)  # of an update, whose other parent is a checkpoint
+    beside = f"version {hashes[parent]}" if parent in hashes else f"{parent[:12]} (not here)"
     return (last.what, beside, last.date[:16], str(last.normals), threshold, digest[:12], last.why)

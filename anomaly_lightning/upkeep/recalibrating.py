@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+from anomaly_lightning.reports.console import wide
 from anomaly_lightning.runtime.card import ChangeCard, ModelCard, ThresholdsCard
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.promise import promise
@@ -125,7 +126,7 @@ def show(console: Console, before: ThresholdsCard, after: ThresholdsCard, change
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print("On the marked images, with the 95 % interval of each share:", highlight=False)
-    console.print(change.table(), soft_wrap=True)
+    wide(change.table())
     flips = ", ".join(f"{count} {name}" for name, count in change.flips.items()) or "none"
     console.print(f"verdicts that change: {flips}", highlight=False, markup=False)
     if not change.misses.total:

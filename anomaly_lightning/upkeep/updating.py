@@ -61,13 +61,17 @@ def update(cfg: DictConfig) -> Path | None:
     started, console = time.perf_counter(), Console()
     checkpoint = Path(cfg.checkpoint).expanduser()
     model, card = load_model(checkpoint, list(cfg.trust))
+    absorbing.refuse(model)
     datamodule = absorbing.old_data(cfg, card)
-    plan = planned(cfg, checkpoint, card, absorbing.without_known(datamodule, _normals(cfg)))
-    before, old_normals = _scored(model, card, plan), datamodule.splits.normals
-    absorbing.joined(datamodule, plan.new, card, Path(cfg.cache.dir))
+    old_splits = datamodule.splits
+    held_before = tuple(sample.path for sample in old_splits.validation)
+    plan = planned(cfg, checkpoint, card, absorbing.without_known(datamodule, _normals(cfg)), held_before)
+    before, old_normals = _scored(model, card, plan), old_splits.normals
+    absorbing.joined(datamodule, plan.new, card, Path(cfg.cache.dir), cfg.calibrate_on)
     known = absorbing.absorb(cfg, model, card, datamodule)
     looks = absorbing.validity(card, [*(sample.path for sample in old_normals), *plan.new.absorbed])
-    known = _certified(known.replace(validity=looks), plan)
+    known = _certified(known.replace(validity=looks), plan, cfg)
+    known = known.replace(drift=absorbing.drift(model, known, old_splits, plan.new))
     after, defective = _scored(model, known, plan), [bad for _, bad in plan.marked]
     old, new = threshold.thresholds_of(card), threshold.thresholds_of(known)
     change = compared(list(zip(before, after, strict=True)), defective, old, new)
@@ -94,8 +98,17 @@ def _normals(cfg: DictConfig) -> tuple[Path, ...]:
     return images.labelled(str(cfg.normals)).normals
 
 
-def planned(cfg: DictConfig, checkpoint: Path, card: ModelCard, normals: list[Path]) -> Update:
+def planned(
+    cfg: DictConfig, checkpoint: Path, card: ModelCard, normals: list[Path], held_before: tuple[Path, ...]
+) -> Update:
     """What is to be done, checked before anything is computed.
+
+    Args:
+        cfg: Of the command.
+        checkpoint: Of the model.
+        card: Of the model.
+        normals: New ones.
+        held_before: The run's own held-out normals, which are compared on, too.
 
     Raises:
         BundleError: The bundle is none, or another model's.
@@ -111,7 +124,7 @@ def planned(cfg: DictConfig, checkpoint: Path, card: ModelCard, normals: list[Pa
         raise BundleError(f"bundle={cfg.bundle} was exported from another model than checkpoint={cfg.checkpoint}.")
     new = absorbing.parted(normals, cfg.held_out, cfg.seed)
     marks = cfg.marks or (cfg.normals if images.is_store(str(cfg.normals)) else None)
-    every = images.labelled(None, cfg.defects, marks) + images.Labelled(new.held_out)
+    every = images.labelled(None, cfg.defects, marks) + images.Labelled((*new.held_out, *held_before))
     taken = {path.resolve() for path in new.absorbed}
     good = [path for path in every.normals if path.resolve() not in taken]
     marked = [(path, False) for path in good] + [(path, True) for path in every.defects]
@@ -135,15 +148,15 @@ def _scored(model: AnomalyModel, card: ModelCard, plan: Update) -> list[images.S
     return found
 
 
-def _certified(card: ModelCard, plan: Update) -> ModelCard:
+def _certified(card: ModelCard, plan: Update, cfg: DictConfig) -> ModelCard:
     """The card, with what the threshold's promise rests on."""
-    known = threshold.thresholds_of(card)
-    sentence = (
-        f"{len(plan.new.held_out)} of them are new normals; {len(plan.new.absorbed)} others of those were taken into "
-        "the model's statistics."
-    )
+    known, count = threshold.thresholds_of(card), len(plan.new.held_out)
+    taken = f"{len(plan.new.absorbed)} other new normals were taken into the model's statistics."
     basis = known.promise.get("rests_on")
-    rests_on = [*(basis if isinstance(basis, list) else []), sentence]
+    rests_on = [*(basis if isinstance(basis, list) else []), f"{count} of them are new normals.", taken]
+    if cfg.calibrate_on == "new":
+        used = "They were used for nothing else; held-out normals of the run weighed the parts of the error, if any."
+        rests_on = [f"{count} new normals from {cfg.normals} that the model has not taken in.", used, taken]
     promise = {**known.promise, "rests_on": rests_on}
     return card.replace(thresholds=msgspec.structs.replace(known, promise=promise))
 

@@ -16,6 +16,7 @@ class _QueueLauncher(Launcher):
         self.params = params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make what submits jobs."""
         from anomaly_lightning.sweeps.submitted import SubmittedJobs
 
         self.jobs = SubmittedJobs(

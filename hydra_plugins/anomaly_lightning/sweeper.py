@@ -19,6 +19,7 @@ class OptunaSweeper(Sweeper):
         self.search: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher and the search."""
         if importlib.util.find_spec("optuna") is None:
             from anomaly_lightning.errors import MissingExtraError
             from anomaly_lightning.sweeps.errors import SweepError

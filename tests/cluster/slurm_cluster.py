@@ -3,8 +3,8 @@
     python tests/cluster/slurm_cluster.py start FOLDER     # prints the variable to export
     python tests/cluster/slurm_cluster.py stop FOLDER
 
-Everything of it lies in the folder: nothing of a Slurm that is installed here is read or touched. On Debian the programs
-are those of slurm-wlm and munge. There is no slurmdbd, as on many small clusters, so `sacct` knows nothing.
+Everything of it lies in the folder: nothing of a Slurm that runs here is read or touched. On Debian the programs are
+those of slurm-wlm and munge. There is no slurmdbd, as on many small clusters, so `sacct` knows nothing.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
-KillWait=2
+KillWait=1
 InactiveLimit=0
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=4096
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=4096
@@ -105,7 +105,7 @@ def start(folder: Path) -> None:
         f"--log-file={munge}/log",
         f"--seed-file={munge}/seed",
     )
-    _wait(folder, lambda: (munge / "socket").exists())
+    _wait(folder, (munge / "socket").exists)
     _spawn(folder, "slurmctld", "-D")
     for node in NODES:
         _spawn(folder, "slurmd", "-D", "-N", node)

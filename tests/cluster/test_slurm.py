@@ -1,4 +1,4 @@
-"""A sweep by a real Slurm of two nodes: a run that fails, a job that is cancelled, the same command once more, Ctrl-C."""
+"""A sweep by a real Slurm of two nodes: a failed run, a cancelled job, the same command once more, Ctrl-C."""
 
 import csv
 import importlib.util
@@ -28,7 +28,7 @@ LAUNCHER = (
     "hydra.launcher.mem_gb=2",
 )
 CATEGORIES = ("bottle", "grid", "tile")  # grid has no training images
-WAIT_S = 240
+WAIT_S = 900  # on a machine with much else to do
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def sweep(slurm, tmp_path_factory):
     place = tmp_path_factory.mktemp("sweep")
     for seed, name in enumerate(("bottle", "tile")):
         make_category(place / "images", name, seed=seed)
-    long_enough = ("trainer.max_epochs=400", "callbacks.stopping=null", "callbacks.learning=null", "bootstrap=0")
+    long_enough = ("trainer.max_epochs=150", "callbacks.stopping=null", "callbacks.learning=null", "bootstrap=0")
     options = (*SMALL, *BARE, *long_enough, f"data.root={place}/images", f"category={','.join(CATEGORIES)}")
     environment = {**os.environ, **slurm, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
 
@@ -123,12 +123,12 @@ def test_an_interrupted_sweep_takes_its_jobs_out_of_the_queue(sweep):
     process = sweep("+hydra.launcher.additional_parameters={hold: true}")
     wait_for(process, sweep, lambda: "pending (JobHeldUser)" in (sweep.place / "log.txt").read_text())
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=WAIT_S) == 130
     assert ask(sweep, "squeue", "--noheader") == ""
 
 
 def test_what_the_queue_refuses_is_told_in_a_paragraph(sweep):
-    assert sweep("hydra.launcher.gpus_per_node=1").wait(timeout=60) == 1
+    assert sweep("hydra.launcher.gpus_per_node=1").wait(timeout=WAIT_S) == 1
     said = (sweep.place / "log.txt").read_text()
     assert "Invalid generic resource" in said
     assert "gpus_per_node=... (null = none)" in said

@@ -1,4 +1,4 @@
-"""Two nodes on this machine for torchrun: network namespaces joined by a cable, so that all traffic leaves each node."""
+"""Two nodes for torchrun on one machine: network namespaces joined by a cable, which all traffic goes over."""
 
 import contextlib
 import os

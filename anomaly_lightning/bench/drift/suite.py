@@ -22,20 +22,20 @@ STARTS = (("run", 0), ("random", 2000))
 
 
 def measure(cfg: DictConfig) -> dict[str, Any]:
-    """Do what `cfg.drift` says; returns what drift.json holds, and writes it after each category.
+    """Do what `cfg.streams` says; returns what drift.json holds, and writes it after each category.
 
     Raises:
         UserError: There is neither a checkpoint nor a pool.
     """
-    drift, folder = cfg.drift, Path(cfg.run_dir)
-    _make_pools(cfg, [Path(str(path)) for path in drift.checkpoints])
-    files = sorted(Path(drift.pools).glob("*.npz"))
+    wanted, folder = cfg.streams, Path(cfg.run_dir)
+    _make_pools(cfg, [Path(str(path)) for path in wanted.checkpoints])
+    files = sorted(Path(wanted.pools).glob("*.npz"))
     if not files:
-        raise UserError("drift.checkpoints=[] and drift.pools holds nothing: name the best.ckpt of one or more runs.")
+        raise UserError("streams.checkpoints=[] and nothing in streams.pools: name the best.ckpt of two or more runs.")
     found: dict[str, Any] = {
-        "images_per_alarm": drift.images_per_alarm,
-        "images": drift.images,
-        "defects": drift.defects,
+        "images_per_alarm": wanted.images_per_alarm,
+        "images": wanted.images,
+        "defects": wanted.defects,
         "stable": [],
         "changed": [],
     }
@@ -51,12 +51,12 @@ def _make_pools(cfg: DictConfig, checkpoints: Sequence[Path]) -> None:
     """Inspect the images of each run, and those of the next one as another product."""
     cards = [read_content(path)[1] for path in checkpoints]
     for number, (path, card) in enumerate(zip(checkpoints, cards, strict=True)):
-        file = Path(cfg.drift.pools) / f"{card.category}.npz"
+        file = Path(cfg.streams.pools) / f"{card.category}.npz"
         if file.exists():
             continue
         if len(cards) < 2:
             raise UserError(
-                "drift.checkpoints: expected two or more: the images of one are another product for others."
+                "streams.checkpoints: expected two or more: the images of one are another product for others."
             )
         other = cards[(number + 1) % len(cards)]
         images = sources.resolve(other.data.places, other.category, Path(cfg.cache.dir)).category.train
@@ -65,9 +65,9 @@ def _make_pools(cfg: DictConfig, checkpoints: Sequence[Path]) -> None:
 
 
 def _stable(cfg: DictConfig, pool: Pool) -> list[dict[str, Any]]:
-    drift, rows = cfg.drift, []
-    for split, defects in (("random", 0.0), ("random", float(drift.defects)), ("run", 0.0)):
-        alarms = stable(pool, split, drift.streams, drift.images, drift.images_per_alarm, cfg.seed, defects)
+    wanted, rows = cfg.streams, []
+    for split, defects in (("random", 0.0), ("random", float(wanted.defects)), ("run", 0.0)):
+        alarms = stable(pool, split, wanted.streams, wanted.images, wanted.images_per_alarm, cfg.seed, defects)
         counts = {"held_out": len(pool.held_out), "tested": len(pool.tested)}
         rows.append({"category": pool.name, "split": split, "defects": defects, **counts, "alarms": alarms.tolist()})
         logger.info("%s, %s split, %.0f %% defects: %s alarms", pool.name, split, 100 * defects, alarms.sum())
@@ -75,9 +75,9 @@ def _stable(cfg: DictConfig, pool: Pool) -> list[dict[str, Any]]:
 
 
 def _changed(cfg: DictConfig, pool: Pool) -> list[dict[str, Any]]:
-    drift, rows = cfg.drift, []
+    wanted, rows = cfg.streams, []
     for split, before in STARTS:
-        for kind, found in changed(pool, split, before, drift.changes, drift.images_per_alarm, cfg.seed):
+        for kind, found in changed(pool, split, before, wanted.changes, wanted.images_per_alarm, cfg.seed):
             row = {"category": pool.name, "split": split, "before": before, "change": kind}
             rows.append({**row, "images": found.images, "cause": found.cause})
     return rows

@@ -48,15 +48,13 @@ def by_fold(module: AnomalyModule, data: Any, folds: int, seed: int) -> list[dic
         For each fold, on the scale of its own detector, scores of its training normals (`train`), of the held-out ones
         (`normals`) and of the good and defective test images.
     """
-    train, held_out = list(data.statistics_dataloader()), list(data.held_out_dataloader())
-    test = list(data.test_dataloader())
-    labels = torch.cat([batch["label"] for batch in test])
+    labels = torch.cat([batch["label"] for batch in data.test_dataloader()])
     found = []
-    for left_out in refits(module, train, held_out, folds, seed):
-        tested = score(module, test)
+    for left_out in refits(module, data, len(data.splits.train), folds, seed):
+        tested = score(module, data.test_dataloader())
         sets: dict[str, Tensor] = {
-            "train": score(module, chosen(train, left_out)),
-            "normals": score(module, held_out),
+            "train": score(module, chosen(data.statistics_dataloader(), left_out)),
+            "normals": score(module, data.held_out_dataloader()),
             "good": tested[~labels],
             "defective": tested[labels],
         }

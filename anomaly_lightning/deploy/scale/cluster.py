@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
 
 from anomaly_lightning import __version__
 from anomaly_lightning.deploy.scale.done import Keys
@@ -75,24 +77,29 @@ def connected(pool: Pool, megabytes: int) -> Iterator[int]:
     """
     address = pool.address or os.environ.get("RAY_ADDRESS")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _join(pool, address, megabytes)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray puts its own in their place
+        yield _actors(pool, address)
+    finally:
+        ray.shutdown()
+
+
+def _join(pool: Pool, address: str | None, megabytes: int) -> None:
+    """Connect to a cluster, or start one of this machine alone."""
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address:
             ray.init(address=address, **quiet)
-        else:
-            cores = (pool.actors or max(1, (os.cpu_count() or 1) // pool.threads)) * pool.threads
-            store = (STORE_MB + 2 * megabytes) * 2**20
-            # "local": without it a Ray that somebody else has started on this machine would be taken. By its address
-            # nobody from elsewhere reaches it.
-            here: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            ray.init("local", num_cpus=cores, object_store_memory=store, **here, **quiet)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in their place
-        yield _actors(pool, address)
-    except ConnectionError as error:
-        raise UserError(f"There is no Ray cluster at ray.address={address}: {error}") from error
-    finally:
-        ray.shutdown()
+            return
+        cores = (pool.actors or max(1, (os.cpu_count() or 1) // pool.threads)) * pool.threads
+        # "local": without it a Ray that somebody else has started on this machine would be taken.
+        store = (STORE_MB + 2 * megabytes) * 2**20
+        ray.init("local", num_cpus=cores, object_store_memory=store, include_dashboard=False, **quiet)
+    except Exception as error:  # what it raises where one of its processes does not come up has no class of its own
+        where = f"There is no Ray cluster at ray.address={address}" if address else "Ray could not be started here"
+        raise UserError(f"{where}: {error}") from error
 
 
 def _actors(pool: Pool, address: str | None) -> int:
@@ -120,15 +127,17 @@ def on_cluster(pool: Pool, actors: int, model: Travelling, job: Job, done: Keys,
     held = ray.put(model), ray.put(done)  # to be held here until the end: a new actor asks for them
     # One block for each part, which an actor is given when it has nothing to do: what waits is a number.
     numbers = ray.data.from_items([{"part": number} for number in range(parts)], override_num_blocks=parts)
-    results = numbers.map_batches(
-        Actor,
-        fn_constructor_args=(*held, job, __version__),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(actors, parts), max_tasks_in_flight_per_actor=QUEUED),
-        num_cpus=pool.threads,
-        num_gpus=pool.gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": DEATHS},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # no other way to bound the retries, until Ray 2.64
+        results = numbers.map_batches(
+            Actor,
+            fn_constructor_args=(*held, job, __version__),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(actors, parts), max_tasks_in_flight_per_actor=QUEUED),
+            num_cpus=pool.threads,
+            num_gpus=pool.gpus,
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": DEATHS},
+        )
     try:
         for row in results.iter_rows():
             yield msgspec.json.decode(row["tally"], type=Tally)

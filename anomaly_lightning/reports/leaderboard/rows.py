@@ -68,8 +68,8 @@ class Row:
 def read_rows(folders: Iterable[Path]) -> list[Row]:
     """Rows of the runs at or below some folders, in natural order of their folders.
 
-    Each run comes once, however many sweeps took it over; one that failed and was run again is left out, and so is a trial
-    that its search ended early.
+    Each run comes once, however many sweeps took it over; one that failed and was run again is left out, and so is one
+    that a search ended early.
     """
     rows: dict[Path, Row] = {}
     for folder in run_folders(folders):

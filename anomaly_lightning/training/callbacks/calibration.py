@@ -87,7 +87,7 @@ class CalibrationCallback(pl.Callback):
         splits: Splits = datamodule.splits
         normals, known = list(splits.validation), scores
         if self.folds:
-            more = cross_fitted(pl_module, datamodule, self.folds, pl_module.card.seed)
+            more = cross_fitted(pl_module, datamodule, len(splits.train), self.folds, pl_module.card.seed)
             normals, known = [*normals, *splits.train], torch.cat((scores, more))
         calibration = self._fit(known, trainer, pl_module)
         model = pl_module.model
