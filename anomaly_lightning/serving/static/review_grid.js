@@ -111,7 +111,7 @@ async function refresh() {
     const now = new Map((await page(asking)).decisions.map(item => [item.id, item]));
     for (const item of review.items) {
       const known = now.get(item.id);
-      if (known) learn(item, known);
+      if (known && item !== review.shown) learn(item, known);  // who looks at it is told when marking
     }
   } catch (error) {
     reviewTrouble(error.message);
