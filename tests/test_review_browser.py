@@ -114,6 +114,14 @@ def test_keys_mark_go_on_and_take_back(page, service):
     assert page.evaluate("document.activeElement.closest('li').item.id") == 3, "the focus is where the eye was"
 
 
+def test_an_answer_that_comes_late_takes_no_mark_away(page):
+    page.evaluate("learn(review.items[0], { mark: 'right', mark_id: 7 })")
+    page.evaluate("learn(review.items[0], { mark: null, mark_id: null })")  # asked for before the mark was set
+    expect(page, "#grid .badge >> nth=0").to_have_text("right")
+    page.evaluate("learn(review.items[0], { mark: null, mark_id: 8 })")  # taken back by somebody
+    assert page.locator("#grid .badge").first.text_content() == ""
+
+
 def test_keys_work_in_the_grid(page, service):
     page.locator("#grid li button").first.focus()
     page.keyboard.press("ArrowRight")

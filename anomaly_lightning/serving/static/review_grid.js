@@ -111,9 +111,7 @@ async function refresh() {
     const now = new Map((await page(asking)).decisions.map(item => [item.id, item]));
     for (const item of review.items) {
       const known = now.get(item.id);
-      if (!known || (known.mark_id ?? 0) <= (item.mark_id ?? 0)) continue;
-      Object.assign(item, { mark: known.mark, mark_id: known.mark_id });
-      refreshCard(item);
+      if (known && item !== review.shown) learn(item, known);  // who looks at it is told when marking
     }
   } catch (error) {
     reviewTrouble(error.message);

@@ -29,13 +29,11 @@ async function showLarge(item) {
   }
   try {
     const known = await (await asked(`/decisions/${item.id}`)).json();
-    Object.assign(item, { mark: known.mark, mark_id: known.mark_id });
-    refreshCard(item);
+    learn(item, known);
     if (review.shown !== item) return;  // gone on in the meantime
     $("stage").style.setProperty("--aspect", known.width / known.height);
     $("large-name").textContent = `${item.name}, ${known.width} × ${known.height} pixels, ${new Date(item.time).toLocaleString()}, ` +
       `decision ${item.id} of ${item.model}, version ${item.model_id}`;
-    showHistory(known.history);
     showRegions(known, $("large-outlines"), $("large-regions"));
     await showImages(item);
   } catch (error) {

@@ -27,15 +27,20 @@ async function asked(path, options) {
   return answer;
 }
 
+// Take over what the service says of a decision's mark, unless a later mark is known: answers may overtake each other.
+function learn(item, known) {
+  if ((known.mark_id ?? 0) < (item.mark_id ?? 0)) return;
+  Object.assign(item, { mark: known.mark, mark_id: known.mark_id });
+  refreshCard(item);
+  if (review.shown === item && known.history) showHistory(known.history);
+}
+
 async function setMark(item, mark, seen) {
   const who = $("who").value.trim();
   const body = JSON.stringify({ mark, who, seen });
   const headers = { "Content-Type": "application/json" };
   const known = await (await asked(`/decisions/${item.id}/marks`, { method: "POST", headers, body })).json();
-  Object.assign(item, { mark: known.mark, mark_id: known.mark_id });
-  refreshCard(item);
-  if (review.shown === item) showHistory(known.history);
-  return known;
+  learn(item, known);
 }
 
 // Mark a decision; returns whether that is done. Tells why where it is not.
@@ -83,10 +88,7 @@ async function undo() {
 async function lost(item, error) {
   reviewTrouble(error.message);
   try {
-    const known = await (await asked(`/decisions/${item.id}`)).json();
-    Object.assign(item, { mark: known.mark, mark_id: known.mark_id });
-    refreshCard(item);
-    if (review.shown === item) showHistory(known.history);
+    learn(item, await (await asked(`/decisions/${item.id}`)).json());
   } catch {
     // what was said above is all that is known
   }
