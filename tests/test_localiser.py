@@ -51,7 +51,7 @@ def runs(root, tmp_path_factory):
     """Checkpoints of the same run without a localiser and with each."""
     place = tmp_path_factory.mktemp("localised")
     found = {}
-    for name, options in {"none": (), **SECOND}.items():
+    for name, options in {"none": ("localiser=none",), **SECOND}.items():
         where = ("category=custom", "category.name=widget", f"data.root={root}", f"run_dir={place}/{name}")
         ran = command("train", *OPTIONS, *where, *options, cwd=place)
         assert ran.code == 0, ran.out

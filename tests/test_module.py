@@ -176,6 +176,7 @@ def test_calibration_only_writes_the_modules_state(session):
         "rule",
         "pixel_rule",
         "defects",
+        "folds",
     }  # those two are the Trainer's doing
     alone, _ = load_model(made.folder / "checkpoints" / "best.ckpt")
     assert torch.isfinite(alone.threshold)

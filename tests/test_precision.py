@@ -132,7 +132,7 @@ def test_features_and_scores_are_never_rounded_to_tf32_and_nothing_else_is_told(
     ours.backbone.folded.register_forward_hook(lambda *_: seen.append(convolution_flag()))
     monkeypatch.setattr(detector, "error_map", lambda features: seen.append(convolution_flag()) or features[:, 0])
     module(images())
-    module._keep({"index": torch.arange(2), "features": torch.rand(2, *spec.features)})
+    module.model.scored(torch.rand(2, *spec.features))
     assert set(seen) <= {"ieee", False}
     assert len(seen) == 3
     assert convolution_flag() == before not in seen
