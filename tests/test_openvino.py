@@ -14,9 +14,12 @@ from anomaly_lightning.errors import BundleError, UserError
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.inspector import Inspector
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="the extra `openvino` is not installed"
-)
+# Slow, so that it stays out of the processes of `make test`: where OpenVINO was imported, a command that ends in an
+# error closes what pytest captures standard error with, and every later test of that process fails.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra `openvino` is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
