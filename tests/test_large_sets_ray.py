@@ -92,6 +92,7 @@ def images(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("images"), 1200)
 
 
+@pytest.mark.slow  # Ray takes its time to start
 def test_two_actors_give_the_rows_of_one_process_without_torch(images, tmp_path):
     bundle = make_bundle(tmp_path / "bundle")
     (tmp_path / "site").mkdir()
