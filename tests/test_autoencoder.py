@@ -217,7 +217,7 @@ def test_the_fused_error_is_both_maps_in_units_of_held_out_spread():
     spreads = [np.sort(one.reshape(4, -1))[:, -6:].mean(1).std(ddof=1) for one in maps(held)]  # 5 % of 128 are 6
     seen, usual = (sum(one / spread for one, spread in zip(maps(x), spreads, strict=True)) for x in (data, held))
     expected = np.maximum(seen - usual.mean(), 0)
-    np.testing.assert_allclose(fused.error_map(data).numpy(), expected, rtol=1e-3, atol=1e-4)
+    assert (np.abs(fused.error_map(data).numpy() - expected) <= 1e-4 * seen).all(), "to rounding of what is taken off"
     assert (expected == 0).any()
     assert (expected > 0).any()
 
