@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,12 +15,20 @@ from anomaly_lightning.errors import BundleError, UserError
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.inspector import Inspector
 
-# Slow, so that it stays out of the processes of `make test`: where OpenVINO was imported, a command that ends in an
-# error closes what pytest captures standard error with, and every later test of that process fails.
+# Slow: the exported map of a tiny random network is at the limit of what is allowed.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra `openvino` is not installed"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def streams_stay_open():
+    """OpenVINO brings absl, whose log handler closes its stream, pytest's own, when Hydra sets up logging anew."""
+    import openvino  # noqa: F401
+    from absl import logging
+
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="module")
