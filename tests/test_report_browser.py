@@ -1,12 +1,12 @@
 """The report in headless Chromium: what a person does with it, held against what Python computes."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsers import NEEDED, browser, sync_api  # noqa: F401
 from report_run import AWKWARD, THRESHOLD, make_metrics, make_results, make_run, write_history
 from scipy.stats import binom
 
@@ -15,14 +15,7 @@ from anomaly_lightning.reports.page import write_report
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.decision import exceeds
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("quic", "background-networking", "component-update", "sync")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +28,6 @@ def report(tmp_path_factory, results) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_history(folder)
     return write_report(folder, results, make_metrics(results), make_run())
-
-
-@pytest.fixture(scope="module")
-def browser():
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in QUIET)]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

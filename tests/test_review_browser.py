@@ -5,14 +5,12 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from browsers import NEEDED, browser  # noqa: F401
 from reviewed import new
 from served import TOKEN, encoded, serving, spotted
-from test_service_browser import CHROMIUM, browser, contrast, expect, opened  # noqa: F401
+from test_service_browser import contrast, expect, opened
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH"),
-]
+pytestmark = NEEDED
 LEVELS = (255, 90, 200, 10)  # NG, OK, NG, OK
 READ = "one that may only look"
 

@@ -2,30 +2,13 @@
 
 import contextlib
 import re
-import shutil
 
 import pytest
+from browsers import NEEDED, browser, sync_api  # noqa: F401
 from served import TOKEN, encoded, inspector, serving, spotted
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("quic", "background-networking", "component-update", "sync")
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", *(f"--disable-{x}" for x in QUIET)]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, *CAMERA])
-        yield browser
-        browser.close()
+pytestmark = NEEDED
 
 
 @pytest.fixture
@@ -44,6 +27,7 @@ def opened(browser, service, **options):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
     page.on("request", lambda request: requests.append(request.url))
+    page.on("requestfailed", lambda request: print(request.method, request.url, request.failure))
     page.goto(f"{service.url}/")
     yield page
     assert complaints == []
@@ -117,6 +101,15 @@ def test_several_images_are_kept_and_shown_again(page):
     page.keyboard.press("Enter")
     expect(page, "#verdict").to_have_text("NG")
     expect(page, "#strip button[aria-current=true]").to_have_text("NGbad.png")
+
+
+def test_a_request_that_the_network_drops_is_made_once_more(page):
+    page.route("**/v1/inspect*", lambda route: route.abort("connectionreset"), times=1)
+    give(page, ("bad.png", encoded(spotted())), ("good.png", encoded(spotted(90))))
+    expect(page, "#state").to_have_text("2 images inspected.")
+    page.route("**/v1/inspect*", lambda route: route.abort("connectionrefused"))
+    give(page, ("bad.png", encoded(spotted())))
+    expect(page, "#trouble").to_have_text("bad.png: the service does not answer.")
 
 
 def test_a_broken_image_says_why_and_the_next_one_is_inspected(page):

@@ -1,6 +1,7 @@
 "use strict";
 // What all parts of the page share: finding and making elements, and asking the service. No library, nothing from elsewhere.
 
+const AGAIN_MS = 300;
 const $ = id => document.getElementById(id);
 const number = value => value === null ? "–" : String(Number(value.toPrecision(4)));
 const sleep = ms => new Promise(done => setTimeout(done, ms));
@@ -17,10 +18,21 @@ function make(tag, text, className) {
 async function ask(path, options = {}) {
   const token = sessionStorage.getItem("token");
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await reached(path, { ...options, headers });
   if (answer.status !== 401) return answer;
   await newToken(token !== null);
   return ask(path, options);
+}
+
+// A browser drops what is under way when a network comes or goes (Wi-Fi, a tunnel), the machine's own service included.
+async function reached(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    await sleep(AGAIN_MS);
+    return fetch(path, options);
+  }
 }
 
 // Several requests may be refused at once: they all wait for the one dialog.
