@@ -354,16 +354,29 @@ def test_what_counts_as_equal():
         found.check("fp32")
     found = Parity()
     found.add("c", said(0.5, 0.4), said(0.5, 0.6))
-    assert (found.mask_pixels, found.map) == (1.0, (pytest.approx(0.5), "c"))
-    with pytest.raises(ExportError, match=r"the map of c differs by 0\.5"):
+    assert (found.mask_pixels, found.map) == (1.0, (pytest.approx(0.4), "c"))
+    with pytest.raises(ExportError, match=r"the map of c differs by 0\.4"):
         found.check("fp16")
     with pytest.raises(ExportError, match="not finite"):
         found.add("d", said(float("nan")), said(0.5))
 
 
+def test_a_difference_in_a_map_is_seen_against_the_maps_peak_or_the_pixel_threshold():
+    found = Parity()
+    found.add("dark", said(0.5, 0.0), said(0.5, 0.5 * 3e-5))
+    assert found.map == (pytest.approx(3e-5), "dark")
+    found.check("fp32")
+    found.add("bright", said(0.5, 0.8), said(0.5, 0.8 * (1 + 9e-5)))
+    assert found.map == (pytest.approx(9e-5, rel=0.01), "bright")
+    found.check("fp32")
+    found.add("darker", said(0.5, 0.0), said(0.5, 0.5 * 1.1e-4))
+    with pytest.raises(ExportError, match="the map of darker differs by"):
+        found.check("fp32")
+
+
 def test_maps_of_rounded_features_can_be_told_apart_by_a_rounding_step_alone():
     found = Parity()
-    found.add("a", said(0.5, 0.4), said(0.5, 0.4 * (1 + 3e-4)))
+    found.add("a", said(0.5, 0.8), said(0.5, 0.8 * (1 + 3e-4)))
     found.check("fp32", "float16")
     with pytest.raises(ExportError, match=r"the map of a differs by 0\.0003 \(at most 0\.0001\)"):
         found.check("fp32", "float32")

@@ -14,12 +14,11 @@ from anomaly_lightning.deploy import bundling, exporting, parity
 from anomaly_lightning.errors import BundleError, UserError
 from anomaly_lightning.runtime.bundle import read_bundle
 from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.training.api import fit
 
-# Slow: the exported map of a tiny random network is at the limit of what is allowed.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra `openvino` is not installed"),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="the extra `openvino` is not installed"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +85,9 @@ def test_a_device_that_is_not_there_is_told(converted):
 
 
 @pytest.mark.slow
-def test_the_command_writes_one_and_predict_takes_it(checkpoint, root, tmp_path):
+def test_the_command_writes_one_and_predict_takes_it(widget, root, tmp_path):
+    """Features are not rounded here: OpenVINO leaves that step out, and a random network's errors are as small as it."""
+    checkpoint = fit(*widget, "cache.dtype=float32", f"hydra.run.dir={tmp_path}/run") / "checkpoints" / "best.ckpt"
     ran = command("export", f"checkpoint={checkpoint}", "output=here", "format=openvino", cwd=tmp_path)
     assert ran.code == 0, ran.out
     assert "decisions that differ: 0" in flat(ran.out)

@@ -36,7 +36,8 @@ class Parity:
         images: How many were compared.
         sizes: (H, W) of each.
         score: Largest relative difference of a score, and the image that has it.
-        map: The same of a map in the image's own pixels: largest difference over the map's largest value.
+        map: The same of a map in the image's own pixels: largest difference over the map's largest value, or over the
+            pixel threshold where that is larger. A good part's map may be zero everywhere.
         flips: Images whose verdict differs, with both verdicts.
         mask_pixels: Share of the pixels whose place in the mask differs.
         unreadable: Images that could not be read, with the reason.
@@ -62,7 +63,7 @@ class Parity:
         if not (np.isfinite(scores).all() and all(np.isfinite(values).all() for values in maps)):
             raise ExportError(f"{name}: the checkpoint scores {scores[0]}, the exported model {scores[1]}: not finite.")
         score = abs(scores[1] - scores[0]) / max(abs(scores[0]), TINY)
-        peak = max(float(np.abs(maps[0]).max()), TINY)
+        peak = max(float(np.abs(maps[0]).max()), ours.pixel_threshold, TINY)
         self.score = max(self.score, (score, name))
         self.map = max(self.map, (float(np.abs(maps[1] - maps[0]).max()) / peak, name))
         if ours.verdict != theirs.verdict:
