@@ -1,5 +1,6 @@
-"""Headless Chromium for the tests of pages: one a module."""
+"""Headless Chromium for the tests of pages."""
 
+import contextlib
 import shutil
 
 import pytest
@@ -16,8 +17,8 @@ NEEDED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextlib.contextmanager
+def chromium():
     flags = ["--headless=new", "--no-sandbox", "--no-first-run", *(f"--disable-{one}" for one in NOT_WANTED)]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, *CAMERA])

@@ -105,3 +105,12 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ran = command("export", f"checkpoint={checkpoint}", "output=line", "parity.limit=2", cwd=place)
     assert ran.code == 0, ran.out
     return place / "line"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, for modules whose tests are marked `NEEDED`."""
+    from browsers import chromium
+
+    with chromium() as started:
+        yield started

@@ -284,14 +284,14 @@ def test_a_sweep_ends_with_status_1_where_a_run_failed_and_not_otherwise(sweep, 
 
 @pytest.mark.browser
 def test_in_a_browser_heads_sort_and_nothing_is_asked_of_a_network(sweep):
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH")
+    pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    from browsers import CHROMIUM, chromium
+
+    if CHROMIUM is None:
+        pytest.skip("needs chromium on the PATH")
     write_leaderboard(summarise(read_rows([sweep])), sweep)
     asked, troubles = [], []
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--headless=new"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: troubles.append(message.text))
@@ -323,6 +323,5 @@ def test_in_a_browser_heads_sort_and_nothing_is_asked_of_a_network(sweep):
         assert page.locator("#compared-f1").is_visible()
         assert page.locator("#compared-f1 tbody tr").first.locator(".best").inner_text().startswith("0.67")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.close()
     assert troubles == []
     assert asked == [(sweep / "leaderboard.html").as_uri()]

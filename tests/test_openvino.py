@@ -86,7 +86,7 @@ def test_a_device_that_is_not_there_is_told(converted):
 
 @pytest.mark.slow
 def test_the_command_writes_one_and_predict_takes_it(widget, root, tmp_path):
-    """Features are not rounded here: OpenVINO leaves that step out, and a random network's errors are as small as it."""
+    """Features are not rounded here: OpenVINO leaves that out, and a random network's errors are as small."""
     checkpoint = fit(*widget, "cache.dtype=float32", f"hydra.run.dir={tmp_path}/run") / "checkpoints" / "best.ckpt"
     ran = command("export", f"checkpoint={checkpoint}", "output=here", "format=openvino", cwd=tmp_path)
     assert ran.code == 0, ran.out

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsers import NEEDED, browser, sync_api  # noqa: F401
+from browsers import NEEDED, sync_api
 from report_run import AWKWARD, THRESHOLD, make_metrics, make_results, make_run, write_history
 from scipy.stats import binom
 

@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from browsers import NEEDED, browser  # noqa: F401
+from browsers import NEEDED
 from reviewed import new
 from served import TOKEN, encoded, serving, spotted
 from test_service_browser import contrast, expect, opened
@@ -30,7 +30,7 @@ def give(service, name, level=255, token=None):
 
 
 @pytest.fixture
-def page(browser, service):  # noqa: F811
+def page(browser, service):
     with opened(browser, service) as page:
         reviewing(page)
         yield page
@@ -192,7 +192,7 @@ def test_zoom_by_keys_wheel_and_dragging(page):
     assert width() == pytest.approx(fitting), "never smaller than its frame"
 
 
-def test_marks_of_another_reviewer_are_seen_and_never_overwritten_unseen(page, service, browser):  # noqa: F811
+def test_marks_of_another_reviewer_are_seen_and_never_overwritten_unseen(page, service, browser):
     with opened(browser, service) as other:
         reviewing(other, "Bob")
         at_large(other, 1)
@@ -224,7 +224,7 @@ def test_new_decisions_are_offered(page, service):
     expect(page, "#newer").to_be_hidden()
 
 
-def test_many_decisions_come_page_by_page(browser, tmp_path):  # noqa: F811
+def test_many_decisions_come_page_by_page(browser, tmp_path):
     with serving(tmp_path, marks="auto", keep="none") as service:
         for number in range(130):
             service.service.reviewing.store.record(new(number, verdict="OK"))
@@ -258,7 +258,7 @@ def test_what_is_saved_is_what_was_marked(page, service):
     assert saved.value.path().read_text().splitlines()[1].endswith("test,bad,defect")
 
 
-def test_who_may_only_look_gets_no_buttons_to_mark(browser, tmp_path):  # noqa: F811
+def test_who_may_only_look_gets_no_buttons_to_mark(browser, tmp_path):
     with serving(tmp_path, marks="auto", keep="all", token=TOKEN, read_token=READ) as service:
         give(service, "0.png", token=TOKEN)
         with opened(browser, service) as page:
@@ -272,7 +272,7 @@ def test_who_may_only_look_gets_no_buttons_to_mark(browser, tmp_path):  # noqa: 
             assert service.service.reviewing.store.history(1) == ()
 
 
-def test_a_service_that_keeps_nothing_says_so(browser, tmp_path):  # noqa: F811
+def test_a_service_that_keeps_nothing_says_so(browser, tmp_path):
     with serving(tmp_path) as service, opened(browser, service) as page:
         page.click("#tabs a[href='#review']")
         expect(page, "#review-why").to_contain_text("This service keeps no decisions")
@@ -300,7 +300,7 @@ def test_every_control_has_a_name(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_fits_a_phone_and_reads_in_either_scheme(browser, service, scheme):  # noqa: F811
+def test_fits_a_phone_and_reads_in_either_scheme(browser, service, scheme):
     with opened(browser, service, color_scheme=scheme, viewport={"width": 390, "height": 844}) as page:
         reviewing(page)
         assert page.evaluate("document.documentElement.scrollWidth") == 390

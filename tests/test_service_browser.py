@@ -1,14 +1,16 @@
 """The service's page in headless Chromium: images in, verdicts, heatmap and regions out, the list of all decisions."""
 
 import contextlib
+import logging
 import re
 
 import pytest
-from browsers import NEEDED, browser, sync_api  # noqa: F401
+from browsers import NEEDED, sync_api
 from served import TOKEN, encoded, inspector, serving, spotted
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytestmark = NEEDED
+logger = logging.getLogger(__name__)
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def opened(browser, service, **options):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
     page.on("request", lambda request: requests.append(request.url))
-    page.on("requestfailed", lambda request: print(request.method, request.url, request.failure))
+    page.on("requestfailed", lambda request: logger.warning("%s %s: %s", request.method, request.url, request.failure))
     page.goto(f"{service.url}/")
     yield page
     assert complaints == []
