@@ -21,10 +21,8 @@ from rich.table import Table
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import run_files
 
-SIDE, CELLS = (
-    64,
-    8,
-)  # pixels of an image, and grey levels drawn for each of its sides: small files, all of them distinct
+SIDE = 64  # pixels of an image
+CELLS = 8  # grey levels drawn for each of its sides: small files, all of them distinct
 TESTED = 20  # one test image of a good part, and one of a defect, for so many training normals
 IN_A_FOLDER = 10_000
 PARTS = ("features_s", "fit_s", "test_s")
