@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_lightning.detectors.base import Detector
+from anomaly_lightning.detectors.parts.pyramid import Pyramid
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.packing import can_pack, packed_steps
 from anomaly_lightning.features.precision import true_float32
 from anomaly_lightning.localiser import Localiser
 from anomaly_lightning.scoring import Scoring
@@ -65,6 +67,16 @@ class AnomalyModel(nn.Module):
         """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
         outputs = self.outputs(self.inputs(images))
         return outputs.maps, outputs.scores
+
+    def pack(self, wanted: bool = True) -> None:
+        """Compute with weights packed for this processor from now on, where they can be; or no longer.
+
+        For inference on the CPU: what was packed can't be moved, saved or exported.
+        """
+        self.extractor.backbone.pack(wanted)
+        for part in self.modules():
+            if isinstance(part, Pyramid):
+                part.pack(packed_steps if wanted and can_pack() else None)
 
     def inputs(self, images: Tensor) -> Tensor:
         """What is kept of images (B, 3, H, W) float32: features (B, C, h, w) float, or the images."""

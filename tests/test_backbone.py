@@ -15,7 +15,7 @@ from anomaly_lightning.errors import UserError, WeightsError
 from anomaly_lightning.features import folding, weights
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
-from anomaly_lightning.features.packing import PackedConvolution, can_pack, packed
+from anomaly_lightning.features.packing import PackedConvolution, PackedSameConvolution, can_pack, packed
 from anomaly_lightning.training.compose import build_backbone, build_extractor
 
 SIZE = (96, 64)  # height, width
@@ -143,6 +143,21 @@ class TestFolding:
             assert all(torch.equal(value, held[key]) for key, value in backbone.state_dict().items())
             backbone.pack(False)
             assert all(torch.equal(layer, want) for layer, want in zip(backbone(x), plain, strict=True))
+
+    @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, or not its operator")
+    @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (4, 3), (2, 2)])
+    @pytest.mark.parametrize("size", [(12, 24), (13, 24), (13, 23), (14, 25)])
+    def test_padding_as_tensorflow_has_it_costs_no_copy_and_changes_nothing(self, kernel, stride, size):
+        torch.manual_seed(0)
+        convolution = timm.layers.Conv2dSame(6, 6, kernel, stride, groups=3)
+        network = torch.fx.GraphModule(
+            model := torch.nn.Sequential(convolution, torch.nn.ReLU()), WholeModules().trace(model)
+        )
+        with torch.inference_mode():
+            x = torch.randn(2, 6, *size).contiguous(memory_format=torch.channels_last)
+            twin = packed(network)
+            assert isinstance(twin.get_submodule("0"), PackedSameConvolution)
+            torch.testing.assert_close(twin(x), network(x), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, or not its operator")
     def test_activations_are_packed_where_nothing_else_sees_what_they_take(self):

@@ -13,11 +13,13 @@ from anomaly_lightning.data.holding_out import hold_out
 from anomaly_lightning.data.samples import Category, Sample
 from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.parts.planting import planted
+from anomaly_lightning.detectors.parts.pyramid import Pyramid
 from anomaly_lightning.detectors.parts.scales import Scales
 from anomaly_lightning.detectors.unet import UNet, localisation_loss
 from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.features.backbone import Backbone
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.features.packing import can_pack, packed_steps
 from anomaly_lightning.training.checkpoint import load_model
 
 LAYERS = ["layer1", "layer2", "layer3"]
@@ -48,6 +50,26 @@ def test_packed_features_hold_every_layer_to_the_bit(backbone):
     piece = seen.unfolded(features[:, :, 1:3, 2:])
     assert torch.equal(piece[0], backbone(images)[0][:, :, 4:12, 8:])
     assert FeatureExtractor(backbone).scales((64, 48)) == ()
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN, or not its operator")
+def test_the_network_computes_the_same_with_packed_weights_until_it_changes():
+    torch.manual_seed(0)
+    network = Pyramid([8, 12, 16], (10, 6, 4))
+    layers = [torch.randn(4, count, side, side) for count, side in ((8, 16), (12, 8), (16, 4))]
+    network(layers)  # statistics of the BatchNorms that are not those of a fresh one
+    network.eval()
+    with torch.inference_mode():
+        plain = network(layers)
+        network.pack(packed_steps)
+        assert network.packed
+        torch.testing.assert_close(network(layers), plain, rtol=1e-5, atol=1e-5)
+        assert not [name for name in network.state_dict() if "packed" in name]
+        network.load_state_dict({name: value + 0.1 for name, value in network.state_dict().items()})
+        assert network.packed is None
+        assert (network(layers) - plain).abs().max() > 0.01
+    network.pack(packed_steps)
+    assert network.train().packed is None
 
 
 def test_what_packing_does_not_go_with_is_refused(backbone):

@@ -39,7 +39,7 @@ def to_onnx(model: AnomalyModel, size: tuple[int, int]) -> onnx.ModelProto:
             f"features.precision={model.extractor.precision.name}: the exported file would compute in float32, and "
             "decisions could change. Train with features.precision=32 to export."
         )
-    model.extractor.backbone.pack(False)
+    model.pack(False)
     whole = _Outputs(model).eval().cpu()
     example = torch.zeros(EXAMPLE, 3, *size)
     with quiet(), torch.no_grad():

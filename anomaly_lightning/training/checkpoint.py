@@ -127,7 +127,7 @@ class TorchEngine:
             raise UserError(f"device={device} can't be used here: {str(error).splitlines()[0]}") from error
         extractor = self.model.extractor
         packs = self.device.type == "cpu" and compile is None and extractor.precision.name == "32"
-        extractor.backbone.pack(packs)
+        self.model.pack(packs)
         self._forward: Run = self.model if compile is None else compiled(self.model, self.device, compile)
 
     @classmethod
