@@ -17,6 +17,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 class PackedConvolution(nn.Module):
     """A convolution and the activation behind it.
 
+    The weights are packed for the size of the first input, and again whenever it changes: packed for another size,
+    or for none in particular, some convolutions take twenty times as long.
+
     Args:
         convolution: In evaluation mode, float32, with zero padding.
         activation: `nn.ReLU`, `nn.ReLU6`, or None.
@@ -24,15 +27,24 @@ class PackedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
         super().__init__()
-        shape: list[Any] = [convolution.padding, convolution.stride, convolution.dilation, convolution.groups]
-        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(convolution.weight.detach().to_mkldnn(), *shape)
-        bias = None if convolution.bias is None else convolution.bias.detach()
-        self._arguments = (packed, bias, *shape, *_words(activation), "")
+        self._shape: list[Any] = [convolution.padding, convolution.stride, convolution.dilation, convolution.groups]
+        self._weight = convolution.weight.detach().to_mkldnn()
+        self._bias = None if convolution.bias is None else convolution.bias.detach()
+        self._words = _words(activation)
+        self._size: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, C', h', w') float32 of (B, C, h, w) float32, in the memory format of the input."""
+        if self._size != [*images.shape[1:]]:
+            self._pack([*images.shape[1:]])
         found: Tensor = torch.ops.mkldnn._convolution_pointwise(images, *self._arguments)
         return found
+
+    def _pack(self, size: list[int]) -> None:
+        reordered: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        packed = reordered(self._weight, *self._shape, [1, *size])
+        self._arguments = (packed, self._bias, *self._shape, *self._words, "")
+        self._size = size
 
 
 class PackedSameConvolution(nn.Module):
