@@ -32,8 +32,8 @@ from anomaly_lightning.reports.page import gallery as drawing
 from anomaly_lightning.reports.page import losses, plots, tables, words, write_report
 from anomaly_lightning.reports.page.contours import UNITS, box_of, outline_path
 from anomaly_lightning.reports.page.rebuild import read_results
-from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.templating import script_json
+from anomaly_lightning.reports.tested import resting_on
 from anomaly_lightning.runtime.promise import promise
 from anomaly_lightning.runtime.transform import ImageTransform
 
@@ -514,16 +514,8 @@ def test_training_leaves_the_report_of_its_metrics(run_folder):
     assert f"{metrics['image']['auroc']:.3f}" in page.text
 
 
-def test_promised_and_realised_stand_in_one_line():
-    threshold = {"false_alarm_rate": 0.05, "false_alarm_upper": 0.14, "normals": 30, "method": "student_t"}
-    image = {"confusion": {"tp": 1, "fp": 3, "tn": 47, "fn": 9}, "ci95": {"false_alarm_rate": [0.02, 0.16]}}
-    assert promised_and_realised(threshold, image) == (
-        "False alarms: 5.0% promised, resting on 30 held-out normals (rule student_t, 95 % bound 14%); 6.0% realised "
-        "(3 of 50 good test images, 95 % 2% to 16%)."
-    )
-    assert promised_and_realised({**threshold, "parameters": {"alpha": 0.01}}, image).startswith("False alarms: 1.0% ")
-    assert "no good part" in promised_and_realised(threshold, None)
-    assert "resting on 6 held-out normals and 24 cross-fitted training normals (" in promised_and_realised(
-        {**threshold, "cross_fitted": 24}, image
-    )
-    assert promised_and_realised({"false_alarm_rate": None}, image) == ""
+def test_what_a_promise_rests_on_is_said():
+    promise = {"normals": 30, "method": "student_t"}
+    assert resting_on(promise) == ", resting on 30 held-out normals (rule student_t)"
+    said = resting_on({**promise, "cross_fitted": 24})
+    assert said == ", resting on 6 held-out normals and 24 cross-fitted training normals (rule student_t)"

@@ -132,16 +132,19 @@ def _more(count: int, total: int, bound: float) -> int | None:
     return most - total
 
 
-def in_words(found: Realised, what: str, images: str) -> str:
+def in_words(found: Realised, what: str, images: str, rests: str = "") -> str:
     """The plain verdict.
 
     Args:
         found: Of a promised rate.
         what: What was promised, "false alarms" say.
         images: What it was tried on, "good images" say.
+        rests: What the promise rests on, ", resting on ..." say.
     """
     met = f"{found.rate:.1%} ({found.count} of {found.total} {images}, 95 % {found.low:.1%} to {found.high:.1%})"
-    said = f"{found.promised.rate:.1%} {what} promised (95 %: at most {found.promised.upper:.1%}), {met} realised"
+    said = (
+        f"{found.promised.rate:.1%} {what} promised{rests} (95 %: at most {found.promised.upper:.1%}), {met} realised"
+    )
     if found.verdict == "held":
         return f"Promise held: {said}."
     if found.verdict == "broken":

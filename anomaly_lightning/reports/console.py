@@ -11,8 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_lightning.reports.promise import promised_and_realised
-
 HEADLINE = (
     *("precision", "recall", "f1", "f1_floor", "f1_oracle", "balanced_accuracy", "balanced_accuracy_oracle"),
     *("auroc", "false_alarm_rate", "miss_rate"),
@@ -66,8 +64,6 @@ def summary(metrics: Mapping[str, Any], folder: Path, checkpoint: Path | None = 
     for what, why in metrics["notes"].items():
         console.print(f"{what}: {why}", style="yellow", highlight=False, markup=False)
     threshold = metrics["threshold"]
-    if line := promised_and_realised(threshold, image):
-        console.print(line, highlight=False)
     for one in metrics.get("promises") or []:
         if one["tested_by"] is not None:
             console.print(one["words"], highlight=False)

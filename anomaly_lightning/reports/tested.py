@@ -1,6 +1,6 @@
 """Which promises a model makes about good parts, and what tested each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class Tested:
         promised: The rate and its bound.
         by: What it was tried on.
         found: What was counted; None = nothing tested it.
+        rests: What the promise rests on, ", resting on ..." say.
     """
 
     name: str
@@ -29,13 +30,14 @@ class Tested:
     promised: Promised
     by: str
     found: Realised | None
+    rests: str = ""
 
     @property
     def words(self) -> str:
         """The plain verdict."""
         if self.found is None:
-            return f"Not tested: {self.promised.rate:.1%} {self.what} promised; {UNTESTED}."
-        return in_words(self.found, self.what, self.by)
+            return f"Not tested: {self.promised.rate:.1%} {self.what} promised{self.rests}; {UNTESTED}."
+        return in_words(self.found, self.what, self.by, self.rests)
 
     def plain(self) -> dict[str, Any]:
         """JSON values."""
@@ -68,10 +70,22 @@ def tried(card: ModelCard, scores: Sequence[float], invalid: int | None, by: str
         rate = Validity.from_card(card.validity).false_rate
         refused = Promised(rate, interval(0, card.validity.normals)[1])
         counted.append(("invalid", "of the good parts INVALID", refused, invalid))
+    rests = {"false alarms": resting_on(known.promise)}
     return [
-        Tested(name, what, promised, by, None if count is None else realised(count, total, promised))
+        Tested(
+            name, what, promised, by, None if count is None else realised(count, total, promised), rests.get(name, "")
+        )
         for name, what, promised, count in counted
     ]
+
+
+def resting_on(promise: Mapping[str, Any]) -> str:
+    """On how many normals a promise of false alarms rests, and on which rule, to be put behind "promised"; "" if unknown."""
+    normals, refitted = promise.get("normals"), promise.get("cross_fitted") or 0
+    if normals is None:
+        return ""
+    more = f" and {refitted} cross-fitted training normals" if refitted else ""
+    return f", resting on {normals - refitted} held-out normals{more} (rule {promise.get('method')})"
 
 
 def _band(known: ThresholdsCard) -> Promised | None:

@@ -9,7 +9,6 @@ from anomaly_lightning.reports.axis import score_axis
 from anomaly_lightning.reports.page import plots, tables, words
 from anomaly_lightning.reports.page.gallery import MOST_IMAGES, OPACITY_POWER, drawn_images
 from anomaly_lightning.reports.page.losses import loss_curves
-from anomaly_lightning.reports.promise import promised_and_realised
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.templating import write_page
 from anomaly_lightning.runtime.decision import MARGIN
@@ -55,7 +54,6 @@ def page_data(
         "promises": metrics.get("promises") or [],  # earlier runs have none
         "words": {
             "promise": promise(metrics["threshold"]),
-            "kept": promised_and_realised(metrics["threshold"], metrics["image"]),
             "found": words.found(metrics["image"], notes),
             "test_alarms": words.alarms_met(metrics["image"]),
             "rests_on": words.rests_on(metrics, run),
