@@ -80,7 +80,7 @@ def test_the_page_of_a_training_says_which_promise_was_tested_by_what(run_folder
     assert alarms["count"] == metrics["image"]["confusion"]["fp"]
     assert invalid["tested_by"] is None
     page = (run_folder / "report.html").read_text()
-    assert "Which promise was tested by what" in page
+    assert "What became of each promise" in page
     assert "Not tested" in page
 
 

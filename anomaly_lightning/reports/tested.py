@@ -80,7 +80,7 @@ def tried(card: ModelCard, scores: Sequence[float], invalid: int | None, by: str
 
 
 def resting_on(promise: Mapping[str, Any]) -> str:
-    """On how many normals a promise of false alarms rests, and on which rule, to be put behind "promised"; "" if unknown."""
+    """What a promise of false alarms rests on, to be put behind "promised": normals and rule; "" if unknown."""
     normals, refitted = promise.get("normals"), promise.get("cross_fitted") or 0
     if normals is None:
         return ""
