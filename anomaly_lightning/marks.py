@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> None:
     """Print what a store holds, after writing what was asked for."""
     from anomaly_lightning.review.command import run
 
-    run(cfg.store, cfg.backup, cfg.table, cfg.manifest, cfg.model)
+    run(cfg.store, cfg.backup, cfg.table, cfg.manifest, cfg.model_name)
 
 
 if __name__ == "__main__":

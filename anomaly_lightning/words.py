@@ -92,6 +92,7 @@ TYPES = {
     "logger.*.version": MAYBE,
     "manifest": MAYBE,
     "marks": MAYBE,
+    "model_name": MAYBE,
     "normals": MAYBE,
     "output": ONE,
     "parity.images": MAYBE,
@@ -133,7 +134,6 @@ OF_COMMAND = {
     "download": {"category": ONE},
     "leaderboard": {"output": MAYBE},
     "line": {"name": ONE, "bundle": ONE},
-    "marks": {"model": MAYBE},
     "serve": {"host": ONE, "bundle": Text(none=False, values=True)},
 }
 # What the commands that train take as a choice of files of conf/, and Hydra therefore everywhere, is an option here.

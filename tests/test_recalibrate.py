@@ -285,6 +285,29 @@ def test_marks_are_normals_and_defects(bundle, marks):
     assert "of 3" in ran.out
 
 
+def test_of_marks_on_several_models_those_of_one_are_taken(bundle, marks):
+    with ReviewStore(marks) as store:
+        shutil.copyfile(marks.with_name("0.png"), marks.with_name("other.png"))
+        known = {
+            "model": "other",
+            "model_id": "1",
+            "name": "x.png",
+            "content": "c",
+            "verdict": "NG",
+            "image": "other.png",
+        }
+        numbers = {"score": 1.0, "threshold": 1.0, "pixel_threshold": 1.0, "width": 84, "height": 60}
+        store.mark(store.record(NewDecision(**known, **numbers)), "right", "somebody")
+    ran = recalibrate(bundle, marks, "max_miss_increase=1.0", "dry_run=true")
+    assert ran.code == 1
+    assert "several models: other, widget. Name one (model_name=...)" in flat(ran.out)
+    ran = recalibrate(bundle, marks, "max_miss_increase=1.0", "dry_run=true", "model_name=widget")
+    assert ran.code == 0, ran.out
+    assert len(images.labelled(marks=str(marks), model="other").defects) == 1
+    ran = command("compare", f"bundles={bundle},{bundle}", f"marks={marks}", "model_name=widget", cwd=bundle.parent)
+    assert "several models" not in ran.out
+
+
 def test_a_threshold_from_chosen_false_alarms_says_that_it_is_one(bundle, marks):
     """Reviewers look at what was stopped first: such normals are not drawn like the line's."""
     ran = recalibrate(bundle, marks, "max_miss_increase=1.0", "dry_run=true")

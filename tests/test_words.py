@@ -203,3 +203,11 @@ def test_a_single_name_where_a_list_is_wanted_is_a_list_of_one(checkpoint, tmp_p
     assert "nowhere" in ran.out
     ran = command("cache", "action=clear", "folders=2024_06", f"cache.dir={tmp_path}", cwd=tmp_path)
     assert "2024_06" in flat(ran.out)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG_DIR.glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_option_bears_the_name_of_a_folder_of_choices(file):
+    """Hydra takes `model=x` for a choice of conf/model/x.yaml, whatever the command's own file says."""
+    groups = {folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir()}
+    values = OmegaConf.to_container(OmegaConf.load(file))
+    assert [name for name, value in values.items() if name in groups and not isinstance(value, dict)] == []

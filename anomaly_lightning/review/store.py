@@ -143,7 +143,7 @@ class ReviewStore:
             if model is None and len(models := marked_models(connection)) > 1:
                 raise ReviewError(
                     f"{self.path} holds marks on decisions of several models: {', '.join(models)}. "
-                    "Name one (model=...), or let each service keep a store of its own (marks=...)."
+                    "Name one (model_name=...), or let each service keep a store of its own (marks=...)."
                 )
             for known in map(as_decision, marked_images(connection, model)):
                 path = self.path.parent / str(known.image)

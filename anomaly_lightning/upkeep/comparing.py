@@ -91,7 +91,7 @@ def compare(cfg: DictConfig) -> Comparison:
         models = models[0].split(",")  # bundles=a,b is one word to Hydra
     if len(models) != 2:
         raise UserError(f"bundles={models}: expected two, like bundles=[line-3,line-3@latest].")
-    known = images.labelled(cfg.normals, cfg.defects, cfg.marks)
+    known = images.labelled(cfg.normals, cfg.defects, cfg.marks, cfg.model_name)
     if not known.normals and not known.defects:
         raise DataError("Expected images to compare on: marks=<marks.db>, or normals=<folder> and defects=<folder>.")
     inspectors = [Inspector.load(Path(name).expanduser(), cfg.device, list(cfg.trust)) for name in models]

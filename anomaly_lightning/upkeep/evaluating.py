@@ -77,7 +77,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     _check(cfg)
     model, folder, console = resolve(Path(cfg.checkpoint)), Path(cfg.run_dir), Console()
     inspector, gallery = Inspector.load(model, "auto", list(cfg.trust)), Gallery()
-    known = images.labelled(str(cfg.normals), cfg.defects)
+    known = images.labelled(str(cfg.normals), cfg.defects, model=cfg.model_name)
     normals, unreadable = images.score(inspector, known.normals, gallery)
     defects, lost = images.score(inspector, known.defects)
     if not normals:

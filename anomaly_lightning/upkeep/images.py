@@ -67,31 +67,34 @@ def is_store(given: str) -> bool:
     return Path(given).suffix.lower() in STORES
 
 
-def labelled(normals: str | None = None, defects: str | None = None, marks: str | None = None) -> Labelled:
+def labelled(
+    normals: str | None = None, defects: str | None = None, marks: str | None = None, model: str | None = None
+) -> Labelled:
     """What a user named.
 
     Args:
         normals: Image, folder or glob of good parts, or a database of marks, whose normals are taken.
         defects: The same of defective parts; in a folder masks and folders of good parts are left out.
         marks: Database of marks, of which both are taken.
+        model: Whose decisions' marks are taken, where a database holds those of several; None = there is one.
 
     Raises:
         DataError: Nothing is there.
         ReviewError: The database can't be read.
     """
-    found = Labelled() if marks is None else marked(Path(marks))
+    found = Labelled() if marks is None else marked(Path(marks), model)
     if normals is not None:
-        good = marked(Path(normals)).normals if is_store(normals) else tuple(find_images(normals)[0])
+        good = marked(Path(normals), model).normals if is_store(normals) else tuple(find_images(normals)[0])
         found += Labelled(normals=good)
     if defects is not None:
-        found += Labelled(defects=marked(Path(defects)).defects if is_store(defects) else _defects(defects))
+        found += Labelled(defects=marked(Path(defects), model).defects if is_store(defects) else _defects(defects))
     return found
 
 
-def marked(database: Path) -> Labelled:
+def marked(database: Path, model: str | None = None) -> Labelled:
     """Images of which the marks in a database say whether the part is good."""
     with ReviewStore(database) as store:
-        found = list(store.marked())
+        found = list(store.marked(model))
         lost = store.marked_without_image()
     if lost:
         logger.warning("%s: %d marks are of images that were not kept: they can't be scored again", database, lost)

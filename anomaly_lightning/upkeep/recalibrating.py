@@ -76,8 +76,8 @@ def recalibrate(cfg: DictConfig) -> Path | None:
 def scored(cfg: DictConfig, inspector: Inspector) -> Known:
     """Score everything whose truth is known, each image once."""
     marks = cfg.marks or (cfg.normals if images.is_store(str(cfg.normals)) else None)
-    normals = images.labelled(str(cfg.normals)).normals
-    every = images.Labelled(normals) + images.labelled(None, cfg.defects, marks)
+    normals = images.labelled(str(cfg.normals), model=cfg.model_name).normals
+    every = images.Labelled(normals) + images.labelled(None, cfg.defects, marks, cfg.model_name)
     found, _ = images.score(inspector, [*every.normals, *every.defects])
     defects, chosen = set(every.defects), set(normals)
     marked = [(one, one.path in defects) for one in found]

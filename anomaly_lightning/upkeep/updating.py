@@ -95,7 +95,7 @@ def update(cfg: DictConfig) -> Path | None:
 
 
 def _normals(cfg: DictConfig) -> tuple[Path, ...]:
-    return images.labelled(str(cfg.normals)).normals
+    return images.labelled(str(cfg.normals), model=cfg.model_name).normals
 
 
 def planned(
@@ -124,7 +124,7 @@ def planned(
         raise BundleError(f"bundle={cfg.bundle} was exported from another model than checkpoint={cfg.checkpoint}.")
     new = absorbing.parted(normals, cfg.held_out, cfg.seed)
     marks = cfg.marks or (cfg.normals if images.is_store(str(cfg.normals)) else None)
-    every = images.labelled(None, cfg.defects, marks) + images.Labelled((*new.held_out, *held_before))
+    every = images.labelled(None, cfg.defects, marks, cfg.model_name) + images.Labelled((*new.held_out, *held_before))
     taken = {path.resolve() for path in new.absorbed}
     good = [path for path in every.normals if path.resolve() not in taken]
     marked = [(path, False) for path in good] + [(path, True) for path in every.defects]
