@@ -1,5 +1,6 @@
 """The MVNet layout as lists of samples."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,17 @@ def test_a_category_is_listed_with_labels_masks_and_defects(tmp_path):
         assert sample.label == (sample.defect != "good")
         expected = folder / "ground_truth" / sample.defect / f"{sample.path.stem}_mask.png"
         assert sample.mask == (expected if sample.label else None)
+
+
+def test_the_natural_order_is_that_of_texts_and_numbers_in_turn():
+    rng, signs = np.random.default_rng(0), [*"aAb-_ .0123456789\u0663", "/"]
+    paths = [Path("".join(rng.choice(signs, rng.integers(1, 12)))) for _ in range(3000)]
+
+    def parts(path):
+        split = re.split(r"(\d+)", path.as_posix().lower())
+        return [int(part) if number % 2 else part for number, part in enumerate(split)]
+
+    assert sorted(paths, key=natural_key) == sorted(paths, key=parts)
 
 
 def test_order_is_natural_and_the_same_on_every_file_system():
