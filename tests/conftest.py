@@ -2,12 +2,12 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import SMALL, Ran, command, make_category
+from toy import BARE, SMALL, Ran, command, composed, make_category
 
 # Read by child processes, too, and by libraries when they are imported: hence here and not in a fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -105,6 +105,23 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ran = command("export", f"checkpoint={checkpoint}", "output=line", "parity.limit=2", cwd=place)
     assert ran.code == 0, ran.out
     return place / "line"
+
+
+@pytest.fixture
+def session(widget: tuple[str, ...], tmp_path: Path) -> Callable[..., Any]:
+    """Makes a training session on a copy of the small category's images, not yet run."""
+    from anomaly_lightning.training.session import TrainingSession
+
+    make_category(tmp_path)
+
+    def make(*overrides: str) -> TrainingSession:
+        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        given = (f"data.root={tmp_path}", f"run_dir={folder}", "reuse=false", "bootstrap=0", "test=false")
+        other = any(override.startswith("model=") for override in overrides)
+        small = [o for o in (*widget, *BARE) if not (other and o.startswith("model."))]  # the autoencoder's sizes
+        return TrainingSession(composed(*small, *given, *overrides))
+
+    return make
 
 
 @pytest.fixture(scope="module")

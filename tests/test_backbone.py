@@ -195,6 +195,14 @@ class TestFolding:
             for layer, want in zip(backbone(images()), outputs_of(resnet50[0], layers, images()), strict=True):
                 assert (layer - want).abs().max() < 1e-5 * want.abs().max()
 
+    def test_the_image_itself_can_be_a_layer(self):
+        backbone = Backbone("tiny", "tiny", ["image", "layer2"], weights="random")
+        image, layer = backbone(images())
+        assert torch.equal(image, images())
+        assert torch.equal(layer, Backbone("tiny", "tiny", ["layer2"], weights="random")(images())[0])
+        with pytest.raises(UserError, match=r"backbone\.layers=\['image'\]: expected a layer of the network besides"):
+            Backbone("tiny", "tiny", ["image"], weights="random")
+
     def test_what_is_used_twice_or_computes_its_own_weights_is_left_alone(self):
         shared = torch.nn.Conv2d(3, 3, 1)
         norms = [torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(8)]

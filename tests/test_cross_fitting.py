@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from toy import BARE, composed, make_category
 
 from anomaly_lightning.calibration import Highest, on_final_scale
 from anomaly_lightning.deploy.cost import scaled
@@ -11,22 +10,6 @@ from anomaly_lightning.errors import CalibrationError
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.training import cross_fitting
 from anomaly_lightning.training.callbacks.calibration import CalibrationCallback
-from anomaly_lightning.training.session import TrainingSession
-
-
-@pytest.fixture
-def session(widget, tmp_path):
-    """Makes a session on a copy of the small category's images, not yet run."""
-    make_category(tmp_path)
-
-    def make(*overrides):
-        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        given = (f"data.root={tmp_path}", f"run_dir={folder}", "reuse=false", "bootstrap=0", "test=false")
-        other = any(override.startswith("model=") for override in overrides)
-        small = [o for o in (*widget, *BARE) if not (other and o.startswith("model."))]  # the autoencoder's sizes
-        return TrainingSession(composed(*small, *given, *overrides))
-
-    return make
 
 
 def test_a_fold_is_moved_to_the_final_scale_by_the_held_out_pairs():

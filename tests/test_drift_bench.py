@@ -59,7 +59,7 @@ def test_the_suite_goes_from_runs_to_tables(checkpoint, tmp_path):
     ran = command("benchmark", "suite=drift", given, *options, f"hydra.run.dir={folder}", cwd=tmp_path)
     assert ran.code == 0, ran.out
     assert "Causes that were named" in ran.out
-    found = json.loads((folder / "drift.json").read_text())
+    found = json.loads((folder / "benchmark.json").read_text())
     assert [row["defects"] for row in found["stable"]] == [0.0, 0.01, 0.0]
     assert {row["change"] for row in found["changed"]} == {*CHANGES, PRODUCT, FEW, EVERY}
     kept = pools.load(folder / "pools" / "widget.npz")

@@ -1,26 +1,10 @@
 """What held-out normals may move: the ones that choose, epoch and power; the ones that calibrate, thresholds alone."""
 
 import numpy as np
-import pytest
 import torch
-from toy import BARE, composed, make_category, save, texture
-
-from anomaly_lightning.training.session import TrainingSession
+from toy import save, texture
 
 PARTED = ("data.validation_share=0.45", "data.selection_share=0.5")  # of 15 normals 3 choose and 3 calibrate
-
-
-@pytest.fixture
-def session(widget, tmp_path):
-    """Makes a session on a copy of the small category's images, not yet run."""
-    make_category(tmp_path)
-
-    def make(*overrides):
-        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        given = (f"data.root={tmp_path}", f"run_dir={folder}", "reuse=false", "bootstrap=0", "test=false")
-        return TrainingSession(composed(*widget, *BARE, *given, *overrides))
-
-    return make
 
 
 def outcome(made):

@@ -250,3 +250,13 @@ def test_its_graph_computes_what_it_does(backbone):
     found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     torch.testing.assert_close(torch.from_numpy(found[0]), maps, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(found[1]), scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_image_itself_may_be_the_finest_skip(place, tmp_path):
+    layers = f"backbone.layers=[{','.join(['image', *LAYERS])}]"
+    given = [layers if option.startswith("backbone.layers=") else option for option in OPTIONS]
+    ran = command("train", *given, *place, f"run_dir={tmp_path}/run", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    model, card = load_model(tmp_path / "run" / "checkpoints" / "best.ckpt", ())
+    assert model.detector.grid(Spec(card.features.shape, (64, 48), model.extractor.scales((64, 48)))) == (64, 48)
+    assert model.extractor.scales((64, 48))[0] == (3, 64, 48)

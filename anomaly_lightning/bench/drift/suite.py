@@ -22,7 +22,7 @@ STARTS = (("run", 0), ("random", 2000))
 
 
 def measure(cfg: DictConfig) -> dict[str, Any]:
-    """Do what `cfg.streams` says; returns what drift.json holds, and writes it after each category.
+    """Do what `cfg.streams` says; returns what benchmark.json holds, and writes it after each category.
 
     Raises:
         UserError: There is neither a checkpoint nor a pool.
@@ -43,7 +43,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         pool = pools.load(file)
         found["stable"] += _stable(cfg, pool)
         found["changed"] += _changed(cfg, pool)
-        run_files.write_json(folder / "drift.json", found)
+        run_files.write_json(folder / "benchmark.json", found)
     return found
 
 
