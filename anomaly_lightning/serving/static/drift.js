@@ -8,6 +8,17 @@
     ["line", "This is how it is now", "compare with the images from now on; the threshold stays as it is"],
     ["calibration", "Begin again", "compare with the normals of the calibration alone"],
   ];
+  // What people call the measures of runtime/drift_measures.py; textures are put together below.
+  const CALLED = {
+    log_score: "the score", log_top: "the largest errors", log_upper: "the larger errors", log_median: "the usual error",
+    brightness: "brightness", log_contrast: "contrast", dark: "black pixels", bright: "saturated pixels",
+    red_green: "colour (red to green)", blue_yellow: "colour (blue to yellow)", log_aspect: "the images' shape",
+    log_height: "the images' size", layout: "where light and dark are",
+  };
+  const called = measure => {
+    const [, calm, scale, way] = /^log_(calm_)?(fine|middle|coarse)_(across|down)$/.exec(measure) ?? [];
+    return CALLED[measure] ?? (scale ? `${scale} texture ${way}${calm ? " in the calmer areas" : ""}` : measure);
+  };
   const place = make("section");
   place.setAttribute("aria-label", "Drift");
   place.id = "drift";
@@ -31,7 +42,7 @@
       buttons.append(button);
     }
     parts.append(make("h2", `Drift: ${alarm.cause}`), make("p", `${name}: ${alarm.words}`),
-      make("p", `Seen in ${alarm.measure}, ${since}. Thresholds are as they were: what they promise may no longer hold.`), buttons);
+      make("p", `Seen in ${called(alarm.measure)}, ${since}. Thresholds are as they were: what they promise may no longer hold.`), buttons);
     parts.setAttribute("role", "alert");
     return parts;
   };
