@@ -66,7 +66,8 @@ def test_the_table_of_certificates_goes_on_where_it_was(tmp_path):
     ran = command("benchmark", *words, "certificates.models=[padim]", cwd=tmp_path)
     assert ran.code == 0, ran.out
     (row,) = json.loads((tmp_path / "made.json").read_text())["rows"]
-    assert (row["model"], row["images"], row["flips"], row["refused"]) == ("padim", 4, 0, None)
+    assert (row["model"], row["flips"], row["refused"]) == ("padim", 0, None)
+    assert row["images"] == 8, "4, and each again cut: all are square"
     assert 0 <= row["score"] < 1e-4
     again = command("benchmark", *words, "certificates.models=[padim,patchcore]", cwd=tmp_path)
     assert again.code == 0, again.out
