@@ -66,6 +66,16 @@ def test_two_processes_give_what_one_gives(widget, tmp_path):
     assert optimiser_steps(tmp_path / "two") == optimiser_steps(tmp_path / "one") == 4 * 3, "4 epochs of 12 images"
 
 
+def test_a_session_leaves_the_model_as_every_process_has_it(widget, tmp_path):
+    """Processes exchange buffers one after the other: the first must have the same ones after its drift monitor."""
+    session = TrainingSession(composed(*widget, *BARE, "drift=true", "bootstrap=0", f"run_dir={tmp_path}"))
+    before = [name for name, _ in session.module.model.extractor.named_buffers()]
+    assert before
+    session.run()
+    assert session.module.card.drift is not None
+    assert [name for name, _ in session.module.model.extractor.named_buffers()] == before
+
+
 @pytest.mark.slow
 def test_a_method_without_gradients_says_that_it_takes_one_process(widget, tmp_path):
     several = ("trainer.devices=2", "trainer.strategy=ddp", "model=padim", f"hydra.run.dir={tmp_path}")

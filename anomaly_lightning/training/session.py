@@ -126,6 +126,7 @@ class TrainingSession:
             engine = TorchEngine(self.module.model, str(self.module.device))
             held_out, trained = ([sample.path for sample in some] for some in (splits.validation, splits.train))
             fitted = fit_drift(Inspector(card, engine), held_out, trained)
+            self.module.model.pack(False)  # processes share buffers in their order, and only this one packs
         self.module.card = card.replace(drift=fitted)
 
     def _test(self) -> Results | str:
