@@ -136,6 +136,7 @@ def peak_mb(tmp_path_factory):
         data = ("category=custom", "category.name=noise", f"data.root={place}", "data.image_size=64")
         small = (
             "backbone=tiny",
+            "localiser=none",
             "model.memory.size=200",
             "trainer.max_epochs=1",
             "bootstrap=0",
