@@ -162,12 +162,12 @@ def test_values_without_a_meaning_are_refused():
 def held(root, tmp_path_factory):
     """The small category with two defects and then one more taken out of its test set."""
     folder = tmp_path_factory.mktemp("held") / "out"
-    test = root / "widget" / "test"
     ran = command(
         "holdout", "category=custom", "category.name=widget", f"data.root={root}", f"output={folder}",
-        "counts=[2,3]", cwd=test.parents[2],
+        "counts=[2,3]", cwd=folder.parent,
     )  # fmt: skip
     assert ran.code == 0, ran.out
+    assert [path.name for path in folder.parent.iterdir()] == ["out"], "nothing else is left where it was started"
     return folder
 
 
