@@ -63,7 +63,7 @@ def test_ratios_are_medians_over_rounds_and_times_are_of_all_requests(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["suite=nothing"], "suite=nothing: expected one of speed, service, quality, certificates, drift, scale"),
+        (["suite=nothing"], "suite=nothing: expected one of speed, service, drift, scale, quality, certificates"),
         (["suite=service"], "needs load.bundle="),
         (["suite=service", "load.bundle=x", "load.images=nowhere"], "load.images=nowhere"),
     ],
