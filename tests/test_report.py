@@ -516,6 +516,6 @@ def test_training_leaves_the_report_of_its_metrics(run_folder):
 
 def test_what_a_promise_rests_on_is_said():
     promise = {"normals": 30, "method": "student_t"}
-    assert resting_on(promise) == ", resting on 30 held-out normals (rule student_t)"
+    assert resting_on(promise) == ", resting on 30 held-out normals by the rule student_t"
     said = resting_on({**promise, "cross_fitted": 24})
-    assert said == ", resting on 6 held-out normals and 24 cross-fitted training normals (rule student_t)"
+    assert said == ", resting on 6 held-out normals and 24 cross-fitted training normals by the rule student_t"

@@ -85,7 +85,7 @@ def resting_on(promise: Mapping[str, Any]) -> str:
     if normals is None:
         return ""
     more = f" and {refitted} cross-fitted training normals" if refitted else ""
-    return f", resting on {normals - refitted} held-out normals{more} (rule {promise.get('method')})"
+    return f", resting on {normals - refitted} held-out normals{more} by the rule {promise.get('method')}"
 
 
 def _band(known: ThresholdsCard) -> Promised | None:
