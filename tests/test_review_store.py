@@ -18,6 +18,7 @@ from toy import command
 
 from anomaly_lightning.data.manifest import read_manifest
 from anomaly_lightning.errors import ReviewError
+from anomaly_lightning.review import database
 from anomaly_lightning.review.exporting import TABLE, write_manifest, write_table
 from anomaly_lightning.review.marks import MarkedSinceError
 from anomaly_lightning.review.records import Filter
@@ -359,6 +360,31 @@ def test_a_store_of_another_schema_is_refused(store):
     foreign(store.path, "PRAGMA user_version = 2")
     with pytest.raises(ReviewError, match="expected a store of schema 1, got 2"):
         ReviewStore(store.path)
+
+
+def test_a_store_that_another_process_makes_while_it_is_looked_at_is_no_foreign_file(tmp_path):
+    path = tmp_path / "marks.db"
+
+    class Slow(sqlite3.Connection):
+        """After its first answer another process makes the store."""
+
+        def execute(self, *arguments):
+            answer = super().execute(*arguments).fetchone()
+            if not made:
+                made.append(ReviewStore(path, create=True))
+            return Answer(answer)
+
+    class Answer:
+        def __init__(self, row):
+            self.row = row
+
+        def fetchone(self):
+            return self.row
+
+    made = []
+    with closing(sqlite3.connect(path, factory=Slow)) as connection:
+        database._check(connection, path)
+    made[0].close()
 
 
 def test_two_reviewers_and_a_line_write_at_once(tmp_path):

@@ -129,8 +129,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    application = _number(connection, "application_id")
+    # In this order: another process may make the file in between, tables and number at once.
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application = _number(connection, "application_id")
     if application != APPLICATION and (application or tables):
         raise ReviewError(f"{path} is an SQLite file of another program. Name another file.")
     found = _number(connection, "user_version")
