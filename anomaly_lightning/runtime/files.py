@@ -59,8 +59,8 @@ CLOSED = "in a folder that can't be opened"
 def natural_key(path: Path) -> str:
     """Sorting key that puts 2.png before 10.png; digits compare as numbers, the rest without case.
 
-    One text, since a list of parts takes ten times the memory, and there may be millions: a number stands in it behind
-    a character that no name holds and the count of its digits.
+    One text, since a list of parts takes more memory, and there may be millions: a number stands in it behind a
+    character that no name holds and the count of its digits.
     """
     return re.sub(r"\d+", _number, path.as_posix().lower())
 

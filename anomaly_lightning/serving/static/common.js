@@ -29,7 +29,7 @@ async function reached(path, options) {
   try {
     return await fetch(path, options);
   } catch (error) {
-    if (options.signal?.aborted) throw error;
+    if (options.method && !options.again) throw error;  // it may have been done: what changes something is not sent twice
     await sleep(AGAIN_MS);
     return fetch(path, options);
   }

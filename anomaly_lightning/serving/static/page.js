@@ -18,7 +18,7 @@ async function inspect(blob, name, heatmap) {
   form.append("image", blob, name);
   const query = new URLSearchParams({ model: $("model").value, heatmap, contours: "true" });
   for (;;) {
-    const answer = await ask(`v1/inspect?${query}`, { method: "POST", body: form });
+    const answer = await ask(`v1/inspect?${query}`, { method: "POST", body: form, again: true });
     const found = await answer.json();
     if (answer.ok) return { ...found.images[0], total_ms: found.total_ms };
     if (answer.status !== 429) throw new Error(found.error);
