@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from anomaly_lightning.detectors.base import Detector, Spec
 from anomaly_lightning.detectors.parts.grid import enlarged
-from anomaly_lightning.detectors.parts.scales import Scales
+from anomaly_lightning.detectors.parts.scales import Layered, Scales
 from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.alignment import Alignment
 
@@ -55,7 +55,16 @@ class Localiser(nn.Module):
             errors: (B, h', w') float, of the first detector.
             packed: (B, C', h'', w'') float, the packed features.
         """
-        found = self.detector.error_map(packed)
+        return self._located(errors, self.detector.error_map(packed))
+
+    def of_layers(self, errors: Tensor, layers: list[Tensor]) -> Tensor:
+        """The same of layers (B, C_i, h_i, w_i) float that were not packed."""
+        if isinstance(self.detector, Layered):
+            return self._located(errors, self.detector.layer_errors(layers))
+        return self._located(errors, self.detector.error_map(self._scales.folded(layers)))
+
+    def _located(self, errors: Tensor, found: Tensor) -> Tensor:
+        """Both maps, (B, h', w') float, in one: (B, h, w) float."""
         size = self.grid((errors.shape[-2], errors.shape[-1]))
         first, second = (enlarged(maps[:, None], size)[:, 0] for maps in (errors, found))
         return first * (self.floor + second).sqrt()

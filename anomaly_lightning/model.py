@@ -1,5 +1,7 @@
 """The model: images in, anomaly maps and scores out. Training wraps it, an inspector runs it, export writes it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -65,8 +67,19 @@ class AnomalyModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps (B, H, W) and scores (B,), float, of images (B, 3, H, W) float32."""
-        outputs = self.outputs(self.inputs(images))
+        outputs = self.inspected(images)
         return outputs.maps, outputs.scores
+
+    def inspected(self, images: Tensor) -> Outputs:
+        """Maps, scores and errors of images (B, 3, H, W) float32; layers are packed for a store alone."""
+        if self.localiser is None:
+            return self.outputs(self.inputs(images))
+        with torch.no_grad():
+            layers = [_as_stored(layer, self.dtype) for layer in self.extractor.layers(images)]
+        with _exactly(images):
+            errors = self.detector.error_map(self.localiser.alignment(layers))
+            located = self.localiser.of_layers(errors, layers)
+        return self._told(errors, located)
 
     def pack(self, wanted: bool = True) -> None:
         """Compute with weights packed for this processor from now on, where they can be; or no longer.
@@ -93,8 +106,7 @@ class AnomalyModel(nn.Module):
 
     def error_map(self, inputs: Tensor) -> Tensor:
         """The detector's raw error (B, h, w) float of `inputs`, (B, ...) float."""
-        # Precision is for training; scores are what an inspector gives.
-        with torch.autocast(inputs.device.type, enabled=False), true_float32():
+        with _exactly(inputs):
             return self.detector.error_map(self.seen(inputs))
 
     def outputs(self, inputs: Tensor) -> Outputs:
@@ -106,14 +118,25 @@ class AnomalyModel(nn.Module):
         if self.localiser is None:
             maps, scores = self.scoring(errors)
             return Outputs(maps, scores, errors)
-        with torch.autocast(inputs.device.type, enabled=False), true_float32():
+        with _exactly(inputs):
             located = self.localiser(errors, inputs)
+        return self._told(errors, located)
+
+    def _told(self, errors: Tensor, located: Tensor) -> Outputs:
+        """Outputs of the detector's errors (B, h, w) float and of where the localiser puts them, (B, h', w') float."""
         return Outputs(self.mapping.maps(located), self.scoring(errors)[1], located)
 
     def scored(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B,) and what the maps are made of, (B, h, w), float, of `inputs`, (B, ...) float."""
         outputs = self.outputs(inputs)
         return outputs.scores, outputs.errors
+
+
+@contextmanager
+def _exactly(inputs: Tensor) -> Iterator[None]:
+    """Whole float32: precision is for training; scores are what an inspector gives."""
+    with torch.autocast(inputs.device.type, enabled=False), true_float32():
+        yield
 
 
 def _as_stored(features: Tensor, dtype: torch.dtype) -> Tensor:

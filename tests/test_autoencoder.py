@@ -9,6 +9,7 @@ from torch import Tensor
 from anomaly_lightning.detectors import autoencoder
 from anomaly_lightning.detectors.autoencoder import Autoencoder
 from anomaly_lightning.detectors.base import Spec
+from anomaly_lightning.detectors.parts import patch_memory
 from anomaly_lightning.detectors.parts.fusion import StandardisedSum
 from anomaly_lightning.detectors.parts.networks import Pointwise, Spatial
 from anomaly_lightning.detectors.parts.patch_memory import PatchMemory
@@ -231,6 +232,14 @@ def test_a_memory_of_all_channels_sees_what_a_rotation_leaves_alone():
     white = (torch.arange(8)[:, None] + torch.arange(16)) % 2 == 0
     torch.testing.assert_close(whole._maps(data)[1][:, white], expected[:, white], rtol=1e-4, atol=1e-4)
     assert len(whole.axes.axes) == 5, "no axes are kept for it"
+
+
+def test_a_graph_asks_the_bank_block_by_block(monkeypatch):
+    memory, coordinates = fitted(fusion=StandardisedSum(PatchMemory(300, 7))).fusion.memory, torch.randn(2, 7, 8, 16)
+    whole = memory(coordinates)
+    monkeypatch.setattr(patch_memory, "EXPORTED", 70)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(memory(coordinates), whole, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("parts", [{}, {"memory": None}, {"memory": None, "whitening": None}])

@@ -109,6 +109,16 @@ def test_it_has_no_say_in_score_and_threshold(runs, name) -> None:
     assert torch.isfinite(after.maps).all()
 
 
+@pytest.mark.parametrize("name", SECOND)
+def test_images_say_what_their_stored_features_say(runs, name) -> None:
+    model = load_model(runs[name] / "checkpoints" / "best.ckpt")[0]
+    images = torch.randn(5, 3, 64, 48)
+    with torch.no_grad():
+        straight, stored = model.inspected(images), model.outputs(model.inputs(images))
+    for one, other in zip(straight, stored, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_the_unet_was_trained_and_the_detector_left_alone(runs) -> None:
     alone, model = (load_model(runs[run] / "checkpoints" / "best.ckpt")[0] for run in ("none", "unet"))
     assert int(model.localiser.detector.steps) == 6

@@ -47,6 +47,7 @@ def test_packed_features_hold_every_layer_to_the_bit(backbone):
     seen = Scales(Spec(extractor.shape((64, 48)), (64, 48), scales))
     for layer, unfolded in zip(backbone(images), seen.unfolded(features), strict=True):
         assert torch.equal(layer, unfolded)
+    assert torch.equal(seen.folded(backbone(images)), features)
     piece = seen.unfolded(features[:, :, 1:3, 2:])
     assert torch.equal(piece[0], backbone(images)[0][:, :, 4:12, 8:])
     assert FeatureExtractor(backbone).scales((64, 48)) == ()

@@ -22,7 +22,7 @@ class _Outputs(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (B, H, W), scores (B,) and error maps (B, h, w), float32, of images (B, 3, H, W) float32."""
-        return self.model.outputs(self.model.inputs(images))
+        return self.model.inspected(images)
 
 
 def to_onnx(model: AnomalyModel, size: tuple[int, int]) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anomaly_lightning.detectors.base import Detector, Normals, Spec
 from anomaly_lightning.detectors.parts.coreset import PatchSample, greedy_k_center
+from anomaly_lightning.detectors.parts.patch_memory import EXPORTED
 from anomaly_lightning.errors import UserError
 
 DISTANCES_AT_ONCE = 2**22  # entries of one block of the distance matrix: 16 MB in float32
@@ -152,21 +153,23 @@ def nearest_neighbours(patches: Tensor, memory: Tensor) -> Tensor:
     """
     whole = torch.compiler.is_exporting()
     blocks = (patches,) if whole else patches.split(max(1, DISTANCES_AT_ONCE // len(memory)))
-    return torch.cat([_partial_squares(block, memory).argmin(1) for block in blocks])
+    centre = memory.mean(0)
+    return torch.cat([_partial_squares(block, memory, centre).argmin(1) for block in blocks])
 
 
 def distances(patches: Tensor, memory: Tensor) -> Tensor:
-    """Distance (n,) from patches (n, C) to the nearest of memory (m, C), in one block.
+    """Distance (n,) from patches (n, C) to the nearest of memory (m, C), block by block of it.
 
     For export: there an argmin over the whole matrix takes a third as long as the backbone. Centred vectors cancel
     little: to a few 1e-6 the same as `exact_distances`, but for patches that are in the memory themselves.
     """
-    own = (patches - memory.mean(0)).square().sum(1)
-    return (_partial_squares(patches, memory).amin(1) + own).clamp_min(0).sqrt()
-
-
-def _partial_squares(patches: Tensor, memory: Tensor) -> Tensor:
-    """Squared distances (n, m) less the squared length of each centred patch, of (n, C) and (m, C)."""
     centre = memory.mean(0)
+    own = (patches - centre).square().sum(1)
+    least = [_partial_squares(patches, block, centre).amin(1) for block in memory.split(EXPORTED)]
+    return (torch.stack(least).amin(0) + own).clamp_min(0).sqrt()
+
+
+def _partial_squares(patches: Tensor, memory: Tensor, centre: Tensor) -> Tensor:
+    """Squared distances (n, m) less the squared length of each centred patch, of (n, C), (m, C) and centre (C,)."""
     centred = memory - centre
     return torch.addmm(centred.square().sum(1), patches - centre, centred.T, alpha=-2)

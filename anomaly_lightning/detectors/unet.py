@@ -88,7 +88,7 @@ class UNet(TrainedDetector):
     def prepare(self, normals: Normals) -> None:
         """Set the standardisation of each layer from features (B, C, h, w) float of training normals."""
         for features in normals:
-            for moments, layer in zip(self._moments, self._layers(features), strict=True):
+            for moments, layer in zip(self._moments, self._ordered(self.scales.unfolded(features)), strict=True):
                 moments.observe(layer)
         for moments in self._moments:
             moments.finish()
@@ -137,10 +137,15 @@ class UNet(TrainedDetector):
     @torch.no_grad()
     def error_map(self, inputs: Tensor) -> Tensor:
         """-log(1 - p) of the predicted share p, on the finest grid: (B, r h, r w) float of features (B, C, h, w)."""
+        return self.layer_errors(self.scales.unfolded(inputs))
+
+    @torch.no_grad()
+    def layer_errors(self, layers: list[Tensor]) -> Tensor:
+        """The same of layers (B, C_i, r_i h, r_i w) float in the backbone's order."""
         was_training = self.network.training
         self.network.eval()
         try:
-            logits: Tensor = self.network(self._standardised(inputs)).float()
+            logits: Tensor = self.network(self._standardised(layers)).float()
             return F.softplus(logits)[:, 0]
         finally:
             self.network.train(was_training)
@@ -149,18 +154,17 @@ class UNet(TrainedDetector):
     def _moments(self) -> list[ChannelMoments]:
         return list(self.moments)  # type: ignore[arg-type]
 
-    def _layers(self, features: Tensor) -> list[Tensor]:
+    def _ordered(self, layers: list[Tensor]) -> list[Tensor]:
         """Layers (B, C_i, h_i, w_i) float, the finest first."""
-        layers = self.scales.unfolded(features)
         return [layers[place] for place in self.order]
 
-    def _standardised(self, features: Tensor) -> list[Tensor]:
-        return [moments(layer) for moments, layer in zip(self._moments, self._layers(features), strict=True)]
+    def _standardised(self, layers: list[Tensor]) -> list[Tensor]:
+        return [moments(layer) for moments, layer in zip(self._moments, self._ordered(layers), strict=True)]
 
     def _split(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Standardised layers and the share of the finest grid, (B, 1, h, w) float, of rows."""
         features, folded = rows[:, : self.channels], rows[:, self.channels : -1]
-        return self._standardised(features), F.pixel_shuffle(folded, self.finest)
+        return self._standardised(self.scales.unfolded(features)), F.pixel_shuffle(folded, self.finest)
 
     def _pieces(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """A random piece of each row (B, k, h, w) float, at the same place of all its layers: (B, k, h', w') float."""

@@ -49,10 +49,14 @@ class FeatureExtractor(nn.Module):
 
         In memory the channels come last, as the backbone computes them; a store turns them round for its file.
         """
+        aligned: Tensor = self.alignment(self.layers(images))
+        return aligned
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Layers (B, C_i, h_i, w_i) float of images (B, 3, H, W) float32, each on its own grid."""
         with self.precision(images.device):
             layers = self.backbone(images)
-        aligned: Tensor = self.alignment([layer.to(images.dtype) for layer in layers])
-        return aligned
+        return [layer.to(images.dtype) for layer in layers]
 
     @torch.inference_mode()
     def scales(self, size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:

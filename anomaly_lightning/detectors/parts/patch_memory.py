@@ -11,6 +11,7 @@ SAMPLED = 10  # patches of the streamed sample for each that the memory keeps
 # Entries of one block of the distance matrix: on a CPU half a megabyte, which its cache holds until the minimum is
 # taken (half the time of blocks that it does not hold); elsewhere 64 MB, in few calls.
 ON_CPU, ELSEWHERE = 2**17, 2**24
+EXPORTED = 250  # patches of the bank in one block of an exported graph
 
 
 class PatchMemory(nn.Module):
@@ -84,5 +85,13 @@ class PatchMemory(nn.Module):
 
     def _distances(self, vectors: Tensor) -> Tensor:
         """Distance (n,) float of patches (n, k) float by |a|^2 + |b|^2 - 2 a b."""
-        nearest = torch.addmm(self.norms, vectors, self.bank.T, alpha=-2).amin(1) + vectors.square().sum(1)
+        nearest = self._nearest_terms(vectors) + vectors.square().sum(1)
         return (nearest.clamp_min(0) / self.unit).sqrt()
+
+    def _nearest_terms(self, vectors: Tensor) -> Tensor:
+        """Least |b|^2 - 2 a b over the bank, (n,) float, of patches (n, k) float."""
+        # A graph can't cut its batch into blocks, so it cuts the bank.
+        count = EXPORTED if torch.compiler.is_exporting() else self.size
+        blocks = zip(self.norms.split(count), self.bank.split(count), strict=True)
+        least = [torch.addmm(norms, vectors, bank.T, alpha=-2).amin(1) for norms, bank in blocks]
+        return least[0] if len(least) == 1 else torch.stack(least).amin(0)
