@@ -183,8 +183,10 @@ def test_the_error_is_the_negative_log_of_the_probability_of_normal():
     logits = detector.pointwise(adapted)
     places = -np.log(1 - 1 / (1 + np.exp(-logits.numpy()[:, 0])))
     images = -np.log(1 - 1 / (1 + np.exp(-detector.whole(adapted, logits).numpy())))
-    wanted = places + 2 * images[:, None, None]
+    wanted = places * (1 + 2 * images[:, None, None])
     np.testing.assert_allclose(detector.error_map(features).numpy(), wanted, rtol=1e-4, atol=1e-5)
+    detector.trust = 0.0
+    np.testing.assert_allclose(detector.error_map(features).numpy(), places, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ class Noise(TrainedDetector):
         reach: Bounds of the offset's length, in the same unit.
         limit: Perlin noise above it is masked.
         judge: Hidden channels of the head for whole images, which sees averages over 2 x 2 positions.
-        trust: What that head's error is multiplied by before it is added to every position's.
+        trust: How much that head's error raises the whole map of an image: every position's is multiplied by 1 + trust
+            times it; 0 = the head only trains the adaptor.
         seed: Of the noise.
     """
 
@@ -57,7 +58,7 @@ class Noise(TrainedDetector):
         reach: tuple[float, float] = (0.85, 1.7),
         limit: float = 0.2,
         judge: int = 16,
-        trust: float = 1.0,
+        trust: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -120,9 +121,9 @@ class Noise(TrainedDetector):
         adapted = self.adaptor(self.condense(inputs))
         logits = self.pointwise(adapted)
         error: Tensor = F.softplus(logits)[:, 0]
-        if self.whole is None:
+        if self.whole is None or self.trust == 0:
             return error
-        return error + self.trust * F.softplus(self.whole(adapted, logits))[:, None, None]
+        return error * (1 + self.trust * F.softplus(self.whole(adapted, logits)))[:, None, None]
 
     def _masked(self, batch: Tensor, whole: "ImageHead", generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of maps and images, () float each, with noise in Perlin masks on what `condense` gave, twice."""
