@@ -79,6 +79,16 @@ def test_no_baseline_and_no_naive_loop_for_a_method_without_gradients(tmp_path):
     assert found["naive"] is found["comparison"] is None
 
 
+def test_the_default_with_its_localiser_is_measured_and_the_baseline_has_none(tmp_path):
+    more = ("cache.mode=disk", "features.grid=8", "model.memory.size=50", "model.fusion.memory.size=50")
+    short = ("localiser=unet", "localiser.steps=2", "localiser.detector.examples=4", "bench.naive_epochs=1")
+    ran = command("benchmark", "category=tile", *FAST, *more, *short, "run_dir=here", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    found = json.loads((tmp_path / "here" / "benchmark.json").read_text())
+    own, baseline = found["training"]["autoencoder"], found["training"]["patchcore (baseline)"]
+    assert own["images_computed"] == baseline["images_computed"] > 0, "other features: the localiser's keep their grids"
+
+
 def test_an_unknown_baseline_is_an_error_before_anything_is_read(tmp_path):
     ran = command("benchmark", *FAST, "bench.baseline=nobody", cwd=tmp_path)
     assert ran.code != 0
@@ -98,7 +108,8 @@ def test_ratios_are_medians_of_the_same_rounds_after_the_warm_up():
 
 def test_all_stages_of_both_methods_are_compared_each_with_the_feature_pass():
     own = {"features_s": 4.0, "fit_s": 10.0, "calibrate_s": 1.0, "test_s": 3.0, "epoch_s": 2.0, "total_s": 18.5}
-    baseline = {"features_s": 0.5, "fit_s": 3.0, "calibrate_s": 1.0, "test_s": 1.0, "epoch_s": 3.0, "total_s": 6.0}
+    parts = {"features_s": 0.5, "fit_s": 3.0, "calibrate_s": 1.0, "test_s": 1.0, "epoch_s": 3.0, "total_s": 6.0}
+    baseline = {**parts, "images_computed": 0}
     assert training.comparison(own, baseline) == {
         "own_s": 18,
         "baseline_s": 9,
@@ -106,6 +117,7 @@ def test_all_stages_of_both_methods_are_compared_each_with_the_feature_pass():
         "ratio": 2,
         "ratio_to_fit_and_test": 3.6,
     }
+    assert training.comparison(own, {**parts, "images_computed": 9})["baseline_s"] == 5.5, "with features of its own"
 
 
 def test_images_take_turns():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from anomaly_lightning.bench import inference, training
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.errors import UserError
-from anomaly_lightning.features.datamodule import FeatureDataModule
+from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.training import compose
@@ -27,17 +28,17 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, verbose=False)
     extractor = compose.build_extractor(cfg)
     images, resolved = built = compose.build_datamodule(cfg, extractor.backbone)
-    data = training.store_data(cfg, images, extractor)
+    serving = partial(training.store_data, cfg, images)
     memory, comparison = {"start": run_files.peak_memory_mb()}, None
     try:
-        own, module = training.run(training.variant(cfg, "own"), built, extractor, data, cfg.test)
+        own, module = training.run(training.variant(cfg, "own"), built, extractor, serving, cfg.test)
         methods = {_name(module): own}
         memory["training"] = run_files.peak_memory_mb()
         predictions = _predictions(cfg, module, images)
         memory["predictions"] = run_files.peak_memory_mb()
         if baseline is not None:
-            other, name = _baseline_run(baseline, built, data)
-            methods[f"{name} (baseline)"] = other
+            other, fitted = training.run(baseline, built, extractor, serving, baseline.test)
+            methods[f"{_name(fitted)} (baseline)"] = other
             comparison = training.comparison(own, other)
     finally:
         shutil.rmtree(Path(cfg.run_dir) / "cache", ignore_errors=True)
@@ -47,7 +48,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         "inference": predictions,
         "training": methods,
         "comparison": comparison,
-        "naive": _naive(cfg, module, own),
+        "naive": _naive(cfg, module, extractor, own),
         "peak_memory_mb": {**memory, "gpu": run_files.peak_gpu_memory_mb()},
     }
     run_files.write_json(Path(cfg.run_dir) / "benchmark.json", measured)
@@ -68,13 +69,7 @@ def _baseline(cfg: DictConfig) -> DictConfig | None:
         raise UserError(f"bench.baseline={cfg.bench.baseline}: no such method. Expected null or one of {there}.")
     changed = cfg.copy()
     OmegaConf.set_struct(changed, False)
-    return training.variant(changed, "baseline", model=OmegaConf.load(file))
-
-
-def _baseline_run(baseline: DictConfig, built: compose.Built, data: FeatureDataModule) -> tuple[dict[str, Any], str]:
-    """Seconds by part of the baseline's run on the features that are there already, and its name."""
-    parts, module = training.run(baseline, built, data.extractor, data, baseline.test)
-    return parts, _name(module)
+    return training.variant(changed, "baseline", model=OmegaConf.load(file), localiser=training.no_localiser())
 
 
 def _predictions(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule) -> dict[str, Any]:
@@ -88,11 +83,13 @@ def _predictions(cfg: DictConfig, module: AnomalyModule, images: MVNetDataModule
     return measured
 
 
-def _naive(cfg: DictConfig, module: AnomalyModule, own: dict[str, Any]) -> dict[str, Any] | None:
+def _naive(
+    cfg: DictConfig, module: AnomalyModule, extractor: FeatureExtractor, own: dict[str, Any]
+) -> dict[str, Any] | None:
     """The naive loop and how many times faster the store is, its build included; None where that makes no sense."""
     if cfg.bench.naive_epochs == 0 or module.trained is None:
         return None
-    loop = training.naive(cfg, module.model.extractor, cfg.bench.naive_epochs, own["epochs"])
+    loop = training.naive(cfg, extractor, cfg.bench.naive_epochs, own["epochs"])
     with_store = own["features_s"] + own["fit_s"]
     return {**loop, "with_store_s": with_store, "speedup": loop["extrapolated_s"] / with_store}
 

@@ -1,9 +1,10 @@
 """What a training run costs, part by part, from a store of features and by the naive loop that has none."""
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.features.extractor import FeatureExtractor
+from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.training import compose, describe, finish
@@ -62,6 +64,11 @@ def variant(cfg: DictConfig, name: str, **changes: Any) -> DictConfig:
     return changed
 
 
+def no_localiser() -> DictConfig:
+    """The config block of a model whose maps are its own."""
+    return cast(DictConfig, OmegaConf.load(CONFIG_DIR / "localiser" / "none.yaml"))
+
+
 def store_data(cfg: DictConfig, source: MVNetDataModule, extractor: FeatureExtractor) -> FeatureDataModule:
     """Datamodule over a store of this benchmark's own, so that it really is built."""
     folder = Path(cfg.run_dir) / "cache"
@@ -70,13 +77,26 @@ def store_data(cfg: DictConfig, source: MVNetDataModule, extractor: FeatureExtra
 
 
 def run(
-    cfg: DictConfig, built: compose.Built, extractor: FeatureExtractor, data: pl.LightningDataModule, test: bool
+    cfg: DictConfig,
+    built: compose.Built,
+    extractor: FeatureExtractor,
+    serving: Callable[[FeatureExtractor], pl.LightningDataModule],
+    test: bool,
 ) -> tuple[dict[str, Any], AnomalyModule]:
-    """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module."""
+    """Fit, calibrate and, on request, test, as the train command does; returns seconds by part, and the module.
+
+    Args:
+        cfg: The run's config.
+        built: Images, and where they are from.
+        extractor: Of the config.
+        serving: Makes what the fit is fed with, for the extractor that the model asks for (a localiser's is another).
+        test: Whether to test.
+    """
     pl.seed_everything(cfg.seed, verbose=False)
     module = compose.build_module(cfg, describe.build_card(cfg, extractor, *built), extractor)
     trainer, source = compose.build_trainer(cfg, len(module.players)), built[0]
-    watch, clock, before = Stopwatch(), run_files.Clock(), getattr(data, "computed", 0)
+    data = serving(module.model.extractor)
+    watch, clock = Stopwatch(), run_files.Clock()
     trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
     with clock.stage("features_s"):
         data.trainer = trainer
@@ -92,7 +112,7 @@ def run(
     module.to(trainer.strategy.root_device)  # a trainer that is done leaves it on the CPU
     epochs = watch.epochs_s()
     parts = {"statistics_s": watch.statistics_s(), "epoch_s": sum(epochs) / len(epochs), "epochs": len(epochs)}
-    computed = getattr(data, "computed", 0) - before
+    computed = getattr(data, "computed", 0)
     return {**clock.stages, "total_s": clock.total(), **parts, "images_computed": computed}, module
 
 
@@ -103,16 +123,18 @@ def comparison(own: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float
 
     Args:
         own: Parts of the run that built the store, from `run`.
-        baseline: Parts of a run that was served from it.
+        baseline: Parts of a run that was served from it, or had to compute other features.
 
     Returns:
-        `own_s`: the feature pass, fit, calibration and test; `baseline_s`: the same, with the same feature pass;
+        `own_s`: the feature pass, fit, calibration and test; `baseline_s`: the same, with the same feature pass, or
+        its own where it needed one;
         `baseline_fit_and_test_s`: without it; `ratio` = own_s / baseline_s and
         `ratio_to_fit_and_test` = own_s / baseline_fit_and_test_s.
     """
     later = [sum(parts.get(stage, 0.0) for stage in ("fit_s", "calibrate_s", "test_s")) for parts in (own, baseline)]
-    features = own["features_s"]
-    whole = {"own_s": features + later[0], "baseline_s": features + later[1], "baseline_fit_and_test_s": later[1]}
+    features = (own["features_s"], (baseline if baseline["images_computed"] else own)["features_s"])
+    first, second = (pass_s + rest for pass_s, rest in zip(features, later, strict=True))
+    whole = {"own_s": first, "baseline_s": second, "baseline_fit_and_test_s": later[1]}
     ratios = {"ratio": whole["own_s"] / whole["baseline_s"], "ratio_to_fit_and_test": whole["own_s"] / later[1]}
     return {**whole, **ratios}
 
@@ -126,8 +148,8 @@ def naive(cfg: DictConfig, extractor: FeatureExtractor, epochs: int, wanted: int
         epochs: Epochs that are measured, at least 1.
         wanted: Epochs that the fit is extrapolated to.
     """
-    changed = variant(cfg, "naive", cache__mode="off", trainer__max_epochs=epochs)
+    changed = variant(cfg, "naive", cache__mode="off", trainer__max_epochs=epochs, localiser=no_localiser())
     built = compose.build_datamodule(changed, extractor.backbone)
-    parts, _ = run(changed, built, extractor, built[0], test=False)
+    parts, _ = run(changed, built, extractor, lambda _: built[0], test=False)
     extrapolated = parts["fit_s"] + (wanted - epochs) * parts["epoch_s"]
     return {"epochs": epochs, "epoch_s": parts["epoch_s"], "extrapolated_to": wanted, "extrapolated_s": extrapolated}
