@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 from toy import command
 
 from anomaly_lightning.data.defects import KINDS, DefectMaker, Recipe
 from anomaly_lightning.data.defects.foreground import foreground, otsu, separable
-from anomaly_lightning.data.defects.making import VISIBLE, changed_pixels
-from anomaly_lightning.data.defects.outlines import bar, patch, scar
+from anomaly_lightning.data.defects.making import VISIBLE, changed_pixels, draw
+from anomaly_lightning.data.defects.outlines import bar, patch, scar, softened
 from anomaly_lightning.data.defects.variation import Variation
+from anomaly_lightning.data.synthetic.noise import pixel
+from anomaly_lightning.data.synthetic.shapes import cover, path, stroke, window
 from anomaly_lightning.data.synthetic.specimen import Key, specimen
 from anomaly_lightning.errors import DataError
 
@@ -62,6 +64,35 @@ def test_a_mask_is_what_changed_grown_by_one_pixel():
     grown[9:21, 29:41] = True
     assert not mask[~grown].any()
     assert not changed_pixels(clean, clean).any()
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.5, 4.0])
+def test_smoothing_around_an_outline_is_smoothing_all_of_the_image(sigma):
+    for seed in range(6):
+        covered = patch(np.random.default_rng(seed), SIZE, (0.0, 40.0 * seed - 100.0), 0.5)
+        assert np.array_equal(softened(covered, sigma), gaussian_filter(covered, sigma))
+    assert not softened(np.zeros(SIZE, np.float32), sigma).any()
+
+
+@pytest.mark.parametrize("length", [10.0, 90.0, 400.0])
+def test_a_stroke_covers_nothing_outside_its_window(length):
+    for seed in range(6):
+        points = path(np.random.default_rng(seed), (0.0, 60.0 * seed - 180.0), length, 1.5)
+        near = window(points, SIZE, 2.5 + pixel(SIZE))
+        whole, part = (
+            np.array(cover(stroke(points, SIZE, 5.0), SIZE)),
+            cover(stroke(points, SIZE, 5.0, near=near), SIZE),
+        )
+        assert np.array_equal(whole[near], part)
+        whole[near] = 0
+        assert not whole.any()
+
+
+def test_a_mask_is_found_in_the_box_of_the_outline_as_in_the_whole_image(normals):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        changed, mask = draw(normals["leather"][0], normals["leather"][1], None, "shade", 0.5, 1.0, rng)
+        assert np.array_equal(mask, changed_pixels(normals["leather"][0], changed))
 
 
 @pytest.mark.parametrize("drawn", [patch, scar, bar])

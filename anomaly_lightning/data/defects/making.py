@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
+from anomaly_lightning.data.defects.boxes import around
 from anomaly_lightning.data.defects.fills import FILLS, OPAQUE, Levels, Scene
 from anomaly_lightning.data.defects.foreground import Foreground, foreground, separable
 from anomaly_lightning.data.defects.outlines import outline
@@ -18,6 +19,7 @@ VISIBLE = 4.0  # levels of 255 by which a pixel's surroundings must have changed
 AREA = 2e-4  # share of the image that a defect covers at least (13 pixels of 256 x 256)
 ATTEMPTS = 8
 STRONGER = 1.35  # contrast of an attempt by that of the one before
+REACH = 6  # pixels that `changed_pixels` looks at around a change, and one more
 SHIFT = 4  # pixels, at most
 LOOKED_AT = 48  # normals that tell whether an object is separable, and how normals vary
 
@@ -155,9 +157,14 @@ def draw(
     filled = FILLS[kind][0](scene, rng, contrast)
     opaque = kind in OPAQUE or rng.random() < 0.4
     opacity = 1.0 if opaque else min(1.0, contrast * rng.uniform(0.25, 1.0))
-    blended = scene.image + opacity * covered[..., None] * (np.clip(filled, 0, 255) - scene.image)
-    changed = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
-    return changed, changed_pixels(image, changed)
+    changed, mask = image.copy(), np.zeros(shape, bool)
+    if covered.any():
+        box = around(covered > 0, REACH)
+        before = scene.image[box]
+        blended = before + opacity * covered[box][..., None] * (np.clip(filled[box], 0, 255) - before)
+        changed[box] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+        mask[box] = changed_pixels(image[box], changed[box])
+    return changed, mask
 
 
 def changed_pixels(clean: Levels, changed: Levels) -> NDArray[np.bool_]:
@@ -166,7 +173,8 @@ def changed_pixels(clean: Levels, changed: Levels) -> NDArray[np.bool_]:
     The surroundings reach a pixel beyond what changed, so that single pixels of a texture that happen to keep their
     level leave no holes.
     """
-    difference = np.abs(changed.astype(np.float32) - clean).max(axis=2)
+    channels = np.abs(changed.astype(np.float32) - clean)
+    difference = np.maximum(np.maximum(channels[..., 0], channels[..., 1]), channels[..., 2])
     near = binary_dilation(difference > 0)
     return np.asarray(near & (gaussian_filter(difference, 1.0) > VISIBLE))
 

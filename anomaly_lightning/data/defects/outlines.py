@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from anomaly_lightning.data.defects.boxes import around
 from anomaly_lightning.data.synthetic.noise import Field, Size, grid, pixel, smooth_noise, turned
-from anomaly_lightning.data.synthetic.shapes import blob, cover, path, stroke
+from anomaly_lightning.data.synthetic.shapes import blob, cover, path, stroke, window
 
 Outline = Callable[[np.random.Generator, Size, tuple[float, float], float], Field]
 """(rng, (H, W), centre (y, x) in units, scale of lengths) -> coverage (H, W) float32 in [0, 1]."""
@@ -21,7 +22,10 @@ def patch(rng: np.random.Generator, size: Size, centre: tuple[float, float], sca
 def scar(rng: np.random.Generator, size: Size, centre: tuple[float, float], scale: float) -> Field:
     """A thin wandering line that tapers, 10 to 180 units long and 1 to 7 wide."""
     points = path(rng, centre, scale * rng.uniform(10, 180), rng.uniform(0.2, 2.0))
-    return cover(stroke(points, size, max(scale, 0.5) * rng.uniform(1, 7)), size)
+    width = max(scale, 0.5) * rng.uniform(1, 7)
+    covered, near = np.zeros(size, np.float32), window(points, size, width / 2 + pixel(size))
+    covered[near] = cover(stroke(points, size, width, near=near), size)
+    return covered
 
 
 def bar(rng: np.random.Generator, size: Size, centre: tuple[float, float], scale: float) -> Field:
@@ -58,5 +62,14 @@ def outline(rng: np.random.Generator, size: Size, centre: tuple[float, float], s
     drawn = OUTLINES[rng.choice(len(OUTLINES), p=[share for _, share in OUTLINES])][0]
     covered = drawn(rng, size, centre, scale)
     if rng.random() < 0.8:
-        covered = gaussian_filter(covered, rng.uniform(0.3, 1.5) / pixel(size))
+        covered = softened(covered, rng.uniform(0.3, 1.5) / pixel(size))
     return np.asarray(covered, dtype=np.float32)
+
+
+def softened(covered: Field, sigma: float) -> Field:
+    """Coverage (H, W) float32 smoothed by a Gaussian of `sigma` pixels, which is cut at four of them."""
+    if not covered.any():
+        return covered
+    soft, box = np.zeros_like(covered), around(covered > 0, 4 * sigma + 2)
+    soft[box] = gaussian_filter(covered[box], sigma)
+    return soft

@@ -10,6 +10,7 @@ from anomaly_lightning.data.synthetic.noise import Field, Size, grid, pixel, smo
 from anomaly_lightning.data.synthetic.scene import Scene
 
 Points = NDArray[np.float64]
+EVERYWHERE = (slice(None), slice(None))
 
 
 def place(scene: Scene, rng: np.random.Generator, part: str = "all") -> tuple[float, float]:
@@ -81,19 +82,29 @@ def path(
     return np.asarray(points - points.mean(axis=0) + np.array(middle))
 
 
-def distance_to(points: Points, size: Size) -> tuple[Field, Field]:
+def window(points: Points, size: Size, reach: float) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that may lie within `reach` units of a polyline (N, 2); maybe none."""
+    spans = []
+    for axis, places in enumerate((grid(size)[0][:, 0], grid(size)[1][0])):
+        low, high = points[:, axis].min() - reach, points[:, axis].max() + reach
+        spans.append(slice(int(np.searchsorted(places, low)), int(np.searchsorted(places, high, "right"))))
+    return spans[0], spans[1]
+
+
+def distance_to(points: Points, size: Size, near: tuple[slice, slice] = EVERYWHERE) -> tuple[Field, Field]:
     """Distance of each pixel to a polyline, and where along it its nearest point lies.
 
     Args:
         points: (N, 2) points (y, x) in units.
         size: Height and width in pixels.
+        near: The rows and columns that are asked for.
 
     Returns:
-        Distance in units and position in [0, 1], each (H, W) float32.
+        Distance in units and position in [0, 1], each (H, W) float32, or (h, w) of `near`.
     """
-    y, x = grid(size)
-    nearest = np.full(size, np.inf, dtype=np.float32)
-    position = np.zeros(size, dtype=np.float32)
+    y, x = (places[near] for places in grid(size))
+    nearest = np.full(y.shape, np.inf, dtype=np.float32)
+    position = np.zeros(y.shape, dtype=np.float32)
     count = len(points) - 1
     for index in range(count):
         (ay, ax), (by, bx) = points[index], points[index + 1]
@@ -107,9 +118,14 @@ def distance_to(points: Points, size: Size) -> tuple[Field, Field]:
     return nearest, position.astype(np.float32)
 
 
-def stroke(points: Points, size: Size, width: float, pointed: bool = True) -> Field:
-    """Depth inside a stroke along a polyline (units, > 0 inside); a pointed one thins towards its ends; (H, W)."""
-    away, along = distance_to(points, size)
+def stroke(
+    points: Points, size: Size, width: float, pointed: bool = True, near: tuple[slice, slice] = EVERYWHERE
+) -> Field:
+    """Depth inside a stroke along a polyline (units, > 0 inside); a pointed one thins towards its ends.
+
+    (H, W) float32, or (h, w) of the rows and columns `near`.
+    """
+    away, along = distance_to(points, size, near)
     taper = np.sqrt(np.clip(1 - (2 * along - 1) ** 2, 0, 1)) if pointed else np.ones_like(along)
     return np.asarray(width / 2 * taper - away, dtype=np.float32)
 
