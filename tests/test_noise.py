@@ -10,7 +10,8 @@ from torch import nn
 from anomaly_lightning.detectors.base import Spec
 from anomaly_lightning.detectors.noise import Noise, drawn, truncated
 from anomaly_lightning.detectors.parts.chance import StepChance, normal
-from anomaly_lightning.detectors.parts.margins import focal, masked_truncated_l1, truncated_l1
+from anomaly_lightning.detectors.parts.known import read, rows
+from anomaly_lightning.detectors.parts.margins import focal, masked_truncated_l1
 from anomaly_lightning.detectors.parts.perlin import perlin, perlin_masks
 from anomaly_lightning.errors import UserError
 
@@ -32,13 +33,16 @@ def made(noise, channels=8, **settings):
     return detector
 
 
+def truncated_l1(normals, anomalous, margin):
+    """SimpleNet's equation 7 of two sets of logits, number by number."""
+    return sum(
+        torch.stack([torch.clamp(margin + sign * value, min=0) for value in values.flatten()]).mean()
+        for sign, values in ((1, normals), (-1, anomalous))
+    )
+
+
 class TestLosses:
     """Each by hand, number by number."""
-
-    def test_truncated_l1(self):
-        # margin .5: normals give .5 + -1 -> 0, .5 + .2 = .7; noisy ones .5 - .3 = .2, .5 - 4 -> 0, .5 + 1 = 1.5
-        found = truncated_l1(torch.tensor([-1.0, 0.2]), torch.tensor([0.3, 4.0, -1.0]), 0.5)
-        assert float(found) == pytest.approx(0.7 / 2 + 1.7 / 3)
 
     def test_masked_truncated_l1_is_that_of_the_chosen_places(self):
         logits, mask = randn(3, 1, *GRID), (randn(3, 1, *GRID, seed=1) > 0).float()
@@ -59,10 +63,10 @@ class TestLosses:
     def test_gaussian_is_truncated_l1_of_drawn_features_and_the_same_with_noise(self):
         detector, batch = made("gaussian").eval(), randn(2, 8, *GRID)
         generator = seeded()  # that of evaluation, seed 0
-        features = detector.adaptor(drawn(batch, 16, generator))
+        features = detector.adaptor(drawn(batch, torch.ones(2, 1, *GRID), 16, generator))
         noisy = features + 0.25 * normal(features.shape, generator)
         wanted = truncated_l1(detector.pointwise(features), detector.pointwise(noisy), 0.5)
-        assert torch.equal(detector.losses(batch, "all")["total"], wanted)
+        torch.testing.assert_close(detector.losses(rows(batch), "all")["total"], wanted)
 
     def test_perlin_sees_every_image_twice_and_its_loss_has_two_parts(self):
         detector, batch = made("perlin").eval(), randn(4, 8, *GRID)
@@ -75,10 +79,68 @@ class TestLosses:
         assert 0 < labels.sum() < 8
         maps = truncated_l1(logits[masks == 0], logits[masks == 1], 0.5) + focal(logits, masks, 4.0)
         images = focal(detector.whole(features, logits), labels, 4.0)
-        found = detector.losses(batch, "all")
+        found = detector.losses(rows(batch), "all")
         torch.testing.assert_close(found["maps"], maps)
         torch.testing.assert_close(found["images"], images)
         torch.testing.assert_close(found["total"], maps + images)
+
+
+class TestKnownDefects:
+    """Rows of real defects beside those of normals."""
+
+    masks = torch.zeros(2, 32 * GRID[0], 32 * GRID[1], dtype=torch.bool)
+    masks[0, :64, :32] = True  # two positions of the first image
+
+    def batch(self, features, known=(True, True)):
+        return torch.cat((rows(features[:2], self.masks, torch.tensor(known)), rows(features[2:])))
+
+    def test_what_is_read_is_what_was_told(self):
+        features = randn(4, 8, *GRID)
+        seen = read(self.batch(features, (True, False)))
+        assert torch.equal(seen.inputs, features)
+        assert seen.located.tolist() == [True, False, True, True]
+        assert seen.defective.nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 1, 0]]
+
+    def test_gaussian_takes_defective_positions_for_anomalous_and_the_others_for_normal(self):
+        detector, features = made("gaussian").eval(), randn(4, 8, *GRID)
+        defective, generator = torch.zeros(4, 1, *GRID), seeded()
+        defective[0, 0, :2, 0] = 1
+        real = drawn(features, defective, 16, generator)
+        kept = {tuple(vector) for vector in features[0, :, :2, 0].T.tolist()}
+        assert {tuple(vector) for vector in real.flatten(1).tolist()} == kept
+        normals = detector.adaptor(drawn(features, 1 - defective, 16, generator))
+        noisy = normals + 0.25 * normal(normals.shape, generator)
+        told, real = detector.pointwise(normals), detector.pointwise(detector.adaptor(real))
+        wanted = (truncated_l1(told, detector.pointwise(noisy), 0.5) + truncated_l1(told, real, 0.5)) / 2
+        torch.testing.assert_close(detector.losses(self.batch(features), "all")["total"], wanted)
+
+    def test_perlin_puts_no_noise_on_a_defect_and_calls_it_anomalous(self):
+        detector, features = made("perlin", std=100.0).eval(), randn(2, 8, *GRID)
+        seen = {}
+        detector.pointwise.register_forward_pre_hook(lambda _module, given: seen.update(noisy=given[0]))
+        everywhere = torch.ones(2, 32 * GRID[0], 32 * GRID[1], dtype=torch.bool)
+        found = detector.losses(rows(features, everywhere), "all")
+        torch.testing.assert_close(seen["noisy"], detector.adaptor(features).repeat(2, 1, 1, 1))
+        logits = detector.pointwise(seen["noisy"])
+        wanted = masked_truncated_l1(logits, torch.ones_like(logits), 0.5) + focal(logits, torch.ones_like(logits), 4.0)
+        torch.testing.assert_close(found["maps"], wanted)
+
+    @pytest.mark.parametrize("noise", ["gaussian", "ascent", "perlin"])
+    def test_a_defect_that_nobody_located_weighs_a_fifth_by_its_highest_position(self, noise):
+        detector, features = made(noise).eval(), randn(4, 8, *GRID)
+        told = detector.losses(self.batch(features, (True, False)), "all")["total"]
+        located = detector.losses(self.batch(features)[[0, 2, 3]], "all")["total"]
+        adapted = detector.adaptor(features[1:2])
+        logits = detector.pointwise(adapted)
+        vague = torch.nn.functional.softplus(-logits.max())
+        if noise == "perlin":
+            vague = vague + focal(detector.whole(adapted, logits), torch.ones(1), 4.0)
+        torch.testing.assert_close(told, 0.75 * located + 0.25 * 0.2 * vague)
+
+    @pytest.mark.parametrize("noise", ["gaussian", "ascent"])
+    def test_a_batch_without_a_normal_position_has_a_finite_loss(self, noise):
+        detector, everywhere = made(noise), torch.ones(2, 8, 12, dtype=torch.bool)
+        assert torch.isfinite(detector.losses(rows(randn(2, 8, *GRID), everywhere), "all")["total"])
 
 
 class TestAscent:
@@ -117,11 +179,11 @@ class TestAscent:
     def test_validation_needs_no_gradient(self):
         detector, batch = made("ascent").eval(), randn(2, 8, *GRID)
         with torch.inference_mode():
-            assert torch.isfinite(detector.losses(batch, "all")["total"])
+            assert torch.isfinite(detector.losses(rows(batch), "all")["total"])
 
     def test_training_moves_no_weight_by_climbing_alone(self):
         detector = made("ascent").train()
-        detector.losses(randn(2, 8, *GRID), "all")
+        detector.losses(rows(randn(2, 8, *GRID)), "all")
         assert all(parameter.grad is None for parameter in detector.parameters())
 
 
@@ -158,15 +220,15 @@ class TestPerlin:
 @pytest.mark.parametrize("noise", ["gaussian", "ascent", "perlin"])
 def test_a_resumed_step_is_the_step_that_would_have_followed(noise):
     detector, batch = made(noise, seed=3).train(), randn(4, 8, *GRID)
-    first, _ = detector.losses(batch, "all")["total"], detector.losses(batch, "all")
+    first, _ = detector.losses(rows(batch), "all")["total"], detector.losses(rows(batch), "all")
     resumed = made(noise, seed=3).train()
     resumed.load_state_dict(detector.state_dict())
     torch.manual_seed(99)  # nothing may hang on it
-    assert torch.equal(resumed.losses(batch, "all")["total"], detector.losses(batch, "all")["total"])
+    assert torch.equal(resumed.losses(rows(batch), "all")["total"], detector.losses(rows(batch), "all")["total"])
     assert int(resumed.chance.steps) == 3
-    assert not torch.equal(first, detector.losses(batch, "all")["total"])
+    assert not torch.equal(first, detector.losses(rows(batch), "all")["total"])
     other = made(noise, seed=4).train()
-    assert not torch.equal(other.losses(batch, "all")["total"], first)
+    assert not torch.equal(other.losses(rows(batch), "all")["total"], first)
 
 
 def test_evaluation_has_the_same_chance_each_time_and_counts_nothing():
@@ -179,7 +241,7 @@ def test_evaluation_has_the_same_chance_each_time_and_counts_nothing():
 @torch.no_grad()
 def test_the_error_is_the_negative_log_of_the_probability_of_normal():
     detector, features = made("perlin", trust=2.0), randn(3, 8, *GRID)
-    adapted = detector.adaptor(detector.condense(features))
+    adapted = detector.adaptor(detector.condense(features)[:, :8])
     logits = detector.pointwise(adapted)
     places = -np.log(1 - 1 / (1 + np.exp(-logits.numpy()[:, 0])))
     images = -np.log(1 - 1 / (1 + np.exp(-detector.whole(adapted, logits).numpy())))

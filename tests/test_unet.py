@@ -217,6 +217,19 @@ def test_it_trains_from_the_command_with_labelled_defects_and_loads(held, tmp_pa
     assert tuple(model.error_map(model.inputs(torch.zeros(1, 3, 64, 48))).shape) == (1, 16, 12)
 
 
+@pytest.mark.parametrize("noise", ["perlin", "ascent"])
+def test_noise_learns_from_labelled_defects_too(held, tmp_path, noise):
+    kept = [option for option in OPTIONS if not option.startswith("model")]
+    where = ("category=custom", "category.name=widget", f"data.root={held}", "features.grid=[8,6]")
+    scores = []
+    for number, more in enumerate(((), (f"labelled_defects={held}/labelled/2", "model.known=8"))):
+        run = tmp_path / str(number)
+        ran = command("train", *kept, f"model=noise_{noise}", *where, *more, f"run_dir={run}", cwd=tmp_path)
+        assert ran.code == 0, ran.out
+        scores.append((run / "predictions.csv").read_text())
+    assert scores[0] != scores[1]
+
+
 def test_a_test_image_among_the_labelled_defects_is_refused_by_its_content(place, root, tmp_path):
     copied = next((root / "widget" / "test" / "spot").glob("*.png"))
     (tmp_path / "labelled").mkdir()

@@ -83,11 +83,13 @@ class TrainedDetector(Detector):
     Attributes:
         condenses: Whether `condense` makes less of the inputs, worth keeping for all epochs.
         examples: Images with made defects that it learns from, beside the normals, at most; 0 = none.
+        known: Images of known defects that it learns from where there are some, each in several versions; 0 = none.
         recipe: How those defects are made: arguments of `data.defects.Recipe`.
     """
 
     condenses: bool = False
     examples: int = 0
+    known: int = 0
     recipe: Mapping[str, Any] = MappingProxyType({})
 
     def condense(self, inputs: Tensor) -> Tensor:
@@ -98,7 +100,9 @@ class TrainedDetector(Detector):
         return inputs
 
     def explain(self, inputs: Tensor, masks: Tensor, known: Tensor) -> Tensor:
-        """What `losses` looks at of inputs whose defects are known, for methods with `examples`: (B, ...) float.
+        """What `losses` looks at of inputs whose defects are known, for methods with `examples` or `known`.
+
+        (B, ...) float.
 
         As `condense`, it must not depend on parameters, on the epoch or on chance; both give rows of one shape.
 

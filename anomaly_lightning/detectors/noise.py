@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from anomaly_lightning.detectors.base import Normals, Spec, TrainedDetector
 from anomaly_lightning.detectors.parts.chance import StepChance, normal
 from anomaly_lightning.detectors.parts.grid import averages, surroundings
-from anomaly_lightning.detectors.parts.margins import focal, masked_truncated_l1, truncated_l1
+from anomaly_lightning.detectors.parts.known import UNLOCATED, read, rows, somewhere
+from anomaly_lightning.detectors.parts.margins import focal, masked_truncated_l1
 from anomaly_lightning.detectors.parts.moments import ChannelMoments
 from anomaly_lightning.detectors.parts.perlin import perlin_masks
 from anomaly_lightning.errors import UserError
@@ -44,6 +45,7 @@ class Noise(TrainedDetector):
         judge: Hidden channels of the head for whole images, which sees averages over 2 x 2 positions.
         trust: How much that head's error raises the whole map of an image: every position's is multiplied by 1 + trust
             times it; 0 = the head only trains the adaptor.
+        known: Images of known defects (labelled_defects) that join the training, each in several versions.
         seed: Of the noise.
     """
 
@@ -59,6 +61,7 @@ class Noise(TrainedDetector):
         limit: float = 0.2,
         judge: int = 16,
         trust: float = 0.0,
+        known: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -70,6 +73,8 @@ class Noise(TrainedDetector):
                 f"{std}, {width}, {positions} and {judge}."
             )
         low, high = reach
+        if known < 0:
+            raise UserError(f"model.known={known}: expected 0 or more.")
         if climbs < 0 or stride <= 0 or not 0 < low <= high or trust < 0 or not -1 < limit < 1:
             raise UserError(
                 "model.climbs and trust must be 0 or more, model.stride above 0, model.reach two lengths above 0 in "
@@ -77,7 +82,7 @@ class Noise(TrainedDetector):
             )
         self.noise, self.std, self.width, self.positions = noise, std, width, positions
         self.climbs, self.stride, self.reach = climbs, stride, (low, high)
-        self.limit, self.judge, self.trust, self.seed = limit, judge, trust, seed
+        self.limit, self.judge, self.trust, self.known, self.seed = limit, judge, trust, known, seed
 
     def build(self, spec: Spec) -> None:
         """Make adaptor and heads for features of shape (C, h, w)."""
@@ -98,38 +103,76 @@ class Noise(TrainedDetector):
         self.moments.finish()
 
     def condense(self, inputs: Tensor) -> Tensor:
-        """Standardised averages over 3 x 3 positions of features (B, C, h, w) float: same shape."""
+        """Standardised averages over 3 x 3 positions of normals' features (B, C, h, w) float, as `parts.known.rows`."""
+        return rows(self._standardised(inputs))
+
+    def explain(self, inputs: Tensor, masks: Tensor, known: Tensor) -> Tensor:
+        """The same of features whose defects are known: (B, C + 2, h, w) float."""
+        return rows(self._standardised(inputs), masks, known)
+
+    def _standardised(self, inputs: Tensor) -> Tensor:
         return surroundings(self.moments(inputs))
 
     def losses(self, batch: Tensor, player: str) -> dict[str, Tensor]:
-        """Loss of telling what `condense` gave, (B, C, h, w) float, from the same with noise on it."""
+        """Loss of telling normal positions of rows (B, C + 2, h, w) float from noise on them, and from defects."""
         generator = self.chance(batch.device)
+        seen = read(batch)
+        if seen.located.all():
+            return self._told(seen.inputs, seen.defective, generator)
+        located, missing = seen.located, ~seen.located
+        adapted = self.adaptor(seen.inputs[missing])
+        logits = self.pointwise(adapted)
+        vague = somewhere(logits)
         if self.whole is not None:
-            return self._masked(batch, self.whole, generator)
-        normals = self.adaptor(drawn(batch, self.positions, generator))
+            vague = vague + focal(self.whole(adapted, logits), torch.ones_like(logits[:, 0, 0, 0]), GAMMA)
+        parts = {"total": UNLOCATED * vague * missing.float().mean()}
+        if located.any():
+            told = self._told(seen.inputs[located], seen.defective[located], generator)
+            parts = {**told, "total": parts["total"] + told["total"] * located.float().mean()}
+        return parts
+
+    def _told(self, features: Tensor, defective: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses, () float each, of features (B, C, h, w) float and which positions are defective, (B, 1, h, w)."""
+        if self.whole is not None:
+            return self._masked(features, defective, self.whole, generator)
+        real = self.pointwise(self.adaptor(drawn(features, defective, self.positions, generator)))
+        normals = self.adaptor(drawn(features, 1 - defective, self.positions, generator))
+        if not len(normals):
+            return {"total": self._missed(real)}
         offsets = self.std * normal(normals.shape, generator)
-        if self.noise == "gaussian":
-            return {"total": truncated_l1(self.pointwise(normals), self.pointwise(normals + offsets), MARGIN)}
-        # Validation may run without gradients: there the noise stays where it is.
-        offsets = self._climbed(normals.detach(), offsets, self.climbs if self.training else 0)
-        told, missed = F.softplus(self.pointwise(normals)), F.softplus(-self.pointwise(normals + offsets))
-        return {"total": told.mean() + missed.mean()}
+        # Validation may run without gradients: there the noise of an ascent stays where it is.
+        climbs = self.climbs if self.noise == "ascent" and self.training else 0
+        missed = self._missed(self.pointwise(normals + self._climbed(normals.detach(), offsets, climbs)))
+        if len(real):
+            missed = (missed + self._missed(real)) / 2
+        return {"total": self._missed(-self.pointwise(normals)) + missed}
+
+    def _missed(self, logits: Tensor) -> Tensor:
+        """Loss () float of logits (...) float that should be high."""
+        return F.relu(MARGIN - logits).mean() if self.noise == "gaussian" else F.softplus(-logits).mean()
 
     @torch.no_grad()
     def error_map(self, inputs: Tensor) -> Tensor:
         """-log P(normal) of features (B, C, h, w) float: (B, h, w) float."""
-        adapted = self.adaptor(self.condense(inputs))
+        adapted = self.adaptor(self._standardised(inputs))
         logits = self.pointwise(adapted)
         error: Tensor = F.softplus(logits)[:, 0]
         if self.whole is None or self.trust == 0:
             return error
         return error * (1 + self.trust * F.softplus(self.whole(adapted, logits)))[:, None, None]
 
-    def _masked(self, batch: Tensor, whole: "ImageHead", generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of maps and images, () float each, with noise in Perlin masks on what `condense` gave, twice."""
-        adapted = self.adaptor(batch).repeat(2, 1, 1, 1)
-        masks = perlin_masks(len(adapted), (batch.shape[-2], batch.shape[-1]), self.limit, generator)
+    def _masked(
+        self, features: Tensor, defective: Tensor, whole: "ImageHead", generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of maps and images, () float each, with noise in Perlin masks on every image, twice.
+
+        A position that shows a known defect gets no noise and counts as anomalous (SuperSimpleNet, section 3.3).
+        """
+        adapted, known = self.adaptor(features).repeat(2, 1, 1, 1), defective.repeat(2, 1, 1, 1)
+        masks = perlin_masks(len(adapted), (features.shape[-2], features.shape[-1]), self.limit, generator)
+        masks = masks * (1 - known)
         noisy = adapted + self.std * masks * normal(adapted.shape, generator)
+        masks = masks + known
         logits = self.pointwise(noisy)
         maps = masked_truncated_l1(logits, masks, MARGIN) + focal(logits, masks, GAMMA)
         images = focal(whole(noisy, logits), masks.flatten(1).amax(1), GAMMA)
@@ -168,10 +211,15 @@ class ImageHead(nn.Module):
         return score[:, 0]
 
 
-def drawn(batch: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """So many random positions of features (B, C, h, w) float: (count, C, 1, 1) float, drawn with return."""
+def drawn(batch: Tensor, chosen: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """So many random positions of features (B, C, h, w) float, of those that are 1 in `chosen` (B, 1, h, w) float.
+
+    Drawn with return: (count, C, 1, 1) float; none where nothing is chosen.
+    """
     vectors = batch.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-    places = torch.randint(0, len(vectors), (count,), generator=generator, device=batch.device)
+    places = chosen.flatten().nonzero()[:, 0]
+    if len(places):
+        places = places[torch.randint(0, len(places), (count,), generator=generator, device=batch.device)]
     return vectors.index_select(0, places)[:, :, None, None]
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly_lightning.detectors.base import Normals, Spec, TrainedDetector
+from anomaly_lightning.detectors.parts.known import DEFECTIVE, UNLOCATED, somewhere
 from anomaly_lightning.detectors.parts.moments import ChannelMoments
 from anomaly_lightning.detectors.parts.planting import planted
 from anomaly_lightning.detectors.parts.pyramid import Pyramid
@@ -16,8 +17,7 @@ from anomaly_lightning.errors import UserError
 
 FOCAL, DICE, ABSOLUTE = 4.0, 0.5, 0.5  # weights of the loss's terms
 GAMMA, SMOOTHING = 2.0, 8.0
-UNLOCATED = 0.2  # weight of an image whose defect nobody has located
-SHARE = 0.02  # of the positions, the most anomalous, that such a defect is expected to cover
+REAL = 0.25  # share of `examples` that known defects make up, each in several versions
 
 
 class UNet(TrainedDetector):
@@ -66,6 +66,7 @@ class UNet(TrainedDetector):
                 f"got {planted}, {dropout} and {crop}."
             )
         self.widths, self.examples, self.recipe = tuple(widths), examples, dict(recipe or {})
+        self.known = round(REAL * examples)
         self.planted, self.noise, self.dropout, self.crop, self.seed = planted, noise, dropout, crop, seed
 
     def build(self, spec: Spec) -> None:
@@ -129,9 +130,8 @@ class UNet(TrainedDetector):
                 layers, target = self._noisy(layers, target, generator)
             total = total + localisation_loss(self.network(layers).float(), target) * len(located) / len(batch)
         if len(unlocated):
-            logits = self.network(self._split(unlocated)[0]).float().flatten(1)
-            most = logits.topk(max(1, round(SHARE * logits.shape[1])), 1).values
-            total = total + UNLOCATED * F.softplus(-most).mean() * len(unlocated) / len(batch)
+            logits = self.network(self._split(unlocated)[0]).float()
+            total = total + UNLOCATED * somewhere(logits) * len(unlocated) / len(batch)
         return {"total": total}
 
     @torch.no_grad()
@@ -206,7 +206,7 @@ def localisation_loss(logits: Tensor, shares: Tensor) -> Tensor:
         logits: (B, 1, h, w) float.
         shares: (B, 1, h, w) float in [0, 1]; a position counts as defective from a fifth on.
     """
-    target = (shares > 0.2).to(logits.dtype)
+    target = (shares > DEFECTIVE).to(logits.dtype)
     predicted = logits.sigmoid()
     cross = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = (cross * (target - predicted).abs() ** GAMMA).mean()

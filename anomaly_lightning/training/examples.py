@@ -22,7 +22,6 @@ from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.reading import read_mask
 
 MOST_EACH = 8  # images made of one normal, so that a fit takes no more than so many times the features of its normals
-REAL = 0.25  # share of `examples` that real defects make up, each in several versions
 VERSIONS = 20  # of one real defect, at most
 AT_ONCE = 16
 
@@ -60,8 +59,8 @@ def serve_examples(
     """
     if not isinstance(data, FeatureDataModule):
         raise UserError(
-            f"model.examples={detector.examples}: made defects are kept as features for all epochs. Expected "
-            "cache.mode=disk or cache.mode=memory, or model.examples=0."
+            f"model.examples={detector.examples}: made and known defects are kept as features for all epochs. Expected "
+            "cache.mode=disk or cache.mode=memory, or model.examples=0 and no labelled_defects."
         )
     device = next(model.parameters()).device
     shown = chain(_made(data, detector), _real(data, detector, labelled))
@@ -99,7 +98,7 @@ def _real(data: FeatureDataModule, detector: TrainedDetector, labelled: Sequence
     if not labelled:
         return
     load, rng = levels_of(labelled, data.transform), np.random.default_rng(data.images.seed)
-    versions = min(VERSIONS, max(1, round(REAL * detector.examples / len(labelled))))
+    versions = min(VERSIONS, max(1, round(detector.known / len(labelled))))
     for number, sample in enumerate(labelled):
         mask = np.zeros(data.transform.size, bool)
         if sample.mask is not None:

@@ -176,7 +176,7 @@ class AnomalyModule(pl.LightningModule):
             if self.trained is not None and self.trained.condenses and isinstance(data, FeatureDataModule):
                 trained = self.trained
                 data.condense(lambda kept: trained.condense(self.model.seen(kept.to(self.device))))
-            if self.trained is not None and self.trained.examples:
+            if self.trained is not None and (self.trained.examples or (self.trained.known and self.labelled)):
                 serve_examples(data, self.model, self.trained, self.labelled)
 
     def conclude(self) -> None:

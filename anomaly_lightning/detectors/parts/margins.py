@@ -4,16 +4,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def truncated_l1(normal: Tensor, anomalous: Tensor, margin: float) -> Tensor:
-    """Mean max(0, margin + normal) + mean max(0, margin - anomalous), () float, of two sets of logits.
+def masked_truncated_l1(logits: Tensor, mask: Tensor, margin: float) -> Tensor:
+    """Mean max(0, margin + logit) of normal places + mean max(0, margin - logit) of anomalous ones, () float.
 
     Liu et al., CVPR 2023 (SimpleNet), equation 7, with the sign of the logits turned.
+
+    Args:
+        logits: (...) float.
+        mask: The same shape, 1 = anomalous, 0 = normal.
+        margin: What logits need no more than.
     """
-    return F.relu(margin + normal).mean() + F.relu(margin - anomalous).mean()
-
-
-def masked_truncated_l1(logits: Tensor, mask: Tensor, margin: float) -> Tensor:
-    """The same, () float, of logits (...) float whose anomalous places are 1 in a mask (...) float, the others 0."""
     normal, anomalous = F.relu(margin + logits) * (1 - mask), F.relu(margin - logits) * mask
     return normal.sum() / (1 - mask).sum().clamp_min(1) + anomalous.sum() / mask.sum().clamp_min(1)
 

@@ -37,7 +37,7 @@ class CalibrationCallback(pl.Callback):
         rule: From scores of normals to the threshold.
         pixel_rule: From the values of the pixels of the normals' maps to the pixel threshold.
         defects: Folder of labelled defects, for rules that need some (threshold=f1) and detectors that learn from them
-            (model=unet), and for those alone.
+            (model=unet, model=noise_*), and for those alone.
         folds: Cross-fitting: the rule sees the training normals' scores, too, by so many refits of the detector's
             statistics; see `training.cross_fitting`. 0: the held-out normals' alone.
     """
@@ -65,11 +65,11 @@ class CalibrationCallback(pl.Callback):
             normals += len(datamodule.splits.train)
         as_scores(np.zeros(normals), self.rule.least, f"scores of normals for {self.rule}")
         if self.defects is not None:
-            learns = any(one.examples for one in pl_module.learners)
+            learns = any(one.known for one in pl_module.learners)
             if not (self.rule.labelled or learns):
                 raise CalibrationError(
-                    f"labelled_defects={self.defects} goes with threshold=f1, model=unet and localiser=unet only, "
-                    f"not with {self.rule.method} and {type(pl_module.model.detector).__name__}."
+                    f"labelled_defects={self.defects} goes with threshold=f1, model=unet, model=noise_* and "
+                    f"localiser=unet only, not with {self.rule.method} and {type(pl_module.model.detector).__name__}."
                 )
             pl_module.labelled = defects_in(on_disk(Path(self.defects).expanduser()))
             unreadable = check_images(self._labelled(datamodule))
