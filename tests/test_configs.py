@@ -98,7 +98,7 @@ def test_a_backbone_states_all_the_arguments_of_backbone(name):
 
 def test_sections_without_a_target_state_all_arguments_of_what_they_become():
     config = composed()
-    assert set(config.scoring) == arguments(Scoring) - {"grid", "size", "region"}
+    assert set(config.scoring) - {"mask_share"} == arguments(Scoring) - {"grid", "size", "region"}
     assert set(config.features) == arguments(FeatureExtractor) - {"backbone"}
     assert set(config.data.generate) == arguments(generate) - {"root", "category"}
 

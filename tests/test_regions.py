@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anomaly_lightning.runtime.decision import exceeds
+from anomaly_lightning.runtime.masks import predicted
 from anomaly_lightning.runtime.regions import DefectRegion, find_regions
 
 EIGHT = np.ones((3, 3))
@@ -81,3 +83,26 @@ def test_arms_that_meet_late_are_one_region():
     mask = drawn("#.#.#.# #.#.#.# ####### ....... #.....#")
     found = find_regions(mask, mask.astype(np.float32))
     assert sorted(region.area for region in found) == [1, 1, 15]
+
+
+class TestMasks:
+    """From a map to a mask, against labels of scipy."""
+
+    @pytest.mark.parametrize("share", [0.0, 0.15, 0.5, 0.99])
+    def test_a_region_keeps_what_lies_a_share_of_the_way_to_its_largest_value(self, share):
+        for seed in range(5):
+            values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(40, 57)), 2.0).astype(np.float32)
+            threshold = 0.05
+            labels, count = ndimage.label(exceeds(values, threshold), EIGHT)
+            wanted = np.zeros(values.shape, bool)
+            for number in range(1, count + 1):
+                region = labels == number
+                wanted |= region & (values >= threshold + share * (values[region].max() - threshold))
+            found = predicted(values, threshold, share)
+            assert count > 3
+            assert np.array_equal(found, wanted)
+            assert ndimage.label(found, EIGHT)[1] >= count, "no region is lost"
+
+    def test_nothing_above_the_threshold_is_an_empty_mask(self):
+        assert not predicted(np.zeros((4, 5)), 1.0, 0.3).any()
+        assert not predicted(np.ones((4, 5)), float("nan"), 0.3).any()

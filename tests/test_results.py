@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from anomaly_lightning.metrics import PixelMetrics
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.page.gallery import drawn_images
 from anomaly_lightning.runtime.card import RegionCard
+from anomaly_lightning.runtime.masks import predicted
 
 LEFT = RegionCard((HEIGHT, WIDTH), ((0.0, 0.0), (0.75, 0.0), (0.75, 1.0), (0.0, 1.0)), None, fixed=False)
 
@@ -49,6 +51,18 @@ def test_f1_of_pixels_pools_all_images_at_the_threshold_of_normals(results):
     pixel = results.metrics(bootstrap=0)["pixel"]
     assert pixel["f1"] == pytest.approx(f1_score(masks.ravel(), maps.ravel() > PIXEL_THRESHOLD))
     assert pixel["images"] == 8 + sum(map(len, BAD_SCORES.values()))
+
+
+def test_with_a_share_f1_and_mask_are_of_what_reaches_it_in_each_region(results):
+    card = results.card.replace(scoring=msgspec.structs.replace(results.card.scoring, mask_share=0.4))
+    trimmed, size = dataclasses.replace(results, card=card), (HEIGHT, WIDTH)
+    maps = [results.anomaly_map(index, size).numpy() for index in range(len(results.samples))]
+    masks = np.stack([results.truth(index).numpy() for index in range(len(results.samples))])
+    found = np.stack([predicted(own, PIXEL_THRESHOLD, 0.4) for own in maps])
+    assert np.array_equal(trimmed.mask(maps[-1]), found[-1])
+    pixel = trimmed.metrics(bootstrap=0)["pixel"]
+    assert pixel["f1"] == pytest.approx(f1_score(masks.ravel(), found.ravel()))
+    assert pixel["f1"] != results.metrics(bootstrap=0)["pixel"]["f1"]
 
 
 def test_scores_and_pixels_within_the_margin_of_a_threshold_are_called_by_nothing(results, tmp_path):

@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from anomaly_lightning.metrics.histogram import Bins, Histogram, bins_of
 from anomaly_lightning.metrics.ranking import Array
-from anomaly_lightning.runtime.decision import exceeds
 
 ROWS = ("normal", "anomalous", "overlap", "rate", "found")
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
@@ -27,7 +26,7 @@ class Image:
         regions: connected regions of its mask.
         normal: its normal pixels, one row: how many.
         anomalous: its anomalous pixels, two rows: how many, and the sum of their overlap weights.
-        called: how many normal and how many anomalous pixels lie above the pixel threshold, (2,) float64.
+        called: how many normal and how many anomalous pixels the predicted mask holds, (2,) float64.
     """
 
     defect: str
@@ -43,21 +42,21 @@ class Image:
         mask: npt.NDArray[np.bool_],
         inside: npt.NDArray[np.bool_],
         defect: str,
-        threshold: float,
+        predicted: npt.NDArray[np.bool_],
         exact: bool,
     ) -> "Image":
-        """Count the pixels inside of a map (H, W) by its mask (H, W) bool; regions are 8-connected."""
+        """Count the pixels inside of a map (H, W) by its mask and the predicted one, (H, W) bool each."""
         mask, normal = mask & inside, inside & ~mask
         labels, regions = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
         members = labels[mask]
         overlap = 1.0 / np.bincount(members)[members] if regions else np.zeros(0)
-        bins, above = bins_of(anomaly_map, exact), exceeds(anomaly_map.astype(np.float64), threshold)
+        bins = bins_of(anomaly_map, exact)
         return cls(
             defect,
             int(regions),
             Histogram.of(bins[normal], np.ones((1, np.count_nonzero(normal)))),
             Histogram.of(bins[mask], np.stack([np.ones(len(overlap)), overlap])),
-            np.array([np.count_nonzero(above & kind) for kind in (normal, mask)], np.float64),
+            np.array([np.count_nonzero(predicted & kind) for kind in (normal, mask)], np.float64),
         )
 
     def coarser(self) -> "Image":

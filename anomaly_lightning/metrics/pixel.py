@@ -15,6 +15,7 @@ from anomaly_lightning.metrics.per_image import Image
 from anomaly_lightning.metrics.pixel_curve import AUPRO_LIMITS, Curve
 from anomaly_lightning.metrics.ranking import Array
 from anomaly_lightning.metrics.resampled import ResampledImages
+from anomaly_lightning.runtime.masks import predicted
 
 _AREAS = ("auroc", "average_precision", *AUPRO_LIMITS, "f1_oracle")
 _AT_THRESHOLD = ("f1", "iou")
@@ -31,15 +32,16 @@ class PixelMetrics:
     and IoU stay exact. The metrics do not depend on the order of images. An image is good when its mask is empty.
 
     Args:
-        threshold: decides by `runtime.decision.exceeds`; None or NaN when there is none.
+        threshold: of the maps; with `share` it decides by `runtime.masks.predicted`; None or NaN when there is none.
         max_pixels: how many pixels to tell apart exactly.
+        share: of the way to its region's largest value that a pixel of a predicted mask goes; 0: threshold alone.
 
     Attributes:
         exact: whether every value is still told from every other.
     """
 
-    def __init__(self, threshold: float | None = None, max_pixels: int = 1_000_000) -> None:
-        self.threshold = usable_threshold(threshold)
+    def __init__(self, threshold: float | None = None, max_pixels: int = 1_000_000, share: float = 0.0) -> None:
+        self.threshold, self.share = usable_threshold(threshold), share
         self.max_pixels = max_pixels
         self.exact = True
         self._pixels = 0
@@ -73,14 +75,15 @@ class PixelMetrics:
             self.exact = False
             self._images = KeptImages(image.coarser() for image in self._images)
         threshold = np.inf if self.threshold is None else self.threshold
-        self._images.append(Image.of(values, truth, kept, defect, threshold, self.exact))
+        called = predicted(values.astype(np.float64), threshold, self.share)
+        self._images.append(Image.of(values, truth, kept, defect, called, self.exact))
 
     def compute(self, bootstrap: int = 200, seed: int = 0) -> tuple[dict[str, Any], dict[str, str]]:
         """The "pixel" block of metrics.json.
 
         AUPRO (`aupro` until a false-alarm rate of 0.3, `aupro_005` until 0.05) is the mean overlap over 8-connected
         regions, each weighing the same, as area over the false-alarm rate of all normal pixels, interpolated at the
-        limit and divided by it. AUPIMO: see `pixel_curve.aupimo`. `f1` and `iou` pool the pixels of all images at the
+        limit and divided by it. AUPIMO: see `pixel_curve.aupimo`. `f1` and `iou` pool the pixels of all masks at the
         threshold (SegF1); `f1_oracle` is the best F1 of any threshold, found with the masks.
 
         Args:

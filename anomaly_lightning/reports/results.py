@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_lightning import metrics
@@ -14,6 +16,7 @@ from anomaly_lightning.calibration import shift_warning
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ModelCard
+from anomaly_lightning.runtime.masks import predicted
 from anomaly_lightning.runtime.reading import image_size, read_mask
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.transform import ImageTransform
@@ -92,6 +95,10 @@ class Results:
         inside = self.inside(size)
         return own if inside is None else own * inside
 
+    def mask(self, anomaly_map: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Pixels that show a defect by an anomaly map (H, W) float: (H, W) bool."""
+        return predicted(anomaly_map, self.pixel_threshold, self.card.scoring.mask_share)
+
     def inside(self, size: tuple[int, int]) -> Tensor | None:
         """Which of an image's own pixels count, (H, W) bool for (H, W) = `size`; None = all of them."""
         return None if self.region is None else torch.from_numpy(self.region.mask(size).copy())
@@ -107,7 +114,10 @@ class Results:
         """The blocks "image", "pixel", "by_defect" and "notes" of metrics.json."""
         defects = [sample.defect for sample in self.samples]
         image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
-        pixels, small = metrics.PixelMetrics(self.pixel_threshold), metrics.PixelMetrics()
+        pixels, small = (
+            metrics.PixelMetrics(self.pixel_threshold, share=self.card.scoring.mask_share),
+            metrics.PixelMetrics(),
+        )
         for index, defect in enumerate(defects):
             truth = self.truth(index)
             if truth is not None:

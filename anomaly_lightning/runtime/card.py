@@ -85,11 +85,12 @@ class LocaliserCard(Part, frozen=True):
 
 
 class ScoringCard(Part, frozen=True):
-    """From error map to score; see `scoring.Scoring`."""
+    """From error map to score, see `scoring.Scoring`, and from map to mask, see `runtime.masks.predicted`."""
 
     sigma: float
     reduction: str
     share: float
+    mask_share: float = 0.0
 
 
 class RegionCard(Part, frozen=True):
@@ -113,7 +114,7 @@ class ThresholdsCard(Part, frozen=True):
 
     Attributes:
         score: The decision is `runtime.decision.exceeds(score, threshold)`.
-        pixel: A pixel is part of the mask where the map exceeds it.
+        pixel: Where the map exceeds it is a defect; which pixels show it, `runtime.masks` says.
         review: Lower end of the review band; None = no band.
         promise: Plain values of `calibration.Calibration`, with `rests_on`: what the normals behind it were used for.
         scores: Scores of the normals that it was fitted on.

@@ -44,6 +44,7 @@ def overlay(
     image: Image.Image,
     anomaly_map: NDArray[np.float32],
     pixel_threshold: float,
+    mask: NDArray[np.bool_] | None = None,
     truth: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """Image with its heatmap on it, stronger where the error is larger: (H, W, 3) uint8.
@@ -51,7 +52,8 @@ def overlay(
     Args:
         image: RGB, W x H.
         anomaly_map: (H, W) float in the image's pixels.
-        pixel_threshold: Where the scale has its middle; the predicted mask's outline is drawn there.
+        pixel_threshold: Where the scale has its middle.
+        mask: (H, W) bool, the predicted one, whose outline is drawn in magenta; None = all above the pixel threshold.
         truth: (H, W) bool, the defect's mask; its outline is drawn in white.
     """
     base = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
@@ -59,7 +61,7 @@ def overlay(
     opacity = 0.15 + 0.55 * strength
     blended = ((1 - opacity) * base + opacity * heatmap(anomaly_map, pixel_threshold)).astype(np.uint8)
     if pixel_threshold > 0:
-        blended[outline(exceeds(anomaly_map, pixel_threshold))] = PREDICTED
+        blended[outline(exceeds(anomaly_map, pixel_threshold) if mask is None else mask)] = PREDICTED
     if truth is not None and truth.shape == blended.shape[:2]:
         blended[outline(truth)] = TRUTH
     return blended

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
-from anomaly_lightning.runtime.decision import Verdict, exceeds, verdict
+from anomaly_lightning.runtime.decision import Verdict, verdict
 from anomaly_lightning.runtime.heatmap import overlay
+from anomaly_lightning.runtime.masks import predicted
 from anomaly_lightning.runtime.regions import DefectRegion, find_regions
 
 
@@ -22,9 +23,10 @@ class Inspection:
         score: Raw error, larger = more anomalous.
         anomaly_map: (H, W) float32 in the image's own pixels, same unit as the score.
         threshold: Above it a score is NG.
-        pixel_threshold: Above it a pixel is part of the mask.
+        pixel_threshold: Where the map is above it is a defect.
         review: Lower end of the band below the threshold that goes to an operator; None = no band.
         reason: Why the image is not of the kind that the model knows (its score means nothing then); None = it is.
+        mask_share: Of the way to its region's largest value that a pixel of the mask goes; see `runtime.masks`.
         looks: Statistics of the image that are known already; None = computed when they are asked for.
     """
 
@@ -36,6 +38,7 @@ class Inspection:
     review: float | None = None
     reason: str | None = None
     looks: Statistics | None = None
+    mask_share: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -49,9 +52,8 @@ class Inspection:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """Where the map is above the pixel threshold: (H, W) bool in the image's own pixels."""
-        above: NDArray[np.bool_] = exceeds(self.anomaly_map, self.pixel_threshold)
-        return above
+        """Pixels that show a defect: (H, W) bool in the image's own pixels."""
+        return predicted(self.anomaly_map, self.pixel_threshold, self.mask_share)
 
     @cached_property
     def regions(self) -> tuple[DefectRegion, ...]:
@@ -60,4 +62,4 @@ class Inspection:
 
     def heatmap(self) -> NDArray[np.uint8]:
         """The image with its map and the mask's outline on it: (H, W, 3) uint8."""
-        return overlay(self.image, self.anomaly_map, self.pixel_threshold)
+        return overlay(self.image, self.anomaly_map, self.pixel_threshold, self.mask)

@@ -205,7 +205,10 @@ class Inspector:
         if self._region is not None:
             own = own * self._region.mask((own.shape[0], own.shape[1]))
         known = self.thresholds
-        return Inspection(seen.image, score, own, known.score, known.pixel, known.review, seen.reason, seen.looks)
+        share = self.card.scoring.mask_share
+        return Inspection(
+            seen.image, score, own, known.score, known.pixel, known.review, seen.reason, seen.looks, share
+        )
 
     def _tiled(self, seen: _Seen, tiling: Tiling) -> Inspection:
         """What is said of a large image, tile by tile: its score is that of its most anomalous tile, as calibrated."""

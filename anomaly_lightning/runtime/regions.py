@@ -56,8 +56,7 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
     runs = _labelled(mask)
     count = int(runs.labels.max()) + 1
     lengths = runs.ends - runs.starts
-    peaks = np.full(count, -np.inf, anomaly_map.dtype)
-    np.maximum.at(peaks, runs.labels, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
+    peaks = _peaks(runs, anomaly_map[mask])
     firsts, rows = np.full(count, mask.shape[1]), np.full(count, mask.shape[0])
     lasts, ends = np.zeros(count, int), np.zeros(count, int)
     np.minimum.at(firsts, runs.labels, runs.starts)
@@ -69,6 +68,22 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
     contours = _contours(mask, runs, (left, top))
     order = np.argsort(-peaks, kind="stable").tolist()
     return tuple(DefectRegion(tuple(boxes[i]), contours[i], areas[i], float(peaks[i])) for i in order)
+
+
+def peaks_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Largest value in the region of each pixel of a mask (H, W) bool, row by row: (n,) float. It is not empty."""
+    window = _window(mask)
+    assert window is not None, "the mask is not empty"
+    runs = _labelled(mask[window])
+    return np.repeat(_peaks(runs, anomaly_map[mask])[runs.labels], runs.ends - runs.starts)
+
+
+def _peaks(runs: "_Runs", values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Largest value of each region, of the values (n,) of all of the mask's pixels, row by row."""
+    lengths = runs.ends - runs.starts
+    peaks = np.full(int(runs.labels.max()) + 1, -np.inf, values.dtype)
+    np.maximum.at(peaks, runs.labels, np.maximum.reduceat(values, np.cumsum(lengths) - lengths))
+    return peaks
 
 
 def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:

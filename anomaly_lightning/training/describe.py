@@ -51,7 +51,7 @@ def build_card(
             arguments=plain(cfg.features), dtype=str(cfg.cache.dtype), shape=extractor.shape(transform.size)
         ),
         detector=_detector(plain(cfg.model)),
-        scoring=ScoringCard(**plain(cfg.scoring)),
+        scoring=_scoring(cfg),
         data=DataCard(
             fingerprint=datamodule.fingerprint,
             places=dict(resolved.settings),
@@ -70,6 +70,15 @@ def build_card(
 
 def _detector(block: dict[str, Any]) -> DetectorCard:
     return DetectorCard(target=str(block["_target_"]), arguments={k: block[k] for k in block if k != "_target_"})
+
+
+def _scoring(cfg: DictConfig) -> ScoringCard:
+    block = plain(cfg.scoring)
+    if not 0 <= block["mask_share"] < 1:
+        raise UserError(
+            f"scoring.mask_share={block['mask_share']}: expected 0 (all above the threshold) or more, below 1."
+        )
+    return ScoringCard(**block)
 
 
 def _localiser(cfg: DictConfig) -> LocaliserCard | None:

@@ -88,7 +88,8 @@ def rank(cfg: DictConfig, normals: Sequence[Facts], white: int | None) -> Odditi
         detector.prepare(Repeated(partial(_batches, store, keys, known)))
         for chosen in held_out.split(BATCH):
             maps[chosen] = detector.error_map(_features(store, keys, chosen)).float()
-    _, scores = Scoring(**compose.plain(cfg.scoring), grid=fresh.grid(spec), size=transform.size)(maps)
+    parts = {name: value for name, value in compose.plain(cfg.scoring).items() if name != "mask_share"}
+    _, scores = Scoring(**parts, grid=fresh.grid(spec), size=transform.size)(maps)
     return _ranked([item.path for item in normals], scores, maps)
 
 

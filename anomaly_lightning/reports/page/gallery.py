@@ -84,9 +84,16 @@ def _drawn(results: Results, index: int, budget: int) -> dict[str, Any]:
         "image": data_url(webp_within(image, budget - len(heat or b""))),
         "heat": data_url(heat) if heat else None,
         "truth": _truth_path(results, index, box),
-        "predicted": outline_path(maps.double().numpy(), limit(results.pixel_threshold), box) if calibrated else None,
+        "predicted": _predicted_path(results, maps, box) if calibrated else None,
         "why": "",
     }
+
+
+def _predicted_path(results: Results, maps: Tensor, box: tuple[int, int]) -> str:
+    """Outline of the predicted mask by an anomaly map (H, W) float."""
+    values, level = maps.double().numpy(), limit(results.pixel_threshold)
+    # What is above the threshold and not of the mask lies as far below as the nearest pixel of the mask above it.
+    return outline_path(np.where(results.mask(values), values, np.minimum(values, 0.9 * level)), level, box)
 
 
 def _truth_path(results: Results, index: int, box: tuple[int, int]) -> str | None:

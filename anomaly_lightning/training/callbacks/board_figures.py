@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from anomaly_lightning.reports.results import Results
-from anomaly_lightning.runtime.decision import exceeds, verdict
+from anomaly_lightning.runtime.decision import verdict
 from anomaly_lightning.runtime.heatmap import overlay
 
 
@@ -19,13 +19,13 @@ def panel(results: Results, index: int) -> Figure:
     """Figure of one test image: image | truth | heatmap | predicted mask."""
     image = results.transform.read(results.samples[index].path)
     size = (image.height, image.width)
-    anomaly_map, truth = results.anomaly_map(index, size), results.truth(index)
-    mask = exceeds(anomaly_map, results.pixel_threshold)
+    anomaly_map, truth = results.anomaly_map(index, size).numpy(), results.truth(index)
+    mask = results.mask(anomaly_map)
     shown = {
         "image": np.asarray(image),
         "truth": np.zeros(size, bool) if truth is None else truth.numpy(),
-        "heatmap": overlay(image, anomaly_map.numpy(), results.pixel_threshold),
-        "mask": mask.numpy(),
+        "heatmap": overlay(image, anomaly_map, results.pixel_threshold, mask),
+        "mask": mask,
     }
     figure, axes = plt.subplots(1, 4, figsize=(12, 12 / 4 * size[0] / size[1] + 0.6), layout="constrained")
     for axis, (title, content) in zip(axes, shown.items(), strict=True):

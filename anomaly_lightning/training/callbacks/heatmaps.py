@@ -44,7 +44,7 @@ class Heatmaps(pl.Callback):
     def _write(self, results: Results, index: int, target: Path) -> None:
         sample = results.samples[index]
         image, truth = results.transform.read(sample.path), results.truth(index)
-        anomaly_map = results.anomaly_map(index, (image.height, image.width))
+        anomaly_map = results.anomaly_map(index, (image.height, image.width)).numpy()
         outlined = None if truth is None else truth.numpy()
-        drawn = overlay(image, anomaly_map.numpy(), results.pixel_threshold, outlined)
+        drawn = overlay(image, anomaly_map, results.pixel_threshold, results.mask(anomaly_map), outlined)
         save_image(Image.fromarray(drawn), target)
