@@ -82,7 +82,7 @@ def test_the_overlay_shows_prediction_and_truth_where_they_are():
     found[5:15, 40:60] = 1.0
     truth = np.zeros((40, 64), bool)
     truth[25:35, 2:12] = True
-    drawn = overlay(grey(), found, 0.5, truth)
+    drawn = overlay(grey(), found, 0.5, truth=truth)
     assert drawn.shape == (40, 64, 3)
     assert drawn.dtype == np.uint8
     magenta, white = ((drawn == colour).all(-1) for colour in (PREDICTED, TRUTH))
