@@ -58,7 +58,9 @@ def test_with_a_share_f1_and_mask_are_of_what_reaches_it_in_each_region(results)
     trimmed, size = dataclasses.replace(results, card=card), (HEIGHT, WIDTH)
     maps = [results.anomaly_map(index, size).numpy() for index in range(len(results.samples))]
     masks = np.stack([results.truth(index).numpy() for index in range(len(results.samples))])
-    found = np.stack([predicted(own, PIXEL_THRESHOLD, 0.4) for own in maps])
+    found = np.stack(
+        [predicted(own, PIXEL_THRESHOLD, 0.4, round(25 * min(size) / min(results.transform.size))) for own in maps]
+    )
     assert np.array_equal(trimmed.mask(maps[-1]), found[-1])
     pixel = trimmed.metrics(bootstrap=0)["pixel"]
     assert pixel["f1"] == pytest.approx(f1_score(masks.ravel(), found.ravel()))

@@ -15,7 +15,7 @@ from anomaly_lightning.metrics.per_image import Image
 from anomaly_lightning.metrics.pixel_curve import AUPRO_LIMITS, Curve
 from anomaly_lightning.metrics.ranking import Array
 from anomaly_lightning.metrics.resampled import ResampledImages
-from anomaly_lightning.runtime.masks import predicted
+from anomaly_lightning.runtime.decision import exceeds
 
 _AREAS = ("auroc", "average_precision", *AUPRO_LIMITS, "f1_oracle")
 _AT_THRESHOLD = ("f1", "iou")
@@ -32,23 +32,29 @@ class PixelMetrics:
     and IoU stay exact. The metrics do not depend on the order of images. An image is good when its mask is empty.
 
     Args:
-        threshold: of the maps; with `share` it decides by `runtime.masks.predicted`; None or NaN when there is none.
+        threshold: decides by `runtime.decision.exceeds` where no mask is given; None or NaN when there is none.
         max_pixels: how many pixels to tell apart exactly.
-        share: of the way to its region's largest value that a pixel of a predicted mask goes; 0: threshold alone.
 
     Attributes:
         exact: whether every value is still told from every other.
     """
 
-    def __init__(self, threshold: float | None = None, max_pixels: int = 1_000_000, share: float = 0.0) -> None:
-        self.threshold, self.share = usable_threshold(threshold), share
+    def __init__(self, threshold: float | None = None, max_pixels: int = 1_000_000) -> None:
+        self.threshold = usable_threshold(threshold)
         self.max_pixels = max_pixels
         self.exact = True
         self._pixels = 0
         self._images = KeptImages()
         self._pooled: tuple[Histogram, Histogram] | None = None  # of all images, kept between questions
 
-    def update(self, anomaly_map: Tensor, mask: Tensor, defect: str = "", inside: Tensor | None = None) -> None:
+    def update(
+        self,
+        anomaly_map: Tensor,
+        mask: Tensor,
+        defect: str = "",
+        inside: Tensor | None = None,
+        predicted: Tensor | None = None,
+    ) -> None:
         """Take in one image.
 
         Args:
@@ -58,6 +64,7 @@ class PixelMetrics:
             defect: name of its defect type, for the metrics by defect.
             inside: True for the pixels that count, (H, W) bool; None = all of them. What a defect shows of itself
                 inside is what has to be found.
+            predicted: the predicted mask, (H, W) bool; None = where the map exceeds the threshold.
 
         Raises:
             ValueError: values are NaN or infinite, or shapes or dtypes differ from the above.
@@ -75,7 +82,7 @@ class PixelMetrics:
             self.exact = False
             self._images = KeptImages(image.coarser() for image in self._images)
         threshold = np.inf if self.threshold is None else self.threshold
-        called = predicted(values.astype(np.float64), threshold, self.share)
+        called = exceeds(values.astype(np.float64), threshold) if predicted is None else predicted.cpu().numpy()
         self._images.append(Image.of(values, truth, kept, defect, called, self.exact))
 
     def compute(self, bootstrap: int = 200, seed: int = 0) -> tuple[dict[str, Any], dict[str, str]]:

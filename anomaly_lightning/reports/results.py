@@ -16,7 +16,7 @@ from anomaly_lightning.calibration import shift_warning
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ModelCard
-from anomaly_lightning.runtime.masks import predicted
+from anomaly_lightning.runtime.masks import predicted, span
 from anomaly_lightning.runtime.reading import image_size, read_mask
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.transform import ImageTransform
@@ -97,7 +97,8 @@ class Results:
 
     def mask(self, anomaly_map: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Pixels that show a defect by an anomaly map (H, W) float: (H, W) bool."""
-        return predicted(anomaly_map, self.pixel_threshold, self.card.scoring.mask_share)
+        side = span((anomaly_map.shape[0], anomaly_map.shape[1]), self.transform.size)
+        return predicted(anomaly_map, self.pixel_threshold, self.card.scoring.mask_share, side)
 
     def inside(self, size: tuple[int, int]) -> Tensor | None:
         """Which of an image's own pixels count, (H, W) bool for (H, W) = `size`; None = all of them."""
@@ -114,16 +115,13 @@ class Results:
         """The blocks "image", "pixel", "by_defect" and "notes" of metrics.json."""
         defects = [sample.defect for sample in self.samples]
         image, notes = metrics.image_metrics(self.scores, self.labels, self.threshold, bootstrap, seed)
-        pixels, small = (
-            metrics.PixelMetrics(self.pixel_threshold, share=self.card.scoring.mask_share),
-            metrics.PixelMetrics(),
-        )
+        pixels, small = metrics.PixelMetrics(self.pixel_threshold), metrics.PixelMetrics()
         for index, defect in enumerate(defects):
             truth = self.truth(index)
             if truth is not None:
                 size = (truth.shape[0], truth.shape[1])
                 own, inside = self.anomaly_map(index, size), self.inside(size)
-                pixels.update(own, truth, defect, inside)
+                pixels.update(own, truth, defect, inside, torch.from_numpy(self.mask(own.numpy())))
                 small.update(shrunk(own), shrunk(truth), defect, None if inside is None else shrunk(inside))
         pixel, pixel_notes = pixels.compute(bootstrap // 5, seed)
         pixel["aupro_256"], why = small.aupro()

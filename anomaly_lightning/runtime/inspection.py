@@ -26,7 +26,8 @@ class Inspection:
         pixel_threshold: Where the map is above it is a defect.
         review: Lower end of the band below the threshold that goes to an operator; None = no band.
         reason: Why the image is not of the kind that the model knows (its score means nothing then); None = it is.
-        mask_share: Of the way to its region's largest value that a pixel of the mask goes; see `runtime.masks`.
+        mask_share: Of the way to the largest value around it that a pixel of the mask lies; see `runtime.masks`.
+        mask_side: Of the square that "around it" is, in pixels.
         looks: Statistics of the image that are known already; None = computed when they are asked for.
     """
 
@@ -39,6 +40,7 @@ class Inspection:
     reason: str | None = None
     looks: Statistics | None = None
     mask_share: float = 0.0
+    mask_side: int = 1
 
     @property
     def verdict(self) -> Verdict:
@@ -53,7 +55,7 @@ class Inspection:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """Pixels that show a defect: (H, W) bool in the image's own pixels."""
-        return predicted(self.anomaly_map, self.pixel_threshold, self.mask_share)
+        return predicted(self.anomaly_map, self.pixel_threshold, self.mask_share, self.mask_side)
 
     @cached_property
     def regions(self) -> tuple[DefectRegion, ...]:

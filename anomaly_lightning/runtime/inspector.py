@@ -17,6 +17,7 @@ from anomaly_lightning.runtime.bundle import Bundle
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.engines import Engine, bundle_engine, load_engine
 from anomaly_lightning.runtime.inspection import Inspection
+from anomaly_lightning.runtime.masks import span
 from anomaly_lightning.runtime.reading import Encoded, Source, as_image
 from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Box, Tiling, crop
@@ -205,9 +206,17 @@ class Inspector:
         if self._region is not None:
             own = own * self._region.mask((own.shape[0], own.shape[1]))
         known = self.thresholds
-        share = self.card.scoring.mask_share
         return Inspection(
-            seen.image, score, own, known.score, known.pixel, known.review, seen.reason, seen.looks, share
+            seen.image,
+            score,
+            own,
+            known.score,
+            known.pixel,
+            known.review,
+            seen.reason,
+            seen.looks,
+            mask_share=self.card.scoring.mask_share,
+            mask_side=span(own.shape if self._tiling is None else self._tiling.size, self.transform.size),
         )
 
     def _tiled(self, seen: _Seen, tiling: Tiling) -> Inspection:

@@ -48,7 +48,7 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
         mask: (H, W) bool.
         anomaly_map: (H, W) float, whose largest value inside is a region's peak.
     """
-    window = _window(mask)
+    window = bounds(mask)
     if window is None:
         return ()
     top, left = window[0].start, window[1].start
@@ -56,7 +56,8 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
     runs = _labelled(mask)
     count = int(runs.labels.max()) + 1
     lengths = runs.ends - runs.starts
-    peaks = _peaks(runs, anomaly_map[mask])
+    peaks = np.full(count, -np.inf, anomaly_map.dtype)
+    np.maximum.at(peaks, runs.labels, np.maximum.reduceat(anomaly_map[mask], np.cumsum(lengths) - lengths))
     firsts, rows = np.full(count, mask.shape[1]), np.full(count, mask.shape[0])
     lasts, ends = np.zeros(count, int), np.zeros(count, int)
     np.minimum.at(firsts, runs.labels, runs.starts)
@@ -70,23 +71,7 @@ def find_regions(mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> t
     return tuple(DefectRegion(tuple(boxes[i]), contours[i], areas[i], float(peaks[i])) for i in order)
 
 
-def peaks_of(mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Largest value in the region of each pixel of a mask (H, W) bool, row by row: (n,) float. It is not empty."""
-    window = _window(mask)
-    assert window is not None, "the mask is not empty"
-    runs = _labelled(mask[window])
-    return np.repeat(_peaks(runs, anomaly_map[mask])[runs.labels], runs.ends - runs.starts)
-
-
-def _peaks(runs: "_Runs", values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Largest value of each region, of the values (n,) of all of the mask's pixels, row by row."""
-    lengths = runs.ends - runs.starts
-    peaks = np.full(int(runs.labels.max()) + 1, -np.inf, values.dtype)
-    np.maximum.at(peaks, runs.labels, np.maximum.reduceat(values, np.cumsum(lengths) - lengths))
-    return peaks
-
-
-def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+def bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice] | None:
     """The rows and columns that hold all of a mask (H, W), often a small part of it; None where nothing is set."""
     rows = np.flatnonzero(mask.any(1))
     if not len(rows):
