@@ -58,13 +58,14 @@ async function saveAs(path, name) {
 
 if (matchMedia("(max-width: 48rem)").matches) $("filter-part").open = false;
 let typing;
+const showSpan = () => { $("own-span").hidden = filters.elements.span.value !== "own"; };
 filters.addEventListener("input", event => {
-  $("own-span").hidden = filters.elements.span.value !== "own";
+  showSpan();
   clearTimeout(typing);
   typing = setTimeout(reload, event.target.matches("input[type=number], input[type=datetime-local]") ? 400 : 0);
 });
-filters.addEventListener("reset", () => setTimeout(() => {
-  $("own-span").hidden = true;
+filters.addEventListener("reset", () => setTimeout(() => { // the fields are empty only after the event
+  showSpan(); // one may have been chosen since
   reload();
 }));
 filters.addEventListener("submit", event => event.preventDefault());
