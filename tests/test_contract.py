@@ -214,7 +214,7 @@ def test_a_method_with_chance_follows_the_runs_seed(path):
 
 @pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow)], ids=str)
 def test_a_planted_anomaly_scores_higher_than_every_normal_and_at_its_place(path, shape):
-    detector = fit(build(path, shape), normals(40, shape), steps=150)
+    detector = fit(build(path, shape), normals(40, shape), steps=75)
     clean = normals(12, shape, seed=1)
     planted = clean.clone()
     row, column = shape[1] - 2, 1  # off the diagonal: a map with H and W swapped puts it elsewhere
