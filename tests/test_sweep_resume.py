@@ -15,7 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 JOBS = ("leather", "bottle")
-SWEEP = ("debug=fast", "data=synthetic", "callbacks.panels=null", "callbacks.learning=null", "validity=false", "drift=false")
+SWEEP = (
+    "debug=fast",
+    "data=synthetic",
+    "callbacks.panels=null",
+    "callbacks.learning=null",
+    "validity=false",
+    "drift=false",
+)
 DEFAULT = (f"category={','.join(JOBS)}",)
 PASSING = ("total_s", "peak_memory_mb", "run")  # times, memory, folder names
 PASSING_HEADS = ("time, s", "memory, MiB")
