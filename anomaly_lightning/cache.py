@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from anomaly_lightning.cli import command
 
 
-@command("cache")
+@command("cache", extra=None)
 def main(cfg: DictConfig) -> None:
     """Show the cache, after clearing or trimming it where that was asked for."""
     from anomaly_lightning.reports import cache

@@ -97,9 +97,7 @@ def test_every_command_is_a_script_and_the_other_way_round():
     assert {f"anomaly-{name}": f"anomaly_lightning.{name}:main" for name in commands} == scripts()
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "evaluate", "audit", "benchmark", "report", "leaderboard", "cache", "export"]
-)
+@pytest.mark.parametrize("name", ["train", "evaluate", "audit", "benchmark", "report", "leaderboard", "export"])
 def test_a_command_whose_extra_is_missing_ends_in_one_line_that_says_which(name, tmp_path):
     # As the console script does: import the module, call its main.
     ran = base(f"from anomaly_lightning.{name} import main; main()", cwd=tmp_path)
@@ -109,6 +107,12 @@ def test_a_command_whose_extra_is_missing_ends_in_one_line_that_says_which(name,
     told = f"{name} needs {package}, which is not here: pip install 'anomaly-lightning[{extra}]'"
     assert ran.stderr.splitlines() == [told]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_cache_is_shown_without_torch(tmp_path):
+    ran = base("from anomaly_lightning.cache import main; main()", "cache.dir=kept", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "of 20 GB (cache.max_gb)" in ran.stdout
 
 
 def test_download_says_which_extra_brings_what_it_needs(tmp_path):

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from anomaly_lightning.errors import CacheError
+from anomaly_lightning.features.cache_files import VALUE_BYTES, value_bytes
 
-DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in VALUE_BYTES}
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """Stored dtype by its name in the config; raises `CacheError` where it is none of `DTYPES`."""
-    if name not in DTYPES:
-        raise CacheError(f"Expected cache.dtype to be one of {', '.join(DTYPES)}; got {name!r}.")
+    value_bytes(name)
     return DTYPES[name]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_lightning.errors import CacheError
-from anomaly_lightning.features.store import SPEC, UNFINISHED, cache_errors, file_bytes
+from anomaly_lightning.features.cache_files import SPEC, UNFINISHED, cache_errors, file_bytes
 
 _FOLDER = re.compile("[0-9a-f]{20}")
 _OLD = ("rows.bin", "index.sqlite", "index.sqlite-journal", "spec.tmp")  # of the layout before this one

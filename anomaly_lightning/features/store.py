@@ -6,42 +6,26 @@ or not at all, on network file systems, too. Nothing is locked: two processes th
 it, which wastes work and harms nothing. Nothing is flushed either: what a power cut spoils, the checksum finds.
 """
 
-import errno
 import hashlib
 import json
 import logging
 import os
-import struct
 import time
-import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly_lightning.errors import CacheError
+from anomaly_lightning.features.cache_files import HEADER, SPEC, cache_errors, file_bytes, write
 from anomaly_lightning.features.encoding import encode, torch_dtype
 
-SPEC, UNFINISHED = "spec.json", ".tmp"
 TOUCH_EVERY_S = 3600  # a file's mtime is the time of its last use, to this precision
-WRITE_ATTEMPTS = 20  # a process that trims beside may take a new folder away again and again, for a moment each
-_HEADER = struct.Struct("<8s64sI")  # magic and version, key, CRC-32 of the rest of the file
 _MAGIC = b"features"
-_FULL = (
-    "has no room",
-    "Free some space, shrink it with `python -m anomaly_lightning.cache action=trim cache.max_gb=...`, point cache.dir "
-    "to a larger disk",
-)
-_FORBIDDEN = ("can't be written to", "Point cache.dir to a folder you may write to")
-_WAYS_OUT = dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EDQUOT), _FULL) | dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN
-)
-
 logger = logging.getLogger(__name__)
 
 
@@ -127,7 +111,7 @@ class DiskStore:
         about = self.folder / SPEC
         with cache_errors(self.folder):
             if not about.is_file() or about.read_text(encoding="utf-8") != text:
-                _write(about, text.encode())
+                write(about, text.encode())
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of the keys that are absent or of another size than features have, each once, in order.
@@ -157,7 +141,7 @@ class DiskStore:
             for key, row in zip(keys, rows, strict=True):
                 if self._last_use(key) is None:
                     data = _bytes(row)
-                    _write(self._path(key), _HEADER.pack(_MAGIC, key.encode(), zlib.crc32(data)), data)
+                    write(self._path(key), HEADER.pack(_MAGIC, key.encode(), zlib.crc32(data)), data)
 
     def batch(self, keys: Sequence[str]) -> Tensor:
         """Features (B, C, h, w) float32 of B keys in any order; a new tensor at every call.
@@ -193,12 +177,12 @@ class DiskStore:
         """Fill the buffer; False where the file is gone or damaged."""
         try:
             with self._path(key).open("rb") as file:
-                header, count = file.read(_HEADER.size), file.readinto(buffer)
+                header, count = file.read(HEADER.size), file.readinto(buffer)
         except FileNotFoundError:
             return False
         if count == len(buffer) and key in self._checked:
             return True
-        if header == _HEADER.pack(_MAGIC, key.encode(), zlib.crc32(buffer)):
+        if header == HEADER.pack(_MAGIC, key.encode(), zlib.crc32(buffer)):
             self._checked.add(key)
             return True
         logger.warning("Damaged features in the cache: %s; they are computed anew.", self._path(key))
@@ -207,46 +191,6 @@ class DiskStore:
         return False
 
 
-def file_bytes(shape: Sequence[int], dtype: str) -> int:
-    """Size of the file of one image's features (C, h, w); raises `CacheError` for an unknown dtype."""
-    return _HEADER.size + int(np.prod(shape)) * torch_dtype(dtype).itemsize
-
-
 def _bytes(row: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor (C, h, w), without a copy."""
     return row.view(torch.uint8).view(-1).numpy().data
-
-
-def _write(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file whole or not at all."""
-    for _ in range(WRITE_ATTEMPTS - 1):
-        # Another process may trim the folder away just now; mkdir says that it exists if that falls between its two
-        # looks at it.
-        with suppress(FileNotFoundError, FileExistsError):
-            _write_and_rename(path, parts)
-            return
-    _write_and_rename(path, parts)
-
-
-def _write_and_rename(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with aside.open("wb") as file:
-            file.writelines(parts)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def cache_errors(folder: Path) -> Iterator[None]:
-    """Turn OSError of the block into CacheError that names `folder` and the way out."""
-    try:
-        yield
-    except OSError as error:
-        what, way = _WAYS_OUT.get(error.errno or 0, ("failed", "Check cache.dir"))
-        raise CacheError(
-            f"The feature cache in {folder} {what}: {error.strerror or error}. What was stored before stays usable. "
-            f"{way}, or run without it: cache.mode=memory or cache.mode=off."
-        ) from error

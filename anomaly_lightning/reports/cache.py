@@ -11,8 +11,8 @@ from rich.table import Table
 
 from anomaly_lightning.data.hashes import HASHES
 from anomaly_lightning.errors import CacheError
+from anomaly_lightning.features.cache_files import cache_errors
 from anomaly_lightning.features.housekeeping import CacheEntry, Freed, cache_usage, clear, limit_bytes, trim
-from anomaly_lightning.features.store import cache_errors
 from anomaly_lightning.places import FEATURES
 
 ACTIONS = ("show", "clear", "trim")
