@@ -138,7 +138,7 @@ import numpy as np
 from PIL import Image
 from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
-from anomaly_lightning.reports.run_files import peak_memory_mb
+from anomaly_lightning.reports.peak_memory import peak_memory_mb
 inspector = Inspector.load(sys.argv[1], "cpu", validity=False)
 rng = np.random.default_rng(0)
 values = np.tile((120 + rng.normal(0, 6, (256, 256, 3))).clip(0, 255).astype(np.uint8), (12, 16, 1))

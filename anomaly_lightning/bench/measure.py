@@ -15,6 +15,7 @@ from anomaly_lightning.errors import UserError
 from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports import run_files
+from anomaly_lightning.reports.peak_memory import peak_gpu_memory_mb, peak_memory_mb
 from anomaly_lightning.training import compose
 from anomaly_lightning.training.module import AnomalyModule
 from anomaly_lightning.training.quiet import quieten
@@ -29,13 +30,13 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
     extractor = compose.build_extractor(cfg)
     images, resolved = built = compose.build_datamodule(cfg, extractor.backbone)
     serving = partial(training.store_data, cfg, images)
-    memory, comparison = {"start": run_files.peak_memory_mb()}, None
+    memory, comparison = {"start": peak_memory_mb()}, None
     try:
         own, module = training.run(training.variant(cfg, "own"), built, extractor, serving, cfg.test)
         methods = {_name(module): own}
-        memory["training"] = run_files.peak_memory_mb()
+        memory["training"] = peak_memory_mb()
         predictions = _predictions(cfg, module, images)
-        memory["predictions"] = run_files.peak_memory_mb()
+        memory["predictions"] = peak_memory_mb()
         if baseline is not None:
             other, fitted = training.run(baseline, built, extractor, serving, baseline.test)
             methods[f"{_name(fitted)} (baseline)"] = other
@@ -49,7 +50,7 @@ def measure(cfg: DictConfig) -> dict[str, Any]:
         "training": methods,
         "comparison": comparison,
         "naive": _naive(cfg, module, extractor, own),
-        "peak_memory_mb": {**memory, "gpu": run_files.peak_gpu_memory_mb()},
+        "peak_memory_mb": {**memory, "gpu": peak_gpu_memory_mb()},
     }
     run_files.write_json(Path(cfg.run_dir) / "benchmark.json", measured)
     return measured

@@ -21,11 +21,6 @@ from anomaly_lightning.reports.results import Results
 from anomaly_lightning.reports.run_folder import write_text
 from anomaly_lightning.runtime.decision import exceeds
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
 PREDICTIONS = ("path", "label", "defect", "score", "threshold", "decision", "mask")  # columns of predictions.csv
 MAPS_AT_ONCE = 64
 PACKAGES = (
@@ -101,23 +96,6 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def peak_memory_mb() -> float | None:
-    """Largest resident size that this process has had, in MiB; None where the system does not say."""
-    if (status := Path("/proc/self/status")).is_file():  # Linux, where getrusage starts from the parent's peak
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
-        if "VmHWM" in lines:
-            return int(lines["VmHWM"].split()[0]) / (1 << 10)
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def peak_gpu_memory_mb() -> float | None:
-    """Most that this process has reserved of its GPU, in MiB; None where it has used none."""
-    return torch.cuda.max_memory_reserved() / (1 << 20) if torch.cuda.is_initialized() else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

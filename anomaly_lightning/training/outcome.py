@@ -7,6 +7,7 @@ from anomaly_lightning.bench.latency import single_image_ms
 from anomaly_lightning.data.datamodule import MVNetDataModule
 from anomaly_lightning.reports import run_files
 from anomaly_lightning.reports.page import write_report
+from anomaly_lightning.reports.peak_memory import peak_gpu_memory_mb, peak_memory_mb
 from anomaly_lightning.reports.results import Results, threshold_block
 from anomaly_lightning.reports.tested import tried
 from anomaly_lightning.runtime.card import ModelCard
@@ -51,8 +52,8 @@ def gather_metrics(
         **blocks,
         "notes": {**blocks["notes"], **intake.notes()},
         "timing": {**clock.stages, "total_s": clock.total(), **latency},
-        "peak_memory_mb": run_files.peak_memory_mb(),
-        "peak_gpu_memory_mb": run_files.peak_gpu_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_gpu_memory_mb": peak_gpu_memory_mb(),
     }
 
 
