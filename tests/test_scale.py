@@ -152,10 +152,10 @@ def peak_mb(tmp_path_factory):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a child's peak is its own anyway")
 def test_peak_memory_is_the_process_own_and_not_that_of_whoever_started_it():
     script = "from anomaly_lightning.reports.peak_memory import peak_memory_mb; print(peak_memory_mb())"
-    block = np.ones(2**25)  # 256 MiB, more than the imports take
+    block = np.ones(2**25)  # 256 MiB; the child takes some 15
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert 5 < float(ran.stdout) < block.nbytes / 2**20
+    assert 5 < float(ran.stdout) < 64 < block.nbytes / 2**20
 
 
 def test_the_memory_of_a_gpu_is_told_where_one_was_used(monkeypatch):

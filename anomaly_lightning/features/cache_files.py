@@ -1,7 +1,4 @@
-"""Files of the feature cache: where they lie, how one is written whole, how large it is, and what its errors say.
-
-Without torch, so that the cache can be shown and trimmed in no time.
-"""
+"""Files of the feature cache: how one is written whole, how large it is, and what its errors say. Imports no torch."""
 
 import errno
 import math

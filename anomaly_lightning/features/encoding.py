@@ -11,7 +11,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in VALUE_B
 
 def torch_dtype(name: str) -> torch.dtype:
     """Stored dtype by its name in the config; raises `CacheError` where it is none of `DTYPES`."""
-    value_bytes(name)
+    value_bytes(name)  # refuses any other
     return DTYPES[name]
 
 
