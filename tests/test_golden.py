@@ -23,13 +23,6 @@ CLOSE = {
     "thresholds": {"rel": 1e-4},
     "maps": {"rel": 1e-4},
 }
-# A long training ends elsewhere on another processor (seen: thresholds by 1.2 %, metrics by .004, one image).
-CLOSE_AFTER_A_LONG_TRAINING = {
-    "confusion": {"rel": 0, "abs": 2},
-    "thresholds": {"rel": 0.03},
-    "metrics": {"rel": 0, "abs": 0.015},
-    "recalls": {"rel": 0, "abs": 0.1},  # one of the dozen images of a defect
-}
 
 QUICK = (
     "data.image_size=[96,128]",
@@ -40,6 +33,8 @@ QUICK = (
     "bootstrap=0",
 )
 LITE = "backbone=efficientnet_lite0"  # its weights come with a package
+# What `make demo` ends with in one thread, by processor: a hundred epochs carry the last digits far.
+OUTCOMES = ("demo", "demo_avx2")
 RECIPES = {
     "autoencoder": (LITE, "model=autoencoder", "localiser.steps=20", "localiser.detector.examples=24"),
     "padim": (LITE, "model=padim"),
@@ -63,7 +58,7 @@ def split_of(root: Path, name: str, policy: str, seed: int) -> dict[str, list[Pa
 def same_as_golden(request):
     """Compare blocks of values with tests/golden/<name>.json; with --update-golden, write that file."""
 
-    def compare(name, found, close=CLOSE):
+    def compare(name, found):
         file = GOLDEN / f"{name}.json"
         if request.config.getoption("update_golden"):
             file.write_text(json.dumps(found, indent=1) + "\n")
@@ -72,7 +67,7 @@ def same_as_golden(request):
         assert list(found) == list(kept)
         for block, values in kept.items():
             assert list(found[block]) == list(values), f"{block}: other names, or another order"
-            assert found[block] == (pytest.approx(values, **close[block]) if block in close else values), block
+            assert found[block] == (pytest.approx(values, **CLOSE[block]) if block in CLOSE else values), block
 
     return compare
 
@@ -147,7 +142,14 @@ def test_scores_maps_and_thresholds(name, root, tmp_path, same_as_golden):
     same_as_golden(name, found)
 
 
+def away(name, found):
+    """How far the recorded threshold lies from the one that was found."""
+    kept = json.loads((GOLDEN / f"{name}.json").read_text())
+    return abs(kept["metrics"]["threshold"] - found["metrics"]["threshold"])
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_the_metrics_of_make_demo(tmp_path, same_as_golden):
     """The command of the Makefile's `demo`."""
     metrics = metrics_of(train(tmp_path, "data=synthetic", "category=leather", LITE))
@@ -155,14 +157,15 @@ def test_the_metrics_of_make_demo(tmp_path, same_as_golden):
     found = {
         "counts": metrics["counts"] | {"calibrated on": metrics["threshold"]["normals"], "regions": pixel["regions"]},
         "confusion": image["confusion"],
-        "thresholds": {"image": metrics["threshold"]["value"], "pixel": pixel["threshold"]},
         "metrics": {
+            "threshold": metrics["threshold"]["value"],
+            "pixel threshold": pixel["threshold"],
             **{f"image {name}": image[name] for name in ("auroc", "average_precision", "f1", "f1_oracle", "accuracy")},
             **{
                 f"pixel {name}": pixel[name]
                 for name in ("auroc", "average_precision", "aupro", "aupro_005", "f1", "iou")
             },
+            **{f"recall of {defect}": row["recall"] for defect, row in metrics["by_defect"].items()},
         },
-        "recalls": {defect: row["recall"] for defect, row in metrics["by_defect"].items()},
     }
-    same_as_golden("demo", found, CLOSE_AFTER_A_LONG_TRAINING)
+    same_as_golden(min(OUTCOMES, key=lambda name: away(name, found)), found)
