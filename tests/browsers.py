@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+sync_api.expect.set_options(timeout=15_000)  # a busy machine is no failure
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # a container's /dev/shm may be too small for what a page and its requests hold
@@ -24,3 +25,22 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, *CAMERA])
         yield browser
         browser.close()
+
+
+class Held:
+    """Requests that a page makes for some addresses, held back until they are let go.
+
+    Args:
+        pattern: Playwright's, of the addresses.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern, self.routes = pattern, []
+
+    def hold(self, page) -> None:
+        page.route(self.pattern, lambda route: self.routes.append(route))  # noqa: PLW0108 - takes no list's method
+
+    def let_go(self, page) -> None:
+        for route in self.routes:
+            route.continue_()
+        page.unroute(self.pattern)

@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from browsers import NEEDED
+from browsers import NEEDED, Held
 from reviewed import new
 from served import TOKEN, encoded, serving, spotted
 from test_service_browser import contrast, expect, opened
@@ -110,6 +110,19 @@ def test_keys_mark_go_on_and_take_back(page, service):
     assert page.locator("#large").is_hidden()
     assert page.locator("#grid .badge").all_inner_texts() == ["\u2713 right"[2:], "", "", ""]
     assert page.evaluate("document.activeElement.closest('li').item.id") == 3, "the focus is where the eye was"
+
+
+def test_the_choice_of_a_model_is_there_however_late_the_models_are_known(browser, tmp_path):
+    models = Held("**/v1/models")
+    with (
+        serving(tmp_path, ("left", "right"), marks="auto", keep="all") as service,
+        opened(browser, service, before=models.hold) as page,
+    ):
+        page.click("#tabs a[href='#review']")
+        expect(page, "#tally").to_contain_text("0 decisions")
+        models.let_go(page)
+        expect(page, "#filter-model option").to_have_text(["all", "left", "right"])
+        expect(page, "#filter-model").to_be_visible()
 
 
 def test_an_answer_that_comes_late_takes_no_mark_away(page):

@@ -5,7 +5,7 @@ import logging
 import re
 
 import pytest
-from browsers import NEEDED, sync_api
+from browsers import NEEDED, Held, sync_api
 from served import TOKEN, encoded, inspector, serving, spotted
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
@@ -20,8 +20,8 @@ def service(tmp_path):
 
 
 @contextlib.contextmanager
-def opened(browser, service, **options):
-    """The page; at the end nothing has been asked of anybody but the service, and no script complained."""
+def opened(browser, service, before=None, **options):
+    """The page, after `before(page)`; at the end nobody but the service was asked, and no script complained."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     page = context.new_page()
     page.set_default_timeout(10_000)
@@ -30,6 +30,8 @@ def opened(browser, service, **options):
     page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
     page.on("request", lambda request: requests.append(request.url))
     page.on("requestfailed", lambda request: logger.warning("%s %s: %s", request.method, request.url, request.failure))
+    if before:
+        before(page)
     page.goto(f"{service.url}/")
     yield page
     assert complaints == []
@@ -112,6 +114,41 @@ def test_a_request_that_the_network_drops_is_made_once_more(page):
     page.route("**/v1/inspect*", lambda route: route.abort("connectionrefused"))
     give(page, ("bad.png", encoded(spotted())))
     expect(page, "#trouble").to_have_text("bad.png: the service does not answer.")
+
+
+def test_an_image_given_before_the_models_are_known_waits_for_them(browser, service):
+    models = Held("**/v1/models")
+    with opened(browser, service, before=models.hold) as page:
+        give(page, ("bad.png", encoded(spotted())), ("good.png", encoded(spotted(90))))
+        expect(page, "#state").to_contain_text("Inspecting bad.png (1 of 2)")
+        page.wait_for_timeout(300)  # long enough for the image to be asked for without a model
+        assert service.service.recent.after(0) == []
+        models.let_go(page)
+        expect(page, "#state").to_have_text("2 images inspected.")
+        assert page.locator("#trouble").is_hidden()
+
+
+def test_models_that_could_not_be_asked_for_are_asked_for_again(browser, service):
+    def drop(page):
+        page.route("**/v1/models", lambda route: route.abort("connectionrefused"))
+
+    with opened(browser, service, before=drop) as page:
+        give(page, ("bad.png", encoded(spotted())))
+        expect(page, "#trouble").to_have_text("bad.png: the service does not answer.")
+        page.unroute("**/v1/models")
+        give(page, ("bad.png", encoded(spotted())))
+        expect(page, "#state").to_have_text("1 image inspected.")
+
+
+def test_a_page_that_was_opened_too_early_finds_the_service_by_itself(browser, service):
+    def drop(page):
+        page.route("**/v1/models", lambda route: route.abort("connectionrefused"))
+
+    with opened(browser, service, before=drop) as page:
+        expect(page, "#trouble").to_have_text("The service does not answer.")
+        page.unroute("**/v1/models")
+        expect(page, "#promise").to_contain_text("Of 100 good parts about 1 will be called defective")
+        assert page.locator("#trouble").is_hidden()
 
 
 def test_a_broken_image_says_why_and_the_next_one_is_inspected(page):

@@ -1,13 +1,23 @@
 "use strict";
 // ---- Which model ----------------------------------------------------------------------------------------------------
 
+// Whoever needs a model waits until the page knows which are served; where that failed, it is tried anew.
+const SILENT = "The service does not answer.";
+let loading = null;
+async function modelsKnown() {
+  if (state.models.length) return;
+  loading ??= loadModels().finally(() => { loading = null; });
+  await loading;
+}
+
 async function loadModels() {
   try {
     state.models = await (await ask("v1/models")).json();
   } catch {
-    trouble("The service does not answer. Load this page again when it runs.");
+    trouble(SILENT);
     return;
   }
+  if ($("trouble").textContent === SILENT) trouble("");
   const chosen = $("model").value;
   $("model").replaceChildren(...state.models.map(model => new Option(model.name)));
   if (state.models.some(model => model.name === chosen)) $("model").value = chosen;
@@ -25,6 +35,7 @@ function describe() {
 
 // Every poll says which models are served (ids by name): a page that stays open must not describe one that is gone.
 async function noticeExchange(served) {
+  await modelsKnown();
   const before = new Map(state.models.map(model => [model.name, model.id]));
   const changed = Object.keys(served).filter(name => before.get(name) !== served[name]);
   if (!changed.length || !before.size) return;

@@ -16,6 +16,8 @@ function trouble(text) {
 async function inspect(blob, name, heatmap) {
   const form = new FormData();
   form.append("image", blob, name);
+  await modelsKnown();
+  if (!state.models.length) throw new TypeError("no model is known");  // the service does not answer
   const query = new URLSearchParams({ model: $("model").value, heatmap, contours: "true" });
   for (;;) {
     const answer = await ask(`v1/inspect?${query}`, { method: "POST", body: form, again: true });
@@ -190,5 +192,5 @@ $("camera-off").addEventListener("click", () => { closeCamera(); $("camera-on").
 $("cameras").addEventListener("change", event => openCamera(event.target.value));
 $("shoot").addEventListener("click", shoot);
 
-loadModels().then(poll);
+modelsKnown().then(poll);
 setInterval(() => { if (!document.hidden) poll(); }, POLL_MS);

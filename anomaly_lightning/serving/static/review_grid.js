@@ -13,6 +13,7 @@ async function reload() {
   const mine = ++review.loading;  // an answer to what was asked before is of no use
   try {
     if (!await loadSummary()) return;
+    await modelsKnown();
     listModels();
     const found = await page(query());
     if (mine !== review.loading) return;
