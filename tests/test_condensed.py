@@ -46,10 +46,12 @@ def test_rows_that_are_not_there_and_rows_of_another_shape_are_refused(tmp_path)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk that is always full")  # noqa: PTH110
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_once(tmp_path, monkeypatch):
+    full = open("/dev/full", "wb")  # noqa: PTH123, SIM115
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
     kept = CondensedFile(tmp_path)
-    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
-        monkeypatch.setattr(kept, "_file", full)
-        with pytest.raises(OSError, match="space") as told:
-            kept.append(torch.ones(3, 2))
+    with pytest.raises(OSError, match="space") as told:
+        kept.append(torch.ones(3, 2))
     assert told.value.errno == errno.ENOSPC
+    kept.close()  # which would write what waits
+    assert full.closed

@@ -1,11 +1,13 @@
 """Rows of many images in a file: what a detector's loss looks at of every image, or an evaluation's error maps."""
 
+import contextlib
 import os
 import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ class CondensedFile:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open as long as this object
-        self.close = weakref.finalize(self, self._file.close)  # gives the room back; idempotent
+        self.close = weakref.finalize(self, give_back, self._file)  # idempotent
         self._reading = threading.Lock()
         self._count = 0
         self.shape: torch.Size | None = None
@@ -71,6 +73,12 @@ class CondensedFile:
             if count < row.nbytes:
                 raise ValueError(f"row {number} was never appended")
         return kept
+
+
+def give_back(file: IO[bytes]) -> None:
+    """Close a file without a name. Rows for which a full disk had no room still wait in it, and nobody wants them."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 class OrderedRows:
