@@ -148,10 +148,11 @@ def test_frames_in_between_are_no_parts(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     camera, told = Camera(frames=40), feed(tmp_path)
     source, parts = RtspSource(f"http://127.0.0.1:{camera.server_port}/", 0.1, 2.0), []
+    start = time.monotonic()
     with pytest.raises(SourceLostError, match="no more frames"):
         parts.extend(source.parts(told))
     camera.shutdown()
-    assert 3 <= len(parts) <= 10  # of 40 frames
+    assert 3 <= len(parts) <= 1 + (time.monotonic() - start) / 0.1
 
 
 def test_a_camera_that_is_not_there_is_lost_and_not_fatal(tmp_path):

@@ -23,7 +23,7 @@ def port_of(service):
 def test_clients_count_what_the_service_counts(tmp_path):
     with serving(tmp_path, queue=2, max_images=2) as service:
         service.service.queue._mean_s = 0.005  # so that refused clients come back soon
-        load = drive(port_of(service), IMAGES, clients=6, seconds=0.4)
+        load = drive(port_of(service), IMAGES, clients=6, seconds=1.5)
         verdicts = [service.metric(f'anomaly_images_total{{model="toy",verdict="{word}"}}') for word in ("NG", "OK")]
         assert len(load.answered) == len(load.waited) == sum(verdicts) > 6
         assert abs(verdicts[0] - verdicts[1]) <= 6, "images take turns"
