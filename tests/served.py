@@ -28,14 +28,15 @@ TOKEN = "a long secret"
 
 
 class Redness:
-    """An engine whose map is the red channel in [0, 1]; waits for its gate, and counts its runs."""
+    """An engine whose map is the red channel in [0, 1]; says that it `began`, waits for its gate, counts its runs."""
 
     def __init__(self) -> None:
-        self.gate, self.runs, self.error = threading.Event(), 0, None
+        self.gate, self.began, self.runs, self.error = threading.Event(), threading.Event(), 0, None
         self.gate.set()
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.gate.wait(20)
+        self.began.set()
+        self.gate.wait(60)
         self.runs += 1
         if self.error is not None:
             raise self.error
@@ -76,7 +77,7 @@ class Running:
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
             self._local.session.trust_env = False  # the tests' environment names a proxy that is not there
-        options.setdefault("timeout", 20)
+        options.setdefault("timeout", 60)  # a busy machine is no failure
         return self._local.session.request(method, self.url + path, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
@@ -87,7 +88,7 @@ class Running:
 
     def until(self, length: int) -> None:
         """Wait until so many images are inside."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while self.service.queue.length != length:
             assert time.monotonic() < deadline, f"{self.service.queue.length} images are inside, not {length}"
             time.sleep(0.005)
@@ -118,11 +119,12 @@ def serving(folder: Path, names: tuple[str, ...] = ("toy",), engine: Any = None,
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     while not server.started:
+        assert thread.is_alive(), "the service does not start"
         time.sleep(0.002)
     try:
         yield Running(f"http://127.0.0.1:{sock.getsockname()[1]}", app, engine)
     finally:
         engine.gate.set()
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
