@@ -305,6 +305,20 @@ def test_what_nobody_waits_for_is_not_done(held):
     assert held.engine.runs == held.before + 1
 
 
+@pytest.mark.parametrize("path", ["/v1/inspect", "/v2/models/toy/infer"])
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=x"])
+def test_a_client_that_goes_while_it_sends_is_no_fault_of_the_service(tmp_path, caplog, path, kind):
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\n--x"
+    with serving(tmp_path) as service:
+        with connected(service) as sock:
+            sock.sendall(head.encode())
+            service.until(1)
+        service.until(0)
+        route = path.replace("toy", "{name}")
+        until(lambda: service.metric(f'anomaly_requests_total{{route="{route}",status="499"}}') == 1)
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
+
+
 def test_a_fault_of_the_service_is_a_500_and_frees_the_place(tmp_path, caplog):
     engine = Redness()
     with serving(tmp_path, engine=engine) as broken:

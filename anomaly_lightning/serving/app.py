@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anomaly_lightning import __version__
@@ -28,6 +29,7 @@ from anomaly_lightning.serving.reviewing import reviewing_of
 from anomaly_lightning.serving.service import FAULT, Service
 from anomaly_lightning.serving.settings import Settings
 from anomaly_lightning.serving.uploads import UploadLimits
+from anomaly_lightning.serving.waiting import CLIENT_GONE
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,10 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return JSONResponse({"error": "The client has gone."}, CLIENT_GONE)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
