@@ -15,7 +15,7 @@ from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.transform import ImageTransform
 
 TRANSFORM = ImageTransform((20, 30), (0, 0, 0), (1, 1, 1))
-QUICK = {"retry_first_s": 0.02, "retry_longest_s": 0.1, "flush_s": 5.0}
+QUICK = {"retry_first_s": 0.02, "retry_longest_s": 0.1, "flush_s": 60.0}
 
 
 class Redness:
@@ -83,12 +83,13 @@ def line(source, folder, sinks=None, seconds=0.0, watch=None, **settings):
 
 
 def lines(folder, name="journal.jsonl"):
-    """The whole lines of a journal."""
+    """The whole lines of a journal, which may be written to meanwhile."""
     file = folder / name
-    return [json.loads(row) for row in file.read_bytes().splitlines()] if file.exists() else []
+    rows = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(row) for row in rows if row.endswith(b"\n")]
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, seconds=60.0):
     """Wait until it holds; fail where it does not in time."""
     until = time.monotonic() + seconds
     while not condition():
