@@ -19,7 +19,7 @@ from toy import command
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
 ROOT = Path(__file__).resolve().parents[1]
-# The command with a model made by hand, each of whose runs takes as long as the file `pace` says.
+# The command with a model made by hand, each of whose runs waits while there is a file `hold`.
 SLOW = """
 import sys, time
 from pathlib import Path
@@ -33,7 +33,8 @@ from anomaly_lightning.serve import main
 
 class Slow(Redness):
     def run(self, images):
-        time.sleep(float(Path(sys.argv[1].partition("=")[2]).with_name("pace").read_text()))
+        while Path(sys.argv[1].partition("=")[2]).with_name("hold").exists():
+            time.sleep(0.01)
         return super().run(images)
 
 
@@ -45,14 +46,13 @@ main()
 @pytest.fixture
 def process(tmp_path):
     (tmp_path / "model").write_text("as first trained")
-    (tmp_path / "pace").write_text("0")
     arguments = [sys.executable, "-c", SLOW, f"bundle={tmp_path}/model", "port=0", "queue=8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as started:
         started.url = re.search(r" at (http://\S+)", started.stdout.readline())[1]
-        started.model, started.pace = tmp_path / "model", tmp_path / "pace"
+        started.model, started.hold = tmp_path / "model", tmp_path / "hold"
         try:
             yield started
         finally:
@@ -63,11 +63,11 @@ def process(tmp_path):
 def ask(method, url, **options):
     with requests.Session() as session:
         session.trust_env = False
-        return session.request(method, url, timeout=20, **options)
+        return session.request(method, url, timeout=60, **options)
 
 
 def wait_for(holds):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -91,16 +91,19 @@ def test_it_answers_what_it_took_before_it_ends_and_loads_again_on_sighup(proces
     process.send_signal(signal.SIGHUP)
     wait_for(lambda: model() != before)
 
-    process.pace.write_text("0.15")
+    process.hold.touch()
     with ThreadPoolExecutor(8) as clients:
         body = encoded(spotted())
         taken = [clients.submit(ask, "POST", f"{process.url}/v1/inspect", data=body) for _ in range(8)]
         wait_for(lambda: "anomaly_queue_length 8.0" in ask("GET", f"{process.url}/metrics").text)
         process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not answers(process))  # it takes no more
+        assert not any(future.done() for future in taken)
+        process.hold.unlink()
         found = [future.result() for future in taken]
     assert [answer.status_code for answer in found] == [200] * 8
     assert {answer.json()["images"][0]["verdict"] for answer in found} == {"NG"}
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
     assert "every request that was taken has been answered" in process.stdout.read()
     assert not answers(process)
 
