@@ -51,9 +51,24 @@ def test_every_line_comes_in_order_over_failures(tmp_path):
     assert (summary.sinks["kept"].delivered, summary.sinks["kept"].waiting) == (5, False)
 
 
+class Until(Given):
+    """Comes to its end, or gives its parts, when `holds`."""
+
+    def __init__(self, items, holds, first=False):
+        super().__init__(items)
+        self.holds, self.first = holds, first
+
+    def parts(self, feed):
+        if self.first:
+            wait_for(self.holds)
+        yield from super().parts(feed)
+        wait_for(self.holds)
+
+
 def test_what_was_not_delivered_comes_after_the_next_start(tmp_path):
     dead = Kept([None, None] + [DeliveryError("gone")] * 10_000)
-    summary = line(Given([image()] * 5), tmp_path, {"kept": dead}, flush_s=0.1).run()
+    source = Until([image()] * 5, lambda: len(dead.ids) == 2)
+    summary = line(source, tmp_path, {"kept": dead}, flush_s=0.1).run()
     assert dead.ids == ids(tmp_path)[:2]
     assert summary.sinks["kept"].waiting
     alive, other = Kept(), Kept()
@@ -95,7 +110,7 @@ def test_a_line_that_is_refused_is_put_aside(tmp_path):
 def test_a_slow_sink_holds_nobody_up(tmp_path):
     class Slow(Kept):
         def deliver(self, message):
-            released.wait(20)
+            released.wait(60)
             super().deliver(message)
 
     released, slow, quick = threading.Event(), Slow(), Kept()
@@ -192,7 +207,7 @@ def receiver(monkeypatch):
         server.server_close()
 
 
-def webhook(server, timeout_s=0.2):
+def webhook(server, timeout_s=60):
     return WebhookSink(server.url, "ANOMALY_WEBHOOK_SECRET", timeout_s)
 
 
@@ -204,7 +219,7 @@ def test_the_signature_is_that_of_the_specification():
 
 def test_a_server_that_fails_in_every_way_gets_every_line_in_order(tmp_path, receiver):
     server = receiver(500, "drop", "delay", 503, "accept and drop", 200, 429, 404, 401, 302)
-    summary = line(Given([image()] * 6), tmp_path, {"webhook": webhook(server)}).run()
+    summary = line(Given([image()] * 6), tmp_path, {"webhook": webhook(server, timeout_s=0.2)}).run()
     assert summary.sinks["webhook"].delivered == 6
     accepted = [headers["webhook-id"] for headers, _ in server.accepted]
     assert list(dict.fromkeys(accepted)) == ids(tmp_path), "each at least once, and in order"
@@ -247,17 +262,14 @@ def test_a_secret_that_others_could_not_use_is_refused(monkeypatch, secret):
 # MQTT, against a broker that the test starts
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 class Broker:
     """mosquitto on a port of its own, that forgets nothing at a kill."""
 
     def __init__(self, program, folder):
-        self.program, self.port = program, free_port()
+        self.place = socket.socket()  # bound and never listening: nobody else is given the port, not even at a kill
+        self.place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.place.bind(("127.0.0.1", 0))
+        self.program, self.port = program, self.place.getsockname()[1]
         self.config = folder / "mosquitto.conf"
         self.config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
@@ -279,7 +291,7 @@ class Broker:
 
     def sink(self, **changed):
         known = {"topic": "inspection/line", "client_id": "line", "username": None, "password_env": "NONE"}
-        more = {"tls": False, "ca_file": None, "keepalive_s": 5, "timeout_s": 1.0}
+        more = {"tls": False, "ca_file": None, "keepalive_s": 60, "timeout_s": 20.0}
         return MqttSink("127.0.0.1", self.port, **{**known, **more, **changed})
 
 
@@ -292,6 +304,7 @@ def broker(tmp_path):
     made = Broker(program, tmp_path / "broker")
     yield made
     made.kill()
+    made.place.close()
 
 
 @pytest.fixture
@@ -307,7 +320,7 @@ def heard(broker):
     client.reconnect_delay_set(0.05, 0.2)
     client.connect("127.0.0.1", broker.port, 5)
     client.loop_start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     yield found
     client.disconnect()
     client.loop_stop()
@@ -326,7 +339,7 @@ def test_a_broker_that_is_killed_twice_loses_nothing(tmp_path, broker, heard):
         broker.kill()
         time.sleep(0.3)
         broker.start()
-    thread.join(30)
+    thread.join(90)
     assert not thread.is_alive()
     wait_for(lambda: set(results(heard)) == set(ids(tmp_path / "out")))
     assert list(dict.fromkeys(results(heard))) == ids(tmp_path / "out")
@@ -334,7 +347,8 @@ def test_a_broker_that_is_killed_twice_loses_nothing(tmp_path, broker, heard):
 
 
 def test_a_broker_hears_that_a_line_is_there_that_it_lives_and_that_it_ends(tmp_path, broker, heard):
-    line(Given([image(red=True)], 0.3), tmp_path / "out", {"mqtt": broker.sink()}, heartbeat_s=0.05).run()
+    source = Until([image(red=True)], lambda: any(topic.endswith("heartbeat") for topic, _ in list(heard)), first=True)
+    line(source, tmp_path / "out", {"mqtt": broker.sink()}, heartbeat_s=0.05).run()
     wait_for(lambda: ("inspection/line/status", b"offline") in heard)
     assert next(body for topic, body in heard if topic.endswith("status")) == b"online"
     beats = [json.loads(body) for topic, body in heard if topic == "inspection/line/heartbeat"]
