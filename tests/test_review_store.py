@@ -416,7 +416,8 @@ def test_marks_that_were_acknowledged_survive_a_kill(tmp_path):
             subprocess.Popen([*command, who], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(HERE.parent)})
             for who in ("Ann", "Bob")
         ]
-        said += [one.stdout.readline() for one in reviewers]  # both are at work
+        for _ in range(chance.randint(6, 10)):  # marks, however long they take
+            said += [one.stdout.readline() for one in reviewers]
         time.sleep(chance.uniform(0, 0.1))
         for one in reviewers:
             one.kill()
