@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-sync_api.expect.set_options(timeout=15_000)  # a busy machine is no failure
+sync_api.expect.set_options(timeout=30_000)  # a busy machine is no failure
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # a container's /dev/shm may be too small for what a page and its requests hold
@@ -35,12 +35,19 @@ class Held:
     """
 
     def __init__(self, pattern: str) -> None:
-        self.pattern, self.routes = pattern, []
+        self.pattern, self.routes, self.held = pattern, [], True
 
     def hold(self, page) -> None:
-        page.route(self.pattern, lambda route: self.routes.append(route))  # noqa: PLW0108 - takes no list's method
+        page.route(self.pattern, self._take)
 
     def let_go(self, page) -> None:
+        self.held = False  # what comes from here on is not held, and can't be forgotten
         for route in self.routes:
             route.continue_()
         page.unroute(self.pattern)
+
+    def _take(self, route) -> None:
+        if self.held:
+            self.routes.append(route)
+        else:
+            route.continue_()

@@ -24,7 +24,7 @@ def opened(browser, service, before=None, **options):
     """The page, after `before(page)`; at the end nobody but the service was asked, and no script complained."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     complaints, requests = [], []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
@@ -225,6 +225,22 @@ def test_a_token_is_asked_for_and_a_model_is_chosen(browser, tmp_path):
         give(page, ("part.png", encoded(spotted())))
         expect(page, "#verdict").to_have_text("NG")
         assert service.service.recent.after(0)[0]["model"] == "right"
+
+
+def test_a_refusal_that_comes_late_asks_for_no_second_token(browser, tmp_path):
+    models = Held("**/v1/models")
+    with (
+        serving(tmp_path, token=TOKEN) as service,
+        opened(browser, service, before=models.hold) as page,
+    ):
+        page.evaluate("() => { ask('v1/decisions'); }")
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        expect(page, "#ask").to_be_hidden()
+        models.let_go(page)  # they were sent without a token
+        expect(page, "#promise").to_contain_text("Of 100 good parts")
+        expect(page, "#drift").to_contain_text("toy:")
+        assert page.locator("#ask").is_hidden()
 
 
 def test_every_control_has_a_name(page):

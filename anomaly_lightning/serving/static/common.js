@@ -20,7 +20,8 @@ async function ask(path, options = {}) {
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   const answer = await reached(path, { ...options, headers });
   if (answer.status !== 401) return answer;
-  await newToken(token !== null);
+  // A late refusal says nothing of a token that was given since.
+  if (sessionStorage.getItem("token") === token) await newToken(token !== null);
   return ask(path, options);
 }
 
