@@ -243,6 +243,20 @@ def test_a_refusal_that_comes_late_asks_for_no_second_token(browser, tmp_path):
         assert page.locator("#ask").is_hidden()
 
 
+def test_the_escape_key_takes_no_question_for_the_token_away(browser, tmp_path):
+    with serving(tmp_path, token=TOKEN) as service, opened(browser, service) as page:
+        expect(page, "#ask").to_be_visible()
+        page.evaluate("$('ask').addEventListener('close', () => { window.seen = true; })")
+        for _ in range(3):
+            page.keyboard.press("Escape")
+        page.wait_for_function("() => window.seen")  # Chromium lets nobody keep a dialog open against a second Escape
+        expect(page, "#ask").to_be_visible()
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        expect(page, "#promise").to_contain_text("Of 100 good parts")
+        expect(page, "#ask").to_be_hidden()
+
+
 def test_every_control_has_a_name(page):
     page.click("#camera-on")
     give(page, ("part.png", encoded(spotted())))

@@ -42,7 +42,6 @@ function newToken(wrong) {
   asking ??= new Promise(done => {
     $("ask-why").textContent = wrong ? "The token that you gave is not the right one." : "Whoever runs it knows it.";
     $("ask").showModal();
-    $("ask").addEventListener("cancel", event => event.preventDefault());
     $("ask-form").addEventListener("submit", () => {
       sessionStorage.setItem("token", $("token").value);
       asking = null;
@@ -51,3 +50,7 @@ function newToken(wrong) {
   });
   return asking;
 }
+$("ask").addEventListener("cancel", event => event.preventDefault());
+$("ask").addEventListener("close", () => {
+  if (asking && !$("ask").open) $("ask").showModal();  // a second Escape closes it all the same
+});
