@@ -107,9 +107,23 @@ def test_keys_mark_go_on_and_take_back(page, service):
     expect(page, "#large-state").to_have_text("Taken back. Decision 3: no mark.")
     assert marks(service) == [None, None, None, "right"]
     page.keyboard.press("Escape")
-    assert page.locator("#large").is_hidden()
+    expect(page, "#large").to_be_hidden()
     assert page.locator("#grid .badge").all_inner_texts() == ["\u2713 right"[2:], "", "", ""]
-    assert page.evaluate("document.activeElement.closest('li').item.id") == 3, "the focus is where the eye was"
+    expect(page, "#grid li >> nth=1 >> button").to_be_focused()  # decision 3: the focus is where the eye was
+
+
+def test_what_is_taken_back_is_the_mark_that_was_set_last_however_slow_the_service_is(page, service):
+    at_large(page)
+    page.keyboard.press("n")
+    expect(page, "#large-name").to_contain_text("2.png")
+    answers = Held("**/marks")
+    answers.hold(page)
+    page.keyboard.press("r")
+    page.keyboard.press("u")  # before the service has said that it has the mark
+    answers.let_go(page)
+    expect(page, "#large-state").to_have_text("Taken back. Decision 3: no mark.")
+    assert marks(service) == [None, None, None, "not_a_part"]
+    assert [entry.mark for entry in service.service.reviewing.store.history(3)] == ["right", None]
 
 
 def test_the_choice_of_a_model_is_there_however_late_the_models_are_known(browser, tmp_path):

@@ -54,10 +54,16 @@ async function markIt(item, mark) {
     askWho();
     return false;
   }
-  const before = item.mark;
   item.busy = true;
+  const seen = item.mark_id ?? 0;
+  return inTurn(() => markNow(item, mark, seen));
+}
+
+// `seen` is the mark that the person saw: what comes meanwhile is not overwritten.
+async function markNow(item, mark, seen) {
+  const before = item.mark;
   try {
-    await setMark(item, mark, item.mark_id ?? 0);
+    await setMark(item, mark, seen);
     review.mine.push({ item, before });
     reviewSay(`Decision ${item.id}: ${markName(mark)}.`);
     return true;
@@ -70,7 +76,16 @@ async function markIt(item, mark) {
   }
 }
 
-async function undo() {
+// Marks and what takes them back are done in the order in which they were asked for.
+let working = Promise.resolve();
+function inTurn(work) {
+  const done = working.then(work);
+  working = done.catch(() => {});
+  return done;
+}
+
+const undo = () => inTurn(undoLast);
+async function undoLast() {
   const last = review.mine.pop();
   if (!last) return;
   try {
