@@ -38,7 +38,7 @@ def test_every_measure_is_called_by_words(browser, served_model, tmp_path):
         known = service.get("/v1/models").json()[0]
         alarms = [{**known, "drift": {"alarm": {**alarm, "measure": name}}} for name in MEASURES]
         page.route("**/v1/models", lambda route: route.fulfill(json=alarms))
-        page.evaluate("location.reload()")
+        page.reload()
         expect(page, "#drift h2").to_have_count(len(MEASURES))
         seen = re.findall(r"Seen in (.*?), since", page.locator("#drift").inner_text())
         assert len(set(seen)) == len(seen) == len(MEASURES)

@@ -22,7 +22,11 @@ def service(tmp_path):
 @contextlib.contextmanager
 def opened(browser, service, before=None, **options):
     """The page, after `before(page)`; at the end nobody but the service was asked, and no script complained."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    with contextlib.closing(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})) as context:
+        yield from _opened(context, service, before)
+
+
+def _opened(context, service, before):
     page = context.new_page()
     page.set_default_timeout(30_000)
     complaints, requests = [], []
@@ -36,7 +40,6 @@ def opened(browser, service, before=None, **options):
     yield page
     assert complaints == []
     assert [url for url in requests if not url.startswith((service.url, "data:", "blob:"))] == []
-    context.close()
 
 
 @pytest.fixture
@@ -178,7 +181,7 @@ def test_dropped_images_are_inspected(page):
 def test_the_camera(page):
     page.click("#camera-on")
     expect(page, "#video").to_have_js_property("readyState", 4)  # frames come
-    assert page.evaluate("document.activeElement.id") == "shoot"
+    expect(page, "#shoot").to_be_focused()
     page.keyboard.press("Enter")
     expect(page, "#verdict").to_have_text(re.compile("OK|NG"))
     assert page.locator("#name").inner_text().startswith("camera ")
