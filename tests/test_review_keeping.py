@@ -118,6 +118,22 @@ def test_marked_images_are_never_deleted(store, caplog):
     assert store.decision(marked[0]).image is None
 
 
+def test_room_that_another_made_is_not_taken_for_a_full_disk(store, caplog, monkeypatch):
+    noted, give_up = recorder(store), store.give_up
+    for _ in range(3):
+        record(noted)
+    noted.keeper.max_bytes = int(store.kept().bytes * 2.5 / 3)
+
+    def second(most_bytes):
+        give_up(most_bytes)  # another worker's
+        return give_up(most_bytes)
+
+    monkeypatch.setattr(store, "give_up", second)
+    assert noted.keeper.trim() == 0
+    assert (noted.keeper.full, store.kept().images) == (False, 2)
+    assert "marked images alone" not in caplog.text
+
+
 def test_what_a_crash_left_to_be_deleted_is_deleted_at_the_next_start(store):
     noted = recorder(store)
     record(noted)

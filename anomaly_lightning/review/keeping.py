@@ -101,8 +101,10 @@ class ImageKeeper:
         while self.store.kept().bytes > self.max_bytes:
             gone = self.store.give_up(int(self.max_bytes * (1 - SPARE)))
             if not gone:
-                self._say_full()
-                return count
+                if self.store.kept().bytes > self.max_bytes:  # else another thread or process was first
+                    self._say_full()
+                    return count
+                continue
             self._delete(self.store.doomed())
             count += len(gone)
             logger.warning(
