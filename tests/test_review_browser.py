@@ -83,6 +83,26 @@ def test_a_decision_is_seen_at_large_with_its_heatmap_and_regions(page, service)
     assert saved.value.path().read_bytes() == encoded(spotted())
 
 
+def test_an_image_that_is_ready_late_is_not_shown_as_the_next_ones(page):
+    slow = """['original', 'heat'].forEach(one => {
+        $(`large-${one}`).decode = () => new Promise(done => { (window.ready ??= []).push(done); });
+    })"""
+    page.evaluate(slow)
+    page.locator("#grid li button").first.click()
+    page.wait_for_function("() => window.ready?.length === 2")
+    images = Held("**/shown")
+    images.hold(page)
+    page.keyboard.press("ArrowRight")
+    expect(page, "#large-name").to_contain_text("2.png")
+    page.evaluate(
+        "{ ready.forEach(done => done()); for (const one of ['original', 'heat']) delete $(`large-${one}`).decode; }"
+    )
+    assert page.locator("#large-original").is_hidden()
+    images.let_go(page)
+    expect(page, "#large-original").to_be_visible()
+    assert page.locator("#large-original").get_attribute("alt") == "lot 7/2.png: NG"
+
+
 def test_keys_mark_go_on_and_take_back(page, service):
     at_large(page)
     page.keyboard.press("r")  # an OK that is right; goes on

@@ -85,6 +85,7 @@ async function showImages(item) {
   $("large-original").alt = `${item.name}: ${item.verdict}`;
   $("large-heat").src = heat;
   await Promise.all([$("large-original").decode(), $("large-heat").decode()]).catch(() => {});
+  if (review.shown !== item || $("large-original").src !== shown) return;  // another one is on its way
   $("large-original").hidden = $("large-heat").hidden = false;
 }
 
