@@ -77,6 +77,14 @@ def test_what_was_not_delivered_comes_after_the_next_start(tmp_path):
     assert other.ids == ids(tmp_path)
 
 
+def test_a_sink_that_was_away_is_tried_again_when_the_line_ends(tmp_path):
+    sink = Kept([DeliveryError("gone")])
+    source = Until([image()] * 3, lambda: not sink.errors)  # it waits for its next try when the line ends
+    summary = line(source, tmp_path, {"kept": sink}, retry_first_s=1000.0, retry_longest_s=1000.0, flush_s=30.0).run()
+    assert sink.ids == ids(tmp_path)
+    assert not summary.sinks["kept"].waiting
+
+
 def test_a_crash_before_the_mark_repeats_one_line_and_loses_none(tmp_path):
     first, second = Kept(), Kept()
     line(Given([image()] * 2), tmp_path, {"kept": first}).run()

@@ -7,6 +7,7 @@ crash between the two repeats one delivery and loses none.
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from threading import Condition, Event
 
@@ -19,6 +20,7 @@ from anomaly_lightning.reports.run_folder import read_json, write_text
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # seconds between two looks at the journal where nobody tells that it has grown
+SHORT_S = 0.2  # seconds between two looks at whether the line ends
 
 
 class Courier:
@@ -130,9 +132,16 @@ class Courier:
             told = "%s: %s What is not delivered stays in the journal. Next try in %.1f s."
             logger.warning(told, self.name, why, pause)
         self.trouble = why
-        if self._finish.is_set():
-            pause = min(pause, LOOK_S)
-        self._abandon.wait(pause)
+        self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next try; where the line ends a second at most, since there is little time left."""
+        until, ending = time.monotonic() + seconds, self._finish.is_set()
+        if ending:
+            until = min(until, time.monotonic() + LOOK_S)
+        while (left := until - time.monotonic()) > 0 and self._finish.is_set() == ending:
+            if self._abandon.wait(min(left, SHORT_S)):
+                return
 
     def _sleep(self) -> None:
         with self._news:
