@@ -190,6 +190,33 @@ def test_the_camera(page):
     assert page.evaluate("state.stream") is None
 
 
+def test_a_camera_that_is_asked_for_twice_is_opened_once(page):
+    page.evaluate(
+        """() => { const devices = navigator.mediaDevices, open = devices.getUserMedia.bind(devices);
+             window.streams = [];
+             devices.getUserMedia = async what => { const one = await open(what); streams.push(one); return one; }; }"""
+    )
+    page.evaluate("Promise.all([openCamera(), openCamera()])")
+    expect(page, "#video").to_have_js_property("readyState", 4)
+    page.click("#camera-off")
+    assert page.evaluate("streams.map(one => one.active)") == [False, False]
+
+
+def test_images_that_are_not_shown_do_not_stay_in_memory(page):
+    page.evaluate(
+        """() => { const { createObjectURL, revokeObjectURL } = URL;
+             window.kept = new Set();
+             URL.createObjectURL = what => { const url = createObjectURL(what); kept.add(url); return url; };
+             URL.revokeObjectURL = url => { kept.delete(url); revokeObjectURL(url); }; }"""
+    )
+    give(page, ("cut.png", encoded(spotted())[:80]), ("part.tif", encoded(spotted(), "TIFF")))
+    expect(page, "#state").to_have_text("1 image inspected.")
+    assert page.evaluate("kept.size") == 0
+    give(page, ("good.png", encoded(spotted(90))))
+    expect(page, "#verdict").to_have_text("OK")
+    assert page.evaluate("kept.size") == 1
+
+
 def test_decisions_of_others_appear_in_the_list(page, service):
     expect(page, "#counts").to_have_text("None yet.")
     service.post("/v1/inspect", files=[("image", ("<b>elsewhere</b>.png", encoded(spotted())))])

@@ -1,6 +1,7 @@
 "use strict";
 // ---- The camera -----------------------------------------------------------------------------------------------------
 
+let opening = 0;
 async function openCamera(id) {
   trouble("");
   if (!navigator.mediaDevices) {
@@ -8,9 +9,12 @@ async function openCamera(id) {
     return;
   }
   closeCamera();
+  const mine = ++opening;
   try {
     const video = { width: { ideal: 1920 }, height: { ideal: 1080 }, ...(id ? { deviceId: { exact: id } } : { facingMode: "environment" }) };
-    state.stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    const stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    if (mine !== opening) return stream.getTracks().forEach(track => track.stop());  // asked for again meanwhile
+    state.stream = stream;
   } catch (error) {
     trouble(error.name === "NotAllowedError" ? "The browser was not allowed to use the camera." : `No camera: ${error.message}`);
     return;

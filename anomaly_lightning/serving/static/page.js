@@ -59,7 +59,12 @@ async function one(file, name) {
   const url = URL.createObjectURL(file), picture = new Image();
   picture.src = url;
   const visible = await picture.decode().then(() => true, () => false);
-  const said = await inspect(file, name, visible ? "colors" : "overlay");
+  let said;
+  try {
+    said = await inspect(file, name, visible ? "colors" : "overlay");
+  } finally {
+    if (!said || !visible) URL.revokeObjectURL(url);  // nobody shows it: it would stay in memory as long as the page
+  }
   const heat = `data:image/png;base64,${said.heatmap}`;
   delete said.heatmap;
   const item = { said, name, visible, image: visible ? url : heat, heat: visible ? heat : null };
