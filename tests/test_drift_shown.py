@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from drifting import K
@@ -88,6 +89,23 @@ def test_a_reload_of_the_same_model_does_not_forget(served_model, stream, tmp_pa
     with serving(tmp_path, token=TOKEN) as service:
         give(service, stream[0], headers=BEARER)
         assert service.post("/v1/models/toy/reload", headers=BEARER).json()["drift"]["images"] == 30
+
+
+def test_an_image_of_the_model_before_says_nothing_of_the_one_that_is_served(stream):
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from anomaly_lightning.serving.drifts import Drifts, DriftSettings
+    from anomaly_lightning.serving.inspecting import Inspected
+    from anomaly_lightning.serving.models import Model
+
+    known, drifts = watched_inspector(), Drifts(DriftSettings())
+    other = msgspec.structs.replace(known.card.drift, thumbnail=[1.0] * len(known.card.drift.thumbnail))
+    before = Model("toy", None, "a", "", known)
+    after = Model("toy", None, "b", "", Inspector(known.card.replace(drift=other), known.engine))
+    drifts.serving(before)
+    waiting = drifts.watched(before, lambda: (Inspected(known(stream[0][0])), None))
+    drifts.serving(after)
+    waiting()
+    assert drifts.status(after)["images"] == 0
 
 
 def test_who_may_reset(served_model, tmp_path):

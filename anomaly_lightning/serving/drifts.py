@@ -47,11 +47,12 @@ class Drifts(Collector):
         self._watches[model.name] = DriftWatch(card, known.images_per_alarm, file, known.watch)
 
     def watched(self, model: Model, job: Job) -> Job:
-        """A worker's job on an image of a model, which the watch then sees."""
+        """A worker's job on an image of a model, which its watch then sees, be another model served by then."""
+        watch = self._watches[model.name]
 
         def work() -> tuple[Inspected, Any]:
             done = job()
-            self._watches[model.name].take(done[0].said)
+            watch.take(done[0].said)
             return done
 
         return work
