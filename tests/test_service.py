@@ -364,6 +364,30 @@ def test_a_model_is_exchanged_under_load_and_no_request_is_lost(two, tmp_path):
     assert two.metric(f'anomaly_model_info{{id="{ids[0]}",model="left"}}') == 0
 
 
+def test_of_two_reloads_at_once_the_last_is_what_is_told(tmp_path, monkeypatch):
+    with serving(tmp_path) as service:
+        models, second, asked = service.service.models, [], threading.Event()
+        load = models._load
+
+        def slow(path):
+            if not second:  # the first load: another one is asked for, and has as much time as it needs to come near
+                second.append(clients.submit(service.service.reload, "toy"))
+                asked.wait(0.5)
+                path.write_text("trained twice")
+            else:
+                asked.set()
+            return load(path)
+
+        monkeypatch.setattr(models, "_load", slow)
+        with ThreadPoolExecutor(1) as clients:
+            (tmp_path / "toy").write_text("trained once")
+            service.service.reload("toy")
+            second[0].result()
+        text = service.get("/metrics").text
+        served = [line for line in text.splitlines() if line.startswith("anomaly_model_info{")]
+        assert served == [f'anomaly_model_info{{id="{models.get("toy").id}",model="toy"}} 1.0']
+
+
 def test_a_model_that_can_not_be_loaded_leaves_the_one_before(two):
     before = two.service.models.get("right")
     kept = before.path.read_bytes()

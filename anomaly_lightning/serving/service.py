@@ -1,8 +1,9 @@
 """What all routes share: the models, the queue before them, and what is counted and noted of each decision."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -45,6 +46,7 @@ class Service:
     recent: Recent
     reviewing: Reviewing | None
     drifts: Drifts
+    _reloading: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def note(self) -> Note | None:
@@ -77,14 +79,15 @@ class Service:
 
     def reload(self, name: str) -> Model:
         """Load a model again; blocks. See `Models.reload` for what it raises."""
-        before = self.models.get(name)
-        try:
-            model = self.models.reload(name)
-        except UserError:
-            self.metrics.failed_load(before)
-            raise
-        self.metrics.serving(model, before)
-        self.drifts.serving(model)
+        with self._reloading:  # what is counted and watched is what is served last
+            before = self.models.get(name)
+            try:
+                model = self.models.reload(name)
+            except UserError:
+                self.metrics.failed_load(before)
+                raise
+            self.metrics.serving(model, before)
+            self.drifts.serving(model)
         return model
 
     def describe(self, model: Model) -> dict[str, Any]:
