@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 from toy import BARE, SMALL, command, save, texture
 
+from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.data.samples import Sample
-from anomaly_lightning.data.splits import Splits
+from anomaly_lightning.data.splits import Splits, make_splits
 from anomaly_lightning.data.tiling import tiled_splits
 from anomaly_lightning.errors import DataError
 from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling, crop
+from anomaly_lightning.runtime.validity import fit_validity
 
 
 @pytest.mark.parametrize("size", [(100, 300), (64, 64), (65, 129), (30, 200), (7, 9)])
@@ -130,6 +132,26 @@ def test_predict_scores_whole_images_by_their_strangest_tile(tiled, tmp_path):
     assert 148 <= column < 164
     assert said.verdict == "NG"
     assert said.anomaly_map.shape == (120, 200)
+
+
+def test_the_looks_of_good_parts_are_learnt_from_no_image_that_is_tested_on(tmp_path):
+    rng, data = np.random.default_rng(2), tmp_path / "data"
+    for place, count in (("train/good", 12), ("test/good", 8)):
+        for number in range(count):
+            save(texture(rng, 120, 200), data / "widget" / place / f"{number}.png")
+    splits = make_splits(read_category(data, "widget"), "pooled_80_20", seed=0)
+    assert any(sample.path.parent.parent.name == "train" for sample in splits.test)  # official normals, tested on here
+    damaged = splits.train[0].path
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    small = tuple(value for value in SMALL if not value.startswith(("model.", "data.image_size")))
+    given = ("model=pca", "data.image_size=64", "data.tile=64", "data.split=pooled_80_20", "data.on_corrupt=skip")
+    where = ("category=custom", "category.name=widget", f"data.root={data}", "test=false")
+    ran = command("train", *small, *BARE, *given, *where, cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    card = Inspector.load(next(tmp_path.glob("outputs/train/widget/*/*/checkpoints/best.ckpt")), "cpu").card
+    known = fit_validity([sample.path for sample in splits.normals if sample.path != damaged])
+    assert card.validity == known.card()
+    assert card.drift is not None
 
 
 LARGE = """

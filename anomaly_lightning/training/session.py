@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning.configs import in_sweep
+from anomaly_lightning.data.splits import Splits
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.drift_fit import fit_drift
@@ -104,10 +105,7 @@ class TrainingSession:
         if not self.cfg.validity:
             return
         with self.clock.stage("validity_s"):
-            splits = self.source.splits
-            # Whole images come at prediction, so with tiles it is whole images that are learnt from.
-            known = splits.normals if self.cfg.data.tile is None else self.resolved.category.train
-            normals = drawn([sample for sample in known if sample.path not in self.source.skipped], self.cfg.seed)
+            normals = drawn(self._whole_splits().normals, self.cfg.seed)
             known_looks = getattr(self.data, "appearances", None)
             fitted = fit_validity(
                 [sample.path for sample in normals], self.cfg.seed, self.source.transform.white, known_looks
@@ -119,15 +117,20 @@ class TrainingSession:
         if not self.cfg.drift or not self.trainer.is_global_zero:
             return
         with self.clock.stage("drift_s"):
-            card = self.module.card
-            splits = self.source.splits
-            if self.cfg.data.tile is not None:  # whole images come on a line
-                splits = made_again(self.cfg, card, TestedData(card.category, card.data.places), masks=False)[0].splits
+            card, splits = self.module.card, self._whole_splits()
             engine = TorchEngine(self.module.model, str(self.module.device))
             held_out, trained = ([sample.path for sample in some] for some in (splits.validation, splits.train))
             fitted = fit_drift(Inspector(card, engine), held_out, trained)
             self.module.model.pack(False)  # processes share buffers in their order, and only this one packs
         self.module.card = card.replace(drift=fitted)
+
+    def _whole_splits(self) -> Splits:
+        """The sets of readable images, whole ones with tiles, too: so they come at prediction and on a line."""
+        if self.cfg.data.tile is None:
+            return self.source.splits
+        card = self.module.card
+        whole = made_again(self.cfg, card, TestedData(card.category, card.data.places), masks=False)[0].splits
+        return whole.without({sample for sample in whole.normals if sample.path in self.source.skipped})
 
     def _test(self) -> Results | str:
         """Score the test images; in words why, where there are none to score."""
