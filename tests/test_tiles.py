@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from toy import BARE, SMALL, command, save, texture
 
+from anomaly_lightning.calibration import best_f1_threshold
 from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import Splits, make_splits
@@ -152,6 +153,26 @@ def test_the_looks_of_good_parts_are_learnt_from_no_image_that_is_tested_on(tmp_
     known = fit_validity([sample.path for sample in splits.normals if sample.path != damaged])
     assert card.validity == known.card()
     assert card.drift is not None
+
+
+def test_labelled_defects_are_scored_tile_by_tile_as_they_will_be(tiled, tmp_path):
+    folder, _ = tiled
+    rng = np.random.default_rng(3)
+    for number in range(3):
+        values = texture(rng, 120, 200)
+        values[20:32, 50:62] = (250, 20, 20)
+        save(values, tmp_path / "labelled" / f"{number}.png")
+    small = tuple(value for value in SMALL if not value.startswith(("model.", "data.image_size")))
+    given = ("model=pca", "data.image_size=64", "data.tile=64", "data.tile_overlap=16", "scoring.sigma=1")
+    where = ("category=custom", "category.name=widget", f"data.root={folder / 'data'}", "test=false")
+    f1 = ("threshold=f1", f"labelled_defects={tmp_path / 'labelled'}")
+    ran = command("train", *small, *BARE, *given, *where, *f1, cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    inspector = Inspector.load(next(tmp_path.glob("outputs/train/widget/*/*/checkpoints/best.ckpt")), "cpu")
+    normals = inspector.thresholds.scores
+    defects = [said.score for said in inspector(images_in(tmp_path / "labelled"))]
+    wanted = best_f1_threshold([*normals, *defects], [False] * len(normals) + [True] * len(defects))
+    assert inspector.thresholds.score == pytest.approx(wanted, rel=1e-4)
 
 
 LARGE = """

@@ -20,6 +20,7 @@ from anomaly_lightning.features.condensed import OrderedRows
 from anomaly_lightning.runtime.card import ThresholdsCard
 from anomaly_lightning.runtime.files import on_disk
 from anomaly_lightning.runtime.reading import check_images
+from anomaly_lightning.runtime.tiles import Tiling, crop
 from anomaly_lightning.scoring import Scoring
 from anomaly_lightning.training.cross_fitting import cross_fitted, refuse
 from anomaly_lightning.training.module import AnomalyModule
@@ -126,11 +127,17 @@ class CalibrationCallback(pl.Callback):
 
     @torch.no_grad()
     def _scores_of_defects(self, datamodule: Any, module: AnomalyModule) -> Tensor:
-        """Scores (m,) float of the labelled defects."""
-        images, transform = self._labelled(datamodule), datamodule.transform
-        seen = (torch.from_numpy(transform(transform.read(path))) for path in images)
-        scores = [module(image[None].to(module.device))[1] for image in seen]
-        return torch.cat(scores).cpu()
+        """Scores (m,) float of the labelled defects; with tiles that of an image's most anomalous one."""
+        tiling = None if module.card.tiling is None else Tiling.from_card(module.card.tiling)
+
+        def score(path: Path) -> float:
+            image = datamodule.transform.read(path)
+            boxes = [] if tiling is None else tiling.boxes((image.height, image.width))
+            pieces = [crop(image, box) for box in boxes] or [image]
+            seen = (torch.from_numpy(datamodule.transform(piece)) for piece in pieces)
+            return max(float(module(piece[None].to(module.device))[1]) for piece in seen)
+
+        return torch.tensor([score(path) for path in self._labelled(datamodule)])
 
 
 def normal_pixels(scoring: Scoring, error_maps: Tensor | OrderedRows, limit: int = PIXELS) -> np.ndarray:
