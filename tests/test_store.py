@@ -63,6 +63,15 @@ def test_features_come_back_rounded_to_the_dtype_and_no_more(make: Callable[[str
     np.testing.assert_allclose(got, many(order), rtol=2.0**-bits, atol=2**-24 if dtype == "float16" else 0)
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (4, 1)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_grid_of_one_row_or_position_comes_back_too(tmp_path: Path, grid: tuple[int, int], dtype: str) -> None:
+    given = torch.randn(3, 5, *grid).to(memory_format=torch.channels_last)  # as the backbone gives them
+    store = DiskStore(tmp_path, SPEC, (5, *grid), dtype)
+    store.append(names(3), given)
+    assert torch.equal(store.batch(names(3)), given.to(DTYPES[dtype]).float())
+
+
 def test_absent_keys_are_listed_once_in_order_and_can_not_be_read(make: Callable[[str], FeatureStore]) -> None:
     store, (a, b, c) = make("float16"), names(3)
     store.append([a], many([a]))

@@ -193,4 +193,4 @@ class DiskStore:
 
 def _bytes(row: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor (C, h, w), without a copy."""
-    return row.view(torch.uint8).view(-1).numpy().data
+    return row.view(-1).view(torch.uint8).numpy().data  # flat first: a grid of one position need not have a stride of 1
