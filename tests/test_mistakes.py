@@ -56,10 +56,13 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("data.batch_size=0", "data.batch_size=0"),
         ("threshold=conformal", "more to go"),
         ("backbone.layers=[layer7]", "backbone.layers=['layer7']: tiny consists of layer1, layer2, layer3"),
+        # 8 x 6 positions are pooled to 4 x 3, then halved three times: one; the last batch holds one of 12 images
+        (("model.network.stages=3", "data.batch_size=11"), "TrainingError: A batch of a single image"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named_as_it_was_typed(widget, tmp_path, argument, said):
-    assert said in failed(command("train", *widget, argument, cwd=tmp_path))
+    given = (argument,) if isinstance(argument, str) else argument
+    assert said in failed(command("train", *widget, *given, cwd=tmp_path))
 
 
 def test_a_root_that_does_not_exist_is_named_and_never_replaced(widget, tmp_path):

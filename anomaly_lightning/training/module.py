@@ -23,6 +23,7 @@ from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
 from anomaly_lightning.training.examples import serve_examples
+from anomaly_lightning.training.lone_values import told_of_lone_values
 from anomaly_lightning.training.schedule import WarmCosine, planned
 from anomaly_lightning.training.scored import Scored
 
@@ -242,7 +243,8 @@ class AnomalyModule(pl.LightningModule):
 
     def _loss(self, condensed: Tensor, trained: TrainedDetector, player: str, stage: str) -> Tensor:
         """One player's total, () float; it and its parts are logged, as <stage>/loss where there is one player."""
-        losses = trained.losses(condensed, player)
+        with told_of_lone_values():
+            losses = trained.losses(condensed, player)
         for name, value in losses.items():
             known = "loss" if name == "total" else name
             tag = f"{stage}/{known}" if len(self.players) == 1 else f"{stage}/{player}/{known}"
