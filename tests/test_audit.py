@@ -212,6 +212,19 @@ def test_a_planted_defect_leads_the_ranking_of_a_small_category(tmp_path):
     assert ranked[0]["path"].endswith("zz.png")
 
 
+def test_a_method_with_a_finer_grid_than_the_features_ranks_as_on_its_own_layer(root, tmp_path):
+    ranked = []
+    for number, more in enumerate((["features=packed", "model.finest=true"], ["backbone.layers=[layer2]"])):
+        cwd, given = tmp_path / str(number), [item for item in TINY if not item.startswith("features")]
+        cwd.mkdir()
+        where = (f"data.root={root}", "model=padim", "features.grid=null")
+        ran = command("audit", *given, *where, *more, cwd=cwd)
+        assert ran.code == 0, ran.out
+        ranked.append({row["path"]: row["score"] for row in json.loads(written(cwd).read_text())["ranked"]})
+    assert len(ranked[0]) == 15
+    assert ranked[0] == pytest.approx(ranked[1], rel=1e-5)
+
+
 def test_a_table_that_lists_a_file_twice_is_looked_at_to_its_end(tmp_path):
     folder = make_category(tmp_path / "root", normals=9)
     names = [f"widget/train/good/{number}.png" for number in range(9)]

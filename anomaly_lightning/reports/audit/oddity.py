@@ -82,7 +82,7 @@ def rank(cfg: DictConfig, normals: Sequence[Facts], white: int | None) -> Odditi
     store = compose.store_for(extractor, transform, cfg.cache.mode, folder, cfg.cache.dtype)
     keys, dataset = [item.content for item in normals], ImageDataset([item.sample for item in normals], transform)
     fill(store, keys, dataset.images, extractor, batch_size=BATCH, workers=data["workers"])
-    maps = torch.empty(len(keys), *store.shape[1:])
+    maps = torch.empty(len(keys), *fresh.grid(spec))
     for known, held_out in fold_indices(len(keys), min(cfg.folds, len(keys)), cfg.seed):
         detector = make()
         detector.prepare(Repeated(partial(_batches, store, keys, known)))
