@@ -172,6 +172,17 @@ def test_strength_is_told_in_what_two_normals_differ_by():
     assert variation.strength(normals[0], changed, spot) > 3
 
 
+def test_defects_are_made_on_normals_that_are_all_the_same():
+    black = np.zeros((64, 64, 3), np.uint8)
+    maker = DefectMaker(lambda number: black, 4, Recipe(vary=False))
+    for version in range(8):
+        made = maker(0, version)
+        assert np.array_equal(made.mask.any(), (made.image != made.clean).any())
+    # In levels: a patch of +8 is four times the least that a camera repeats, whose smoothing a wide mask hardly feels.
+    changed, mask = black + np.uint8(8), np.ones((64, 64), bool)
+    assert maker.variation.strength(black, changed, mask) == pytest.approx(8 / 2.0, rel=1e-3)
+
+
 def test_a_recipe_without_a_meaning_is_refused(normals):
     for wrong in ({"size": 0.0}, {"contrast": -1.0}, {"most": 0}, {"least": -1.0}, {"kinds": ()}, {"kinds": ("rust",)}):
         with pytest.raises(DataError, match="Made defects"):

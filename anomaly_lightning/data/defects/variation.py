@@ -24,7 +24,7 @@ class Variation:
         normals: (H, W, 3) uint8 each, all of one size; two or more say something.
 
     Attributes:
-        usual: What `change` finds between two normals, on average; 1 for a single normal.
+        usual: What `change` finds between two normals, on average; 1 for a single normal, and for equal ones.
     """
 
     def __init__(self, normals: Sequence[Levels]) -> None:
@@ -38,7 +38,7 @@ class Variation:
         self.std = np.sqrt(np.maximum(squares / count - mean**2, FLOOR**2))  # (H, W, 4)
         everywhere = np.ones(self.std.shape[:2], bool)
         pairs = list(pairwise(normals))[:PAIRS]
-        self.usual = float(np.mean([self.change(*pair, everywhere) for pair in pairs])) if pairs else 1.0
+        self.usual = float(np.mean([self.change(*pair, everywhere) for pair in pairs] or [1.0])) or 1.0
 
     def strength(self, clean: Levels, changed: Levels, mask: NDArray[np.bool_]) -> float:
         """How much an image changed, as a multiple of what two normals differ by at the same positions.
