@@ -79,6 +79,15 @@ def test_projection_is_orthonormal_and_passes_few_channels():
     assert Projection(5, 6)(few) is few
 
 
+@pytest.mark.parametrize("level", [0.0, 0.1, 3.7, -3e4])
+def test_features_that_do_not_vary_are_centred_and_nothing_more(level):
+    moments = ChannelMoments(4)
+    moments.observe(torch.full((5, 4, 3, 3), level))
+    moments.finish()
+    seen = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0)) + level
+    assert torch.allclose(moments(seen), seen - level, atol=1e-2 if abs(level) > 1e3 else 1e-5)
+
+
 def axes_of(data: torch.Tensor, count: int) -> tuple[PrincipalAxes, ChannelMoments]:
     axes, moments = PrincipalAxes(SHAPE[0], count), ChannelMoments(SHAPE[0])
     for batch in data.split(7):

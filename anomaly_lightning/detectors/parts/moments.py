@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+ROUNDING = 1e-6  # share of their own size that equal values seem to vary by: they came as float32
+
 
 class ChannelMoments(nn.Module):
     """Standardises features per channel with what it observed, in float64.
@@ -33,13 +35,15 @@ class ChannelMoments(nn.Module):
         """Set mean and std; a channel that hardly varies is not blown up.
 
         The floor is a twentieth of the mean std: channels of a pretrained backbone vary by more than a fourth of it,
-        dead ones by nothing, and dividing by that would let a trace of a response rule every score.
+        dead ones by nothing, and dividing by that would let a trace of a response rule every score. Where all of them
+        vary by no more than rounding, as on images of one colour, they are only centred.
         """
         if self._count == 0:
             return
         mean = self._sum / self._count
         std = (self._squares / self._count - mean.square()).clamp_min(0).sqrt()
-        floor = max(0.05 * float(std.mean()), 1e-12)
+        spread, size = float(std.mean()), float((self._squares / self._count).mean().sqrt())
+        floor = 0.05 * spread if spread > ROUNDING * size else 1.0
         self.mean.copy_(mean.view(-1, 1, 1))
         self.std.copy_(std.clamp_min(floor).view(-1, 1, 1))
         self._count = 0
