@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +13,18 @@ from PIL import Image
 from toy import BARE, SMALL, command, save, texture
 
 from anomaly_lightning.calibration import best_f1_threshold
+from anomaly_lightning.data.defects import varied_with
 from anomaly_lightning.data.layouts import read_category
 from anomaly_lightning.data.samples import Sample
 from anomaly_lightning.data.splits import Splits, make_splits
 from anomaly_lightning.data.tiling import tiled_splits
-from anomaly_lightning.errors import DataError
+from anomaly_lightning.errors import DataError, UserError
 from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
 from anomaly_lightning.runtime.tiles import Tiling, crop
+from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.runtime.validity import fit_validity
+from anomaly_lightning.training.examples import _real
 
 
 @pytest.mark.parametrize("size", [(100, 300), (64, 64), (65, 129), (30, 200), (7, 9)])
@@ -173,6 +177,26 @@ def test_labelled_defects_are_scored_tile_by_tile_as_they_will_be(tiled, tmp_pat
     defects = [said.score for said in inspector(images_in(tmp_path / "labelled"))]
     wanted = best_f1_threshold([*normals, *defects], [False] * len(normals) + [True] * len(defects))
     assert inspector.thresholds.score == pytest.approx(wanted, rel=1e-4)
+
+
+def test_labelled_defects_are_learned_from_tile_by_tile(tmp_path):
+    rng, mask = np.random.default_rng(4), np.zeros((64, 96), np.uint8)
+    values = texture(rng, 64, 96)
+    mask[20:44, 40:60] = 255  # in the two tiles of the middle column
+    paths = [save(values, tmp_path / "a.png"), save(texture(rng, 64, 96), tmp_path / "without.png")]
+    labelled = [Sample(paths[0], "spot", save(mask, tmp_path / "a_mask.png")), Sample(paths[1], "spot")]
+    transform = ImageTransform(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    data, detector = SimpleNamespace(transform=transform, images=SimpleNamespace(seed=5)), SimpleNamespace(known=6)
+    learned = list(_real(data, detector, labelled, Tiling((32, 32), 0)))
+    chance = np.random.default_rng(5)
+    pieces = [np.s_[top : top + 32, 32:64] for top in (0, 32) for _ in range(3)]
+    wanted = [varied_with(values[piece], mask[piece] > 0, chance) for piece in pieces]
+    for example, (image, truth) in zip(learned, wanted, strict=True):
+        assert example.known
+        assert np.array_equal(example.image, image)
+        assert np.array_equal(example.mask, truth)
+    with pytest.raises(UserError, match="none of 1 images has a mask"):
+        next(_real(data, detector, labelled[1:], Tiling((32, 32), 0)))
 
 
 LARGE = """

@@ -22,6 +22,7 @@ from anomaly_lightning.features.datamodule import FeatureDataModule
 from anomaly_lightning.model import AnomalyModel
 from anomaly_lightning.runtime.card import ModelCard
 from anomaly_lightning.runtime.decision import exceeds
+from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.training.examples import serve_examples
 from anomaly_lightning.training.lone_values import told_of_lone_values
 from anomaly_lightning.training.schedule import WarmCosine, planned
@@ -178,7 +179,8 @@ class AnomalyModule(pl.LightningModule):
                 trained = self.trained
                 data.condense(lambda kept: trained.condense(self.model.seen(kept.to(self.device))))
             if self.trained is not None and (self.trained.examples or (self.trained.known and self.labelled)):
-                serve_examples(data, self.model, self.trained, self.labelled)
+                tiling = None if self.card.tiling is None else Tiling.from_card(self.card.tiling)
+                serve_examples(data, self.model, self.trained, self.labelled, tiling)
 
     def conclude(self) -> None:
         """Let the detector compute what needs the trained weights."""
