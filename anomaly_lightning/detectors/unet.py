@@ -38,7 +38,7 @@ class UNet(TrainedDetector):
         noise: Greatest standard deviation of noise on all standardised features while training, drawn for each image.
         dropout: Share of the coarser layers' channels that are dropped while training.
         crop: Side of the random piece of the grid that is trained on, as a share of the grid's.
-        seed: Of the made defects, of the noise and of the pieces.
+        seed: Of the noise and of the pieces; the made defects follow the seed of the split.
     """
 
     steps: Tensor  # () int64, training steps so far
