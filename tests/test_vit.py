@@ -110,6 +110,26 @@ def test_it_is_frozen_whatever_is_asked_of_it():
     assert not any(module.training for module in backbone.modules())
 
 
+def test_a_checkpoint_can_be_loaded_into_it_once_the_shape_was_asked_for():
+    """As the best weights of a training are; the embeddings were resampled meanwhile."""
+    x, states, grids = images(), [], []
+    for seed in (1, 2):
+        backbone = Backbone("timm", TINY, [1, 3], weights="random")
+        backbone.fit_to(SIZE)
+        generator = torch.Generator().manual_seed(seed)
+        states.append({k: torch.randn(v.shape, generator=generator) / 5 for k, v in backbone.state_dict().items()})
+        backbone.load_state_dict(states[-1])
+        with torch.no_grad():
+            grids.append(backbone(x))
+    extractor = FeatureExtractor(Backbone("timm", TINY, [1, 3], weights="random"))
+    assert extractor.shape(SIZE) == (2 * 64, 4, 6)
+    assert not any(value.is_inference() for value in extractor.state_dict().values())
+    for state, wanted in zip(states, grids, strict=True):
+        extractor.backbone.load_state_dict(state)
+        with torch.no_grad():
+            assert all(torch.equal(*pair) for pair in zip(extractor.layers(x), wanted, strict=True))
+
+
 class TestLayers:
     """Numbers of blocks, from either end, or shares of the depth."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anomaly_lightning.errors import UserError
@@ -82,7 +83,9 @@ class Blocks(nn.Module):
             )
         resize: Any = getattr(self.model, "set_input_size", None)
         if resize is not None:
-            resize(img_size=size)
+            # Its new tensors must be ordinary ones, whoever asks: a checkpoint could not be loaded into others.
+            with torch.inference_mode(False), torch.no_grad():
+                resize(img_size=size)
         self.size = size
 
     def forward(self, images: Tensor) -> list[Tensor]:
