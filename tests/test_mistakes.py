@@ -56,6 +56,9 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("data.batch_size=0", "data.batch_size=0"),
         ("threshold=conformal", "more to go"),
         ("backbone.layers=[layer7]", "backbone.layers=['layer7']: tiny consists of layer1, layer2, layer3"),
+        ("pixel_threshold=robust", "pixel_threshold=robust: expected a block with a _target_"),
+        ("threshold@pixel_threshold=f1", "expected a rule that needs no defects"),
+        ("pixel_threshold.review_budget=0.1", "pixel_threshold.review_budget=0.1: expected null"),
         # 8 x 6 positions are pooled to 4 x 3, then halved three times: one; the last batch holds one of 12 images
         (("model.network.stages=3", "data.batch_size=11"), "TrainingError: A batch of a single image"),
     ],

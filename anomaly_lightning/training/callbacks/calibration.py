@@ -49,6 +49,7 @@ class CalibrationCallback(pl.Callback):
                 f"threshold={rule.method} needs labelled defects: labelled_defects=<folder of images of defects>, "
                 "which must not be test images."
             )
+        _check_pixel_rule(pixel_rule)
         if isinstance(folds, bool) or not isinstance(folds, int) or folds < 0 or folds == 1:
             raise CalibrationError(f"calibration_folds={folds!r}: expected 0, or 2 and more.")
         self.rule, self.pixel_rule, self.defects, self.folds = rule, pixel_rule, defects, folds
@@ -138,6 +139,25 @@ class CalibrationCallback(pl.Callback):
             return max(float(module(piece[None].to(module.device))[1]) for piece in seen)
 
         return torch.tensor([score(path) for path in self._labelled(datamodule)])
+
+
+def _check_pixel_rule(rule: Any) -> None:
+    """Refuse before the fit what can't place a pixel threshold, and what it would not listen to."""
+    if not isinstance(rule, Rule):
+        raise CalibrationError(
+            f"pixel_threshold={rule}: expected a block with a _target_. Its rule is chosen by "
+            "threshold@pixel_threshold=<name>, its options are pixel_threshold.<option>."
+        )
+    if rule.labelled:
+        raise CalibrationError(
+            f"threshold@pixel_threshold={rule.method}: expected a rule that needs no defects; the pixel threshold is "
+            "placed on normals' pixels alone."
+        )
+    if rule.review_budget is not None:
+        raise CalibrationError(
+            f"pixel_threshold.review_budget={rule.review_budget}: expected null. Images are reviewed, not pixels: set "
+            "threshold.review_budget."
+        )
 
 
 def normal_pixels(scoring: Scoring, error_maps: Tensor | OrderedRows, limit: int = PIXELS) -> np.ndarray:
