@@ -50,7 +50,7 @@ class Alignment(nn.Module):
             )
         if neighbourhood < 1 or neighbourhood % 2 == 0:
             raise UserError(f"features.neighbourhood={neighbourhood}: expected an odd number, 1 for none.")
-        self.grid = None if grid is None else (grid, grid) if isinstance(grid, int) else (int(grid[0]), int(grid[1]))
+        self.grid = None if grid is None else _pair(grid)
         self.neighbourhood, self.coarse, self.groups = neighbourhood, coarse, groups
 
     def forward(self, layers: list[Tensor]) -> Tensor:
@@ -71,6 +71,18 @@ class Alignment(nn.Module):
         if self.coarse == "bilinear" and (layer.shape[-2] < grid[0] or layer.shape[-1] < grid[1]):
             return F.interpolate(layer, size=grid, mode="bilinear", align_corners=False)
         return F.adaptive_avg_pool2d(layer, grid)
+
+
+def _pair(grid: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of one number, or of the two.
+
+    Raises:
+        UserError: It is neither.
+    """
+    sides = [grid, grid] if isinstance(grid, int) else list(grid)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"features.grid={grid}: expected null, one number or [height, width], of 1 or more.")
+    return sides[0], sides[1]
 
 
 def _folding(layers: list[Tensor]) -> list[tuple[Tensor, int]]:
