@@ -198,6 +198,8 @@ class TestPixels:
     [
         ({"errors": (0.0, 0.0, 0.0)}, "not all errors 0"),
         ({"loss_weights": (1.0, -1.0, 1.0)}, r"model\.loss_weights"),
+        ({"loss_weights": (1.0, 50.0)}, r"model\.loss_weights"),
+        ({"errors": ()}, r"model\.errors three weights"),
         ({"pool": 0}, r"model\.pool must be 1 or more"),
         ({"whitening": 3}, r"model\.whitening=3: expected blocks"),
     ],

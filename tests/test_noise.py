@@ -258,6 +258,7 @@ def test_the_error_is_the_negative_log_of_the_probability_of_normal():
         ({"std": 0.0}, r"model\.std must be above 0"),
         ({"judge": 0}, "judge 1 or more"),
         ({"reach": (2.0, 1.0)}, r"model\.reach two lengths above 0 in order"),
+        ({"reach": (1.0,)}, r"model\.reach two lengths above 0 in order"),
         ({"limit": 1.0}, r"model\.limit between -1 and 1"),
         ({"trust": -1.0}, "trust must be 0 or more"),
     ],

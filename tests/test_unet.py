@@ -154,7 +154,15 @@ def test_an_image_without_a_mask_is_pulled_up_somewhere_and_weighs_less():
 
 
 def test_values_without_a_meaning_are_refused():
-    for wrong in ({"widths": []}, {"examples": -1}, {"planted": 2.0}, {"crop": 0.0}, {"dropout": 1.0}, {"noise": -1.0}):
+    for wrong in (
+        {"widths": []},
+        {"widths": 48},
+        {"examples": -1},
+        {"planted": 2.0},
+        {"crop": 0.0},
+        {"dropout": 1.0},
+        {"noise": -1.0},
+    ):
         with pytest.raises(UserError, match=r"model\."):
             UNet(**wrong)
 

@@ -133,7 +133,7 @@ def _parted(category: Category, policy: str, seed: int) -> tuple[tuple[Sample, .
 
 def _drawn(train: tuple[Sample, ...], seed: int, shots: int) -> tuple[Sample, ...]:
     """So many training normals, in their given order."""
-    if not 1 <= shots <= len(train):
+    if not isinstance(shots, int) or not 1 <= shots <= len(train):
         raise DataError(f"data.shots={shots}: expected null, or 1 to {len(train)}, the training normals there are.")
     # Not the permutation that held normals out: the first of these would be neighbours there, too.
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1_000_003 + seed)).tolist()

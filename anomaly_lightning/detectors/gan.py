@@ -67,13 +67,15 @@ class GAN(TrainedDetector):
                 f"model.network={network}, model.whitening={whitening}: expected blocks with a _target_, "
                 "or null for the whitening."
             )
-        first, second, third = loss_weights
-        if pool < 1 or noise < 0 or min(first, second, third, *errors) < 0 or len(errors) != 3 or not sum(errors):
+        weights = [*loss_weights, *errors]
+        threes = len(loss_weights) == len(errors) == 3
+        if pool < 1 or noise < 0 or not threes or min(weights) < 0 or not sum(errors):
             raise UserError(
                 "model.pool must be 1 or more, model.noise 0 or more, model.loss_weights and model.errors three "
                 f"weights of 0 or more, not all errors 0; got {pool}, {noise}, {[*loss_weights]} and {[*errors]}."
             )
         self.network, self.pool, self.noise, self.whitening, self.seed = network, pool, noise, whitening, seed
+        first, second, third = loss_weights
         self.loss_weights, self.errors = (first, second, third), tuple(errors)
 
     def build(self, spec: Spec) -> None:

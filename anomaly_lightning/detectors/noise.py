@@ -72,7 +72,7 @@ class Noise(TrainedDetector):
                 "model.std must be above 0, model.width, positions and judge 1 or more; got "
                 f"{std}, {width}, {positions} and {judge}."
             )
-        low, high = reach
+        low, high = reach if len(reach) == 2 else (0.0, 0.0)  # which is refused
         if known < 0:
             raise UserError(f"model.known={known}: expected 0 or more.")
         if climbs < 0 or stride <= 0 or not 0 < low <= high or trust < 0 or not -1 < limit < 1:

@@ -55,10 +55,10 @@ class UNet(TrainedDetector):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1 or examples < 0 or noise < 0:
+        if not isinstance(widths, Sequence) or not widths or min(widths) < 1 or examples < 0 or noise < 0:
             raise UserError(
-                "model.widths must be numbers of 1 or more, model.examples and model.noise 0 or more; got "
-                f"{list(widths)}, {examples} and {noise}."
+                "model.widths must be a list of numbers of 1 or more, model.examples and model.noise 0 or more; got "
+                f"{widths}, {examples} and {noise}."
             )
         if not (0 <= planted <= 1 and 0 <= dropout < 1 and 0 < crop <= 1):
             raise UserError(

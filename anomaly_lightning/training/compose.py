@@ -37,6 +37,7 @@ from anomaly_lightning.training.module import AnomalyModule, Localising
 logger = logging.getLogger(__name__)
 
 CACHE_MODES = ("disk", "memory", "off")
+SEEDS = 2**32  # that numpy takes
 WATCHING = ("best", "stopping", "pruning")  # callbacks that need a loss to watch
 
 Built = tuple[MVNetDataModule, sources.Resolved]
@@ -173,7 +174,27 @@ def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) 
     return AnomalyModule(model, card, instantiate(cfg.optimizer), settings, localising)
 
 
+def check_numbers(cfg: DictConfig) -> None:
+    """Refuse what would fail late, or without words: a seed or a number of resamples that make no sense.
+
+    Raises:
+        UserError: `seed` or `bootstrap` is none.
+    """
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < SEEDS:
+        raise UserError(f"seed={cfg.seed}: expected a whole number from 0 to {SEEDS - 1}.")
+    if not isinstance(cfg.bootstrap, int) or cfg.bootstrap < 0:
+        raise UserError(f"bootstrap={cfg.bootstrap}: expected a whole number of resamples, 0 for no intervals.")
+
+
 def _localising(block: DictConfig) -> Localising:
+    if (
+        not (isinstance(block.steps, int) and isinstance(block.batch_size, int))
+        or min(block.steps, block.batch_size) < 1
+    ):
+        raise UserError(
+            "localiser.steps and localiser.batch_size must be whole numbers of 1 or more; got "
+            f"{block.steps} and {block.batch_size}."
+        )
     return Localising(instantiate(block.optimizer), int(block.steps), int(block.batch_size))
 
 

@@ -21,7 +21,7 @@ from anomaly_lightning.runtime.region import Region
 from anomaly_lightning.runtime.tiles import Tiling
 from anomaly_lightning.runtime.transform import ImageTransform
 from anomaly_lightning.training.callbacks.heatmaps import Heatmaps
-from anomaly_lightning.training.compose import cut_into_tiles, hashes_for, store_for
+from anomaly_lightning.training.compose import check_numbers, cut_into_tiles, hashes_for, store_for
 from anomaly_lightning.training.describe import check_region
 from anomaly_lightning.training.exported import load_any
 from anomaly_lightning.training.intake import Intake
@@ -38,6 +38,7 @@ EVALUATION_FILE = "evaluation.json"
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Do what the config says; returns what metrics.json holds."""
     quieten()
+    check_numbers(cfg)
     clock, folder = run_files.Clock(), Path(cfg.run_dir)
     model, card = load_any(Path(cfg.checkpoint), list(cfg.trust))
     tested = what_to_test(cfg, card)

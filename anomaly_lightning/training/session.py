@@ -10,7 +10,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from anomaly_lightning.configs import in_sweep
 from anomaly_lightning.data.splits import Splits
-from anomaly_lightning.errors import UserError
 from anomaly_lightning.reports import console, run_files
 from anomaly_lightning.reports.results import Results
 from anomaly_lightning.runtime.drift_fit import fit_drift
@@ -31,8 +30,6 @@ from anomaly_lightning.training.tested_data import TestedData
 
 logger = logging.getLogger(__name__)
 
-SEEDS = 2**32  # that numpy takes
-
 
 class TrainingSession:
     """Builds everything at once, so that a mistake in any part shows before the first image is read.
@@ -45,8 +42,7 @@ class TrainingSession:
         quieten()
         self.cfg, self.folder, self.clock = cfg, Path(cfg.run_dir), run_files.Clock()
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < SEEDS:
-            raise UserError(f"seed={cfg.seed}: expected a whole number from 0 to {SEEDS - 1}.")
+        compose.check_numbers(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         extractor = compose.build_extractor(cfg)
         self.source, self.resolved = compose.build_datamodule(cfg, extractor.backbone)
