@@ -16,7 +16,7 @@ from test_public import base
 from toy import BARE, command, flat, save, texture
 
 from anomaly_lightning.bench.stages import Stopwatch
-from anomaly_lightning.deploy import cost, exporting
+from anomaly_lightning.deploy import cost, exporting, precision
 from anomaly_lightning.deploy.graph import to_onnx
 from anomaly_lightning.deploy.parity import Parity, compare
 from anomaly_lightning.errors import BundleError, ExportError, UserError
@@ -229,6 +229,45 @@ def test_fp16_stores_the_backbone_in_half(checkpoint, tmp_path):
     weights = [values.data_type for values in onnx.load(tmp_path / "there" / "model.onnx").graph.initializer]
     assert onnx.TensorProto.FLOAT16 in weights
     assert onnx.TensorProto.FLOAT in weights
+
+
+def convolutions(names):
+    """A graph of one convolution after another, each with a ReLU, whose weights have these names."""
+    weights = [onnx.numpy_helper.from_array(np.full((3, 3, 1, 1), 0.1, np.float32), name) for name in names]
+    nodes = []
+    for number, name in enumerate(names):
+        given = f"relu{number - 1}" if number else "images"
+        nodes.append(onnx.helper.make_node("Conv", [given, name], [f"conv{number}"], f"conv{number}"))
+        nodes.append(onnx.helper.make_node("Relu", [f"conv{number}"], [f"relu{number}"], f"relu{number}"))
+    sides = (("images", ["B", 3, 4, 4]), (nodes[-1].output[0], ["B", 3, 4, 4]))
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in sides]
+    graph = onnx.helper.make_graph(nodes, "toy", values[:1], values[1:], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+
+COARSER = [f"model.{name}.weight" for name in ("extractor.backbone.a", "extractor.backbone.b", "localiser")]
+
+
+def test_fp16_takes_the_backbone_and_nothing_else():
+    made = precision.half(convolutions(COARSER))
+    onnx.checker.check_model(made, full_check=True)
+    kinds = {values.name.removesuffix("_half"): values.data_type for values in made.graph.initializer}
+    half, whole = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    assert kinds == dict(zip(COARSER, (half, half, whole), strict=True))
+
+
+def test_int8_takes_the_backbone_and_nothing_else():
+    normals = np.random.default_rng(0).normal(size=(4, 3, 4, 4)).astype(np.float32)
+    made = precision.quantised(convolutions(COARSER), normals)
+    rounded = {name for node in made.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    convolved = [node for node in made.graph.node if node.op_type == "Conv"]
+    assert [node.input[1] in rounded for node in convolved] == [True, True, False]
+
+
+@pytest.mark.parametrize("make", [precision.half, lambda proto: precision.quantised(proto, [])])
+def test_a_model_without_a_backbone_is_not_exported_in_fewer_bits(make):
+    with pytest.raises(ExportError, match="no backbone"):
+        make(convolutions(["model.detector.weight"]))
 
 
 @pytest.mark.slow

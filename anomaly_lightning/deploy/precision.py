@@ -12,15 +12,33 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from anomaly_lightning.deploy.quiet import quiet
+from anomaly_lightning.errors import ExportError
 from anomaly_lightning.runtime.bundle import INPUT
 
-_SCOPES, _BACKBONE = "pkg.torch.onnx.name_scopes", "'model.extractor'"
+_SCOPES, _BACKBONE = "pkg.torch.onnx.name_scopes", "model.extractor"
 
 
 def backbone_nodes(proto: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that torch's exporter made of the frozen backbone and the pooling of its layers."""
-    scopes = {node.name: {entry.key: entry.value for entry in node.metadata_props} for node in proto.graph.node}
-    return [name for name, known in scopes.items() if _BACKBONE in known.get(_SCOPES, "")]
+    """Names of the nodes of the frozen backbone, and of all that lead to one of them.
+
+    Torch's exporter notes at a node in which modules it was made, but for those of a traced network that is part of
+    another; there the weights tell, which in turn lose their names where they are transposed. A vector tells nothing,
+    because the exporter keeps equal ones once.
+
+    Raises:
+        ExportError: There is none, as where a detector sees images.
+    """
+    weights = [values.name for values in proto.graph.initializer if len(values.dims) > 1]
+    own = {name for name in weights if name.startswith(f"{_BACKBONE}.")}
+    found, wanted = list[str](), set[str]()
+    for node in reversed(proto.graph.node):  # in an ONNX graph no node stands before one that it reads
+        scopes = "".join(entry.value for entry in node.metadata_props if entry.key == _SCOPES)
+        if f"'{_BACKBONE}" in scopes or own.intersection(node.input) or wanted.intersection(node.output):
+            found.append(node.name)
+            wanted.update(node.input)
+    if not found:
+        raise ExportError("This model has no backbone to compute in fewer bits. Export with precision=fp32.")
+    return found[::-1]
 
 
 def half(proto: onnx.ModelProto) -> onnx.ModelProto:
