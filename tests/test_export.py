@@ -16,7 +16,7 @@ from test_public import base
 from toy import BARE, command, flat, save, texture
 
 from anomaly_lightning.bench.stages import Stopwatch
-from anomaly_lightning.deploy import cost, exporting, precision
+from anomaly_lightning.deploy import bundling, cost, exporting, precision
 from anomaly_lightning.deploy.graph import to_onnx
 from anomaly_lightning.deploy.parity import Parity, compare
 from anomaly_lightning.errors import BundleError, ExportError, UserError
@@ -268,6 +268,17 @@ def test_int8_takes_the_backbone_and_nothing_else():
 def test_a_model_without_a_backbone_is_not_exported_in_fewer_bits(make):
     with pytest.raises(ExportError, match="no backbone"):
         make(convolutions(["model.detector.weight"]))
+
+
+def test_a_bundle_is_replaced_through_a_link(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "bundle.json").write_text("old")
+    (tmp_path / "current").symlink_to("one")
+    with bundling.staged(tmp_path / "current", overwrite=True) as making:
+        (making / "bundle.json").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "one"]
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "one" / "bundle.json").read_text() == "new"
 
 
 @pytest.mark.slow

@@ -28,9 +28,12 @@ WEIGHTS = {
 def staged(output: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside `output` that takes its name when all went well; nothing of it stays otherwise.
 
+    Where `output` is a symbolic link, it goes on leading where it leads, and the bundle there is the one replaced.
+
     Raises:
         ExportError: Something is there already that is not to be overwritten.
     """
+    output = output.resolve()
     if output.exists() and not (overwrite and (output / MANIFEST).is_file()):
         replace = "set overwrite=true to replace the bundle, or " if (output / MANIFEST).is_file() else ""
         raise ExportError(f"output={output} exists already: {replace}choose a folder that does not exist yet.")
