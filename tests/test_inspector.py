@@ -211,6 +211,12 @@ def test_a_stream_says_why_an_image_cannot_be_read_and_goes_on(tmp_path):
     assert len(alone) == 1
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_stream_in_batches_of_nothing_is_refused(size):
+    with pytest.raises(UserError, match=rf"batch_size={size}: expected a number of images, 1 or more"):
+        list(inspector().stream([spotted()], batch_size=size))
+
+
 def test_only_the_region_counts():
     left = RegionCard((HEIGHT, WIDTH), ((0, 0), (0.5, 0), (0.5, 1), (0, 1)), fixed=False)
     said = inspector(region=left)(np.full((HEIGHT, WIDTH, 3), 200, np.uint8))

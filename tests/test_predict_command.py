@@ -155,6 +155,7 @@ def test_nothing_there(predict, tmp_path, what):
         ("checkpoint={run}/metrics.json", "metrics.json is no model: expected a file that ends in .ckpt"),
         ("device=tpu9", "tpu9"),
         ("batchsize=3", "batchsize"),
+        ("batch_size=0", "batch_size=0: expected a number of images, 1 or more"),
     ],
 )
 def test_mistakes_are_one_paragraph(predict, folder, run_folder, argument, said):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_lightning.errors import DataError, NotCalibratedError
+from anomaly_lightning.errors import DataError, NotCalibratedError, UserError
 from anomaly_lightning.runtime.appearance import Statistics, image_statistics
 from anomaly_lightning.runtime.bundle import Bundle
 from anomaly_lightning.runtime.card import ModelCard
@@ -143,7 +143,12 @@ class Inspector:
             sources: As above, read ahead by one batch.
             batch_size: Images that are scored at once; with tiles it is one image, whose tiles make the batches.
             workers: Threads that decode.
+
+        Raises:
+            UserError: Nothing would ever be scored.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: expected a number of images, 1 or more.")
         waiting, size = iter(sources), 1 if self._tiling else batch_size
         with ThreadPoolExecutor(max(1, workers)) as pool:
             ahead = [pool.submit(self._try, source) for source in islice(waiting, size)]
