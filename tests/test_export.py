@@ -281,6 +281,28 @@ def test_a_bundle_is_replaced_through_a_link(tmp_path):
     assert (tmp_path / "one" / "bundle.json").read_text() == "new"
 
 
+def test_the_benchmark_takes_the_references_of_a_version(bundle, tmp_path):
+    latest = f"checkpoint={bundle[0]}@latest"
+    ran = command("benchmark", latest, "rounds=2", "warmup=0", f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert ran.code == 0, ran.out
+    assert json.loads((tmp_path / "benchmark.json").read_text())["images"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("checkpoint=nowhere",), "nowhere is no model: expected a file that ends in .ckpt"),
+        (("checkpoint={bundle}", "rounds=0"), "rounds=0 warmup=10: expected 1 image or more"),
+        (("checkpoint={bundle}", "warmup=-1"), "rounds=100 warmup=-1: expected 1 image or more"),
+    ],
+)
+def test_mistakes_of_a_benchmark_are_one_paragraph(bundle, tmp_path, words, said):
+    ran = command("benchmark", *(word.format(bundle=bundle[0]) for word in words), cwd=tmp_path)
+    assert ran.code == 1
+    assert said in flat(ran.out)
+    assert "Traceback" not in ran.out
+
+
 @pytest.mark.slow
 def test_memory_stays_flat(bundle, root):
     """Resident memory after 1,200 images is that after 400, but for 2 MB."""

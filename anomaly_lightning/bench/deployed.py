@@ -15,6 +15,7 @@ from anomaly_lightning.reports.run_folder import write_text
 from anomaly_lightning.runtime.bundle import REFERENCES
 from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspector import Inspector
+from anomaly_lightning.runtime.versions import resolve
 
 
 def run(cfg: DictConfig) -> bool:
@@ -23,8 +24,12 @@ def run(cfg: DictConfig) -> bool:
     Raises:
         UserError: There are no images, or an option makes no sense.
     """
-    images = _images(cfg)
+    if cfg.rounds < 1 or cfg.warmup < 0:
+        raise UserError(
+            f"rounds={cfg.rounds} warmup={cfg.warmup}: expected 1 image or more that counts, and 0 or more."
+        )
     inspector = Inspector.load(cfg.checkpoint, cfg.device, list(cfg.trust), cfg.validity, cfg.threads, cfg.compile)
+    images = _images(cfg)
     found: dict[str, Any] = {
         "model": str(cfg.checkpoint),
         "images": len(images),
@@ -49,7 +54,7 @@ def _images(cfg: DictConfig) -> list[Path]:
     if cfg.input is not None:
         return find_images(str(cfg.input))[0]
     for folder in (cfg.checkpoint, cfg.bundle):
-        if folder is not None and (found := images_in(Path(folder) / REFERENCES)):
+        if folder is not None and (found := images_in(resolve(Path(folder)) / REFERENCES)):
             return found
     raise UserError("Expected input=<image, folder or quoted glob>: there is no bundle with reference images to take.")
 
