@@ -19,7 +19,7 @@ from anomaly_lightning.bench.stages import Stopwatch
 from anomaly_lightning.deploy import bundling, cost, exporting, precision
 from anomaly_lightning.deploy.graph import to_onnx
 from anomaly_lightning.deploy.parity import Parity, compare
-from anomaly_lightning.errors import BundleError, ExportError, UserError
+from anomaly_lightning.errors import BundleError, CheckpointError, ExportError, UserError
 from anomaly_lightning.runtime.files import images_in
 from anomaly_lightning.runtime.inspection import Inspection
 from anomaly_lightning.runtime.inspector import Inspector
@@ -359,6 +359,14 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path, copied):
     (copied / "bundle.json").write_text("{")
     with pytest.raises(BundleError, match=r"bundle\.json is damaged"):
         Inspector.load(copied)
+
+
+def test_a_folder_in_the_place_of_a_model_is_told_what_it_is(bundle, run_folder):
+    with pytest.raises(BundleError, match=r"the folder of a run, whose model is .*checkpoints.best\.ckpt"):
+        Inspector.load(run_folder)
+    for folder, what in ((bundle[0], "a bundle"), (run_folder, "a folder")):
+        with pytest.raises(CheckpointError, match=rf"is {what}\. Expected a checkpoint: .*best\.ckpt"):
+            load_model(folder)
 
 
 def test_another_graph_than_the_cards_is_refused(copied):

@@ -85,8 +85,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
+        inside = folder / "checkpoints" / "best.ckpt"
+        run = f" It is the folder of a run, whose model is {inside}." if inside.is_file() else ""
         raise BundleError(
-            f"{folder} is no bundle: it holds no {MANIFEST}. python -m anomaly_lightning.export makes one."
+            f"{folder} is no bundle: it holds no {MANIFEST}.{run} python -m anomaly_lightning.export makes one."
         )
     try:
         values = msgspec.json.decode(path.read_bytes())

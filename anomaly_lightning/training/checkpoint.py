@@ -21,6 +21,7 @@ from anomaly_lightning.features.extractor import FeatureExtractor
 from anomaly_lightning.features.weights import RANDOM
 from anomaly_lightning.localiser import Localiser
 from anomaly_lightning.model import AnomalyModel
+from anomaly_lightning.runtime.bundle import MANIFEST
 from anomaly_lightning.runtime.card import DetectorCard, ModelCard
 from anomaly_lightning.runtime.engines import wanted_threads
 from anomaly_lightning.scoring import build_scoring
@@ -34,6 +35,11 @@ def read_content(path: Path) -> tuple[dict[str, Any], ModelCard]:
     Raises:
         CheckpointError: No such file, damaged, made by something else, or one that would need to run code.
     """
+    if path.is_dir():
+        what = "a bundle" if (path / MANIFEST).is_file() else "a folder"
+        raise CheckpointError(
+            f"{path} is {what}. Expected a checkpoint: a run leaves it in <run>/checkpoints/best.ckpt."
+        )
     if not path.is_file():
         near = sorted(path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         there = f" There: {', '.join(p.name for p in near)}." if near else ""
