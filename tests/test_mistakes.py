@@ -24,7 +24,7 @@ def failed(ran):
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("category=lether", ["category", "lether", "leather", "zipper"]),
+        ("category=lether", ["category", "lether", "leather", "zipper", "category=custom category.name=lether"]),
         ("backbone=resnet51", ["backbone", "resnet51", "resnet50", "tiny"]),
         ("model=autoencode", ["model", "autoencode", "autoencoder"]),
         ("threshold=mean", ["threshold", "mean", "mean_std", "quantile"]),
@@ -55,7 +55,13 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("features.grid=[4,3,2]", "features.grid=[4, 3, 2]: expected null, one number or [height, width]"),
         ("features.grid=[4]", "features.grid=[4]: expected null, one number or [height, width]"),
         ("seed=-1", "seed=-1: expected a whole number from 0 to 4294967295"),
-        ("bootstrap=-1", "bootstrap=-1: expected a whole number of resamples"),
+        ("bootstrap=-1", "bootstrap=-1: expected a whole number of 0 or more"),
+        ("data.batch_size=1.5", "data.batch_size=1.5: expected a whole number of 1 or more"),
+        ("data.workers=-1", "data.workers=-1: expected a whole number of 0 or more"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: expected a number of 0 or more"),
+        ("optimizer.lr=abc", "optimizer.lr=abc: expected a number of 0 or more"),
+        ("scoring.sigma=abc", "scoring.sigma=abc: expected a number of 0 or more"),
+        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: expected a whole number of -1 or more"),
         ("data.shots=1.5", "data.shots=1.5: expected null, or 1 to"),
         (("localiser=unet", "localiser.steps=-1"), "localiser.steps and localiser.batch_size must be whole numbers"),
         (("localiser=unet", "localiser.batch_size=0"), "localiser.steps and localiser.batch_size must be whole"),

@@ -174,16 +174,31 @@ def build_module(cfg: DictConfig, card: ModelCard, extractor: FeatureExtractor) 
     return AnomalyModule(model, card, instantiate(cfg.optimizer), settings, localising)
 
 
+# Options that torch or Lightning would refuse without naming them, or late, or not at all: kind, and the least value.
+NUMBERS: dict[str, tuple[type, int]] = {
+    "bootstrap": (int, 0),
+    "data.batch_size": (int, 1),
+    "data.workers": (int, 0),
+    "optimizer.lr": (float, 0),
+    "scoring.sigma": (float, 0),
+    "trainer.max_epochs": (int, -1),
+}
+
+
 def check_numbers(cfg: DictConfig) -> None:
-    """Refuse what would fail late, or without words: a seed or a number of resamples that make no sense.
+    """Refuse numbers that make no sense, before anything is done.
 
     Raises:
-        UserError: `seed` or `bootstrap` is none.
+        UserError: `seed`, or one of `NUMBERS`, is none.
     """
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < SEEDS:
         raise UserError(f"seed={cfg.seed}: expected a whole number from 0 to {SEEDS - 1}.")
-    if not isinstance(cfg.bootstrap, int) or cfg.bootstrap < 0:
-        raise UserError(f"bootstrap={cfg.bootstrap}: expected a whole number of resamples, 0 for no intervals.")
+    for name, (kind, least) in NUMBERS.items():
+        value: Any = OmegaConf.select(cfg, name)
+        fits = isinstance(value, int) or (kind is float and isinstance(value, float))
+        if value is not None and (not fits or value < least):
+            whole = "whole " if kind is int else ""
+            raise UserError(f"{name}={value}: expected a {whole}number of {least} or more.")
 
 
 def _localising(block: DictConfig) -> Localising:
