@@ -1,5 +1,6 @@
 """Fixtures: no network, no cache outside the tests' folder, a small category, and one trained run for the session."""
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write tests/golden/*.json anew (tests/test_golden.py)"
     )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the garbage collector forget what was imported, which stays: a fifth of the time of a test without torch."""
+    gc.collect()
+    gc.freeze()
 
 
 LOCAL = ("127.0.0.1", "::1", "localhost", "0.0.0.0", None, "")
