@@ -52,7 +52,7 @@ async function shoot() {
       say(`${name}: ${said.verdict}`);
       trouble("");
     } catch (error) {
-      trouble(error.message);
+      trouble(failure(name, error));
     }
     if ($("again").checked) await sleep(PAUSE_MS);
   } while ($("again").checked && state.stream);

@@ -51,14 +51,16 @@
     ? `${name}: no drift in ${drift.images} images (at most one false alarm in ${drift.images_per_alarm}).`
     : `${name}: ${drift.why}`, "drift");
 
-  let shown = "";
+  let shown = "", looking = 0;
   const look = async () => {
+    const mine = ++looking;
     let models;
     try {
       models = await (await ask("v1/models")).json();
     } catch {
       return;  // the list of decisions says that the service does not answer
     }
+    if (mine !== looking) return;  // it was asked again since: an older answer must not undo a newer one
     const text = JSON.stringify(models.map(model => model.drift));
     if (text === shown) return;
     shown = text;

@@ -29,6 +29,9 @@ async function inspect(blob, name, heatmap) {
   }
 }
 
+// What fetch throws where nobody answers is a TypeError.
+const failure = (name, error) => error instanceof TypeError ? `${name}: the service does not answer.` : error.message;
+
 function take(files) {
   if (files.length) location.hash = "#inspect";
   state.waiting.push(...files);
@@ -47,7 +50,7 @@ async function work() {
       await one(file, name);
       done += 1;
     } catch (error) {
-      failed.push(error instanceof TypeError ? `${name}: the service does not answer.` : error.message);
+      failed.push(failure(name, error));
       trouble(failed.join(" "));
     }
   }
