@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -254,9 +255,9 @@ class Line:
             courier.finish()
         with self.ledger.news:
             self.ledger.news.notify_all()
-        until = datetime.now(UTC).timestamp() + self.settings.flush_s
+        until = time.monotonic() + self.settings.flush_s
         for thread, courier in zip(threads, self._couriers, strict=True):
-            thread.join(max(0.0, until - datetime.now(UTC).timestamp()))
+            thread.join(max(0.0, until - time.monotonic()))
             courier.abandon()
         for thread in threads:
             thread.join(SOURCE_ENDS_S)
