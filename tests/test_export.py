@@ -502,7 +502,12 @@ def test_a_backbone_in_other_arithmetic_is_not_exported(checkpoint):
 
 
 def test_an_unknown_format_or_precision_is_told(checkpoint, tmp_path):
-    for option, words in (("format=torchscript", "expected one of onnx"), ("precision=int4", "fp32, fp16, int8")):
+    for option, words in (
+        ("format=torchscript", "expected one of onnx"),
+        ("precision=int4", "fp32, fp16, int8"),
+        ("references=-2", "references=-2: expected 0 or more"),
+        ("parity.limit=0", "parity.limit=0: expected 1 image or more"),
+    ):
         ran = command("export", f"checkpoint={checkpoint}", "output=there", option, cwd=tmp_path)
         assert ran.code == 1
         assert words in flat(ran.out)

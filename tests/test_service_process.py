@@ -124,6 +124,7 @@ def test_a_port_that_is_taken_is_named_before_a_model_is_loaded(tmp_path):
         (["bundle=nowhere", "port=0"], "bundle=nowhere can't be read: No such file"),
         (["bundle=x", "host=0.0.0.0"], "can be reached from other machines"),
         (["bundle=x", "que=3"], "que"),
+        (["bundle=x", "keep=some"], "keep: Invalid enum value 'some'. Expected one of all, flagged, none."),
         (["bundle=x", "port=abc"], "port: Expected `int`, got `str`"),
         (["bundle=3"], "bundle=3 can't be read: No such file"),
     ],

@@ -148,6 +148,10 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"format={cfg.format}: expected one of {', '.join(MODEL_FILES)}.")
     if cfg.precision not in PRECISIONS:
         raise UserError(f"precision={cfg.precision}: expected one of {', '.join(PRECISIONS)}.")
+    if cfg.references < 0:
+        raise UserError(f"references={cfg.references}: expected 0 or more images.")
+    if cfg.parity.limit is not None and cfg.parity.limit < 1:
+        raise UserError(f"parity.limit={cfg.parity.limit}: expected 1 image or more to compare on, or null for all.")
 
 
 def _images(cfg: DictConfig, card: ModelCard) -> Images:

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
@@ -89,7 +89,9 @@ class Settings:
             return msgspec.convert(values, cls)
         except msgspec.ValidationError as error:
             what, _, where = str(error).partition(" - at `$.")
-            raise UserError(f"{where.rstrip('`')}: {what}.") from error
+            choices = get_args(get_type_hints(cls).get(where.rstrip("`"))) if "enum" in what else ()
+            expected = f" Expected one of {', '.join(choices)}." if choices else ""
+            raise UserError(f"{where.rstrip('`')}: {what}.{expected}") from error
 
     @property
     def is_local(self) -> bool:
