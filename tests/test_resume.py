@@ -167,7 +167,7 @@ def test_fewer_epochs_than_are_done_are_refused(killed, widget, tmp_path):
 def test_what_is_no_interrupted_run_is_named_in_one_line(killed, run_folder, widget, tmp_path, kind):
     places = {
         "missing": (tmp_path / "nowhere.ckpt", "There is no checkpoint"),
-        "folder": (tmp_path, "There is no checkpoint"),
+        "folder": (tmp_path, "is a folder. Expected a checkpoint"),
         "text": (tmp_path / "a.ckpt", "is damaged"),
         "state": (tmp_path / "b.ckpt", "was not written by anomaly_lightning"),
         "best of a finished run": (run_folder / "checkpoints" / "best.ckpt", "expected the last.ckpt"),
