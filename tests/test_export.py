@@ -47,7 +47,10 @@ MODELS = {
     "letterbox": ("model=padim", "data.resize=letterbox"),
     "float32 features": ("model=padim", "cache.dtype=float32"),
     "bfloat16 features": ("model=pca", "cache.dtype=bfloat16"),
-    "odd grid": ("model=autoencoder", "model.memory.size=100", "data.image_size=[56,104]", "features.grid=[7,13]"),
+    "odd grid": (
+        *("model=autoencoder", "model.memory.size=100", "data.image_size=[56,104]", "features.grid=[7,13]"),
+        "localiser=none",  # which takes grids that fold into each other
+    ),
     "neighbourhood": ("model=pca", "features.neighbourhood=3", "features.grid=[5,7]"),
     "resnet": ("model=pca", "backbone=resnet18", "backbone.weights=random"),
     "noise": ("model=noise_gaussian", "trainer.max_steps=4"),

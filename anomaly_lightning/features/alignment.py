@@ -97,7 +97,8 @@ def _folding(layers: list[Tensor]) -> list[tuple[Tensor, int]]:
     if (found := [(layer.shape[-2], layer.shape[-1]) for layer in layers]) != wanted:
         raise UserError(
             f"Layers with grids of {found} can't be packed (features.coarse=packed, or a localiser). Expected "
-            f"multiples of the coarsest: choose a data.image_size that its stride divides (256, say)."
+            "multiples of the coarsest: choose a data.image_size that its stride divides (256, say), or a method that "
+            "needs no packed layers (localiser=none, features=default)."
         )
     return list(zip(layers, ratios, strict=True))
 
