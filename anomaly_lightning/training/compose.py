@@ -179,6 +179,8 @@ NUMBERS: dict[str, tuple[type, int]] = {
     "bootstrap": (int, 0),
     "data.batch_size": (int, 1),
     "data.workers": (int, 0),
+    "localiser.batch_size": (int, 1),
+    "localiser.steps": (int, 1),
     "optimizer.lr": (float, 0),
     "scoring.sigma": (float, 0),
     "trainer.max_epochs": (int, -1),
@@ -202,15 +204,7 @@ def check_numbers(cfg: DictConfig) -> None:
 
 
 def _localising(block: DictConfig) -> Localising:
-    if (
-        not (isinstance(block.steps, int) and isinstance(block.batch_size, int))
-        or min(block.steps, block.batch_size) < 1
-    ):
-        raise UserError(
-            "localiser.steps and localiser.batch_size must be whole numbers of 1 or more; got "
-            f"{block.steps} and {block.batch_size}."
-        )
-    return Localising(instantiate(block.optimizer), int(block.steps), int(block.batch_size))
+    return Localising(instantiate(block.optimizer), block.steps, block.batch_size)
 
 
 def build_trainer(cfg: DictConfig, players: int) -> pl.Trainer:
