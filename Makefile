@@ -32,7 +32,7 @@ train: $(READY) ## Train; say what with ARGS="category=leather data.root=..."
 evaluate: $(READY) ## Metrics of a checkpoint: ARGS="checkpoint=outputs/.../best.ckpt"
 	$(BIN)/python -m anomaly_lightning.evaluate $(ARGS)
 
-test: $(READY) ## Run the tests (ten minutes on two cores)
+test: $(READY) ## Run the tests (eleven minutes on two cores)
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(READY) ## Run all tests, the slow ones too

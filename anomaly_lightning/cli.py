@@ -27,7 +27,7 @@ from anomaly_lightning.interruption import Work, interruptible, leads
 from anomaly_lightning.places import CONFIG_DIR
 from anomaly_lightning.reports.run_folder import FAILURE_FILE, write_failure
 from anomaly_lightning.runtime.allocator import keep_freed_memory
-from anomaly_lightning.words import SHORT, as_typed, declared
+from anomaly_lightning.words import as_typed
 
 # An idle OpenMP thread that spins for long makes a single forward many times slower where another process wants the
 # core; one that sleeps at once costs a fourth of the speed where nothing else runs. So it spins for a few microseconds
@@ -178,7 +178,7 @@ def command(
                 try:
                     hydra.main(version_base="1.3", config_path=str(configs), config_name=config_name)(guarded)()
                 except SystemExit:
-                    sys.stderr.write(_own_category(config_name, typed))
+                    sys.stderr.write(_own_category(configs / f"{config_name}.yaml", typed))
                     raise
 
         return main
@@ -186,15 +186,16 @@ def command(
     return decorate
 
 
-def _own_category(config_name: str, words: Sequence[str]) -> str:
+def _own_category(config: Path, words: Sequence[str]) -> str:
     """What to type for a category that conf/ does not have: Hydra lists those that it has. Else nothing."""
+    if not re.search(r"^  - (category|train)\b", config.read_text(encoding="utf-8"), re.MULTILINE):
+        return ""  # this command chooses none
     known = {file.stem for file in (CONFIG_DIR / "category").glob("*.yaml")}
     given = [word.partition("=")[2] for word in words if word.startswith("category=")]
     own = [name for value in given for name in value.split(",") if re.fullmatch(r"[\w.-]+", name) and name not in known]
-    if not own or declared(config_name, "category") is not None or "category" in SHORT.get(config_name, {}):
+    if not own:
         return ""
-    folder = own[0]
-    return f"For images of your own in <root>/{folder}: category=custom category.name={folder} data.root=<root>\n"
+    return f"For images of your own in <root>/{own[0]}: category=custom category.name={own[0]} data.root=<root>\n"
 
 
 def _folder(cfg: DictConfig) -> Path | None:

@@ -40,6 +40,12 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         assert word in text
 
 
+@pytest.mark.parametrize(("name", "advised"), [("audit", True), ("benchmark", True), ("predict", False)])
+def test_a_category_of_ones_own_is_advised_where_one_is_chosen(tmp_path, name, advised):
+    text = failed(command(name, "category=leather,plates", cwd=tmp_path))
+    assert ("category=custom category.name=plates" in text) is advised
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
@@ -63,8 +69,8 @@ def test_a_misspelt_choice_or_key_is_named_with_what_is_allowed(widget, tmp_path
         ("scoring.sigma=abc", "scoring.sigma=abc: expected a number of 0 or more"),
         ("trainer.max_epochs=abc", "trainer.max_epochs=abc: expected a whole number of -1 or more"),
         ("data.shots=1.5", "data.shots=1.5: expected null, or 1 to"),
-        (("localiser=unet", "localiser.steps=-1"), "localiser.steps and localiser.batch_size must be whole numbers"),
-        (("localiser=unet", "localiser.batch_size=0"), "localiser.steps and localiser.batch_size must be whole"),
+        (("localiser=unet", "localiser.steps=-1"), "localiser.steps=-1: expected a whole number of 1 or more"),
+        (("localiser=unet", "localiser.batch_size=0"), "localiser.batch_size=0: expected a whole number of 1 or more"),
         ("features.precision=16", "features.precision=16: expected one of 32, bf16"),
         ("data.validation_share=2", "data.validation_share=2"),
         ("data.batch_size=0", "data.batch_size=0"),

@@ -1,8 +1,9 @@
 "use strict";
 // ---- Which model ----------------------------------------------------------------------------------------------------
 
-// Whoever needs a model waits until the page knows which are served; where that failed, it is tried anew.
 const SILENT = "The service does not answer.";
+
+// Whoever needs a model waits until the page knows which are served; where that failed, it is tried anew.
 let loading = null;
 async function modelsKnown() {
   if (state.models.length) return;
