@@ -12,6 +12,7 @@ from toy import command
 
 from anomaly_lightning.bench.quality import decisions, more_normals, paired, reach, row, sources, suite
 from anomaly_lightning.calibration import Conformal, Highest, Quantile
+from anomaly_lightning.calibration.realised import interval
 from anomaly_lightning.configs import composed
 from anomaly_lightning.errors import UserError
 
@@ -140,7 +141,7 @@ def test_a_rule_is_judged_by_the_test_scores() -> None:
     assert found.holds is False, "2 of 4 is more than 1 in 21 explains"
     assert decisions.outcome(Conformal(alpha=0.01), scores) is None, "too few normals for this rule"
     assert decisions.outcome(Highest(), {**scores, "defective": []}) is None
-    assert decisions.interval(2, 4) == pytest.approx((0.0676, 0.9324), abs=1e-4)
+    assert interval(2, 4) == pytest.approx((0.0676, 0.9324), abs=1e-4)
 
 
 def test_promises_stand_beside_what_was_realised(capsys: pytest.CaptureFixture[str]) -> None:

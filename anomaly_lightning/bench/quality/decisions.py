@@ -27,6 +27,7 @@ from anomaly_lightning.calibration import (
     StudentT,
     chance_of_alarms,
 )
+from anomaly_lightning.calibration.realised import CONFIDENCE, interval
 from anomaly_lightning.errors import CalibrationError
 
 Row = Mapping[str, Any]
@@ -44,7 +45,6 @@ RULES: dict[str, Rule] = {
     "Student's t of logs, 5 %": StudentT(alpha=0.05, log=True),
     "conformal, 5 %": Conformal(alpha=0.05),
 }
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,6 @@ class Outcome:
     def holds(self) -> bool | None:
         """Whether the promise lies in the two-sided 95 % interval of what the test set realised, or above it."""
         return None if self.promised is None else self.promised >= interval(self.alarms, self.good)[0]
-
-
-def interval(count: int, total: int, level: float = LEVEL) -> tuple[float, float]:
-    """Two-sided Clopper-Pearson interval (1934) of a rate, from `count` events in `total` trials."""
-    found = stats.binomtest(count, total).proportion_ci(level)
-    return float(found.low), float(found.high)
 
 
 def outcome(rule: Rule, scores: Mapping[str, Any], source: Source = held_out) -> Outcome | None:
@@ -203,7 +197,7 @@ def _line(found: Sequence[tuple[str, Outcome]]) -> tuple[str, ...]:
         f"{_mean([(category, one.alarms / one.good) for category, one in found]):.3f}",
         f"{np.mean(promised):.3f}" if promised else "-",
         f"{sum(kept)} of {len(kept)}",
-        f"{sum(one.chance >= (1 - LEVEL) / 2 for _, one in found)} of {len(found)}",
+        f"{sum(one.chance >= (1 - CONFIDENCE) / 2 for _, one in found)} of {len(found)}",
     )
 
 
